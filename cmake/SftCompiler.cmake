@@ -1,0 +1,23 @@
+# Warnings, hardening and sanitizers, for our own targets only, as one interface target.
+add_library(sft_compiler INTERFACE)
+add_library(sft::compiler ALIAS sft_compiler)
+target_compile_options(sft_compiler INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -fstack-protector-strong>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${SFT_WERROR}>>:-Werror>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2>)
+target_link_options(sft_compiler INTERFACE -Wl,-z,relro,-z,now)
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+if(SFT_SANITIZE)
+  target_compile_options(sft_compiler INTERFACE -fsanitize=${SFT_SANITIZE} -fno-sanitize-recover=undefined
+                                                -fno-omit-frame-pointer)
+  target_link_options(sft_compiler INTERFACE -fsanitize=${SFT_SANITIZE})
+endif()
+
+find_program(SFT_CCACHE ccache)
+if(SFT_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${SFT_CCACHE})
+endif()

@@ -1,0 +1,15 @@
+# Every package the project uses, found once.
+find_package(SftTorch REQUIRED)
+find_package(Threads REQUIRED)
+find_package(MPI REQUIRED COMPONENTS CXX)
+find_package(Boost 1.74 REQUIRED COMPONENTS program_options)
+find_package(spdlog REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+set(HDF5_PREFER_PARALLEL OFF)
+find_package(HDF5 REQUIRED COMPONENTS C)
+
+find_path(SFT_XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
+find_library(SFT_XXHASH_LIBRARY xxhash REQUIRED)
+find_library(SFT_DNNL_LIBRARY dnnl REQUIRED)

@@ -1,0 +1,45 @@
+# Test registration. Every test executable is GoogleTest; MPI tests run once per rank count.
+find_package(GTest REQUIRED)
+
+set(SFT_MPI_TEST_ENV
+  OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+  PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe)
+if(SFT_SANITIZE)
+  # Open MPI never frees some of its own start-up memory.
+  list(APPEND SFT_MPI_TEST_ENV ASAN_OPTIONS=detect_leaks=0)
+endif()
+
+# sft_add_unit_test(NAME SOURCES ... LIBS ... [TIMEOUT seconds]): one process, label `unit`.
+function(sft_add_unit_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;LIBS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${A_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(${name} PRIVATE ${A_LIBS} GTest::gtest GTest::gtest_main sft::compiler)
+  target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${A_TIMEOUT}
+    ENVIRONMENT "OMP_NUM_THREADS=2;$<$<BOOL:${SFT_SANITIZE}>:ASAN_OPTIONS=detect_leaks=0>")
+endfunction()
+
+# sft_add_mpi_test(NAME SOURCES ... RANKS 1 2 3 LIBS ... [TIMEOUT seconds]): label `mpi`; sft_mpi_test_main supplies main().
+function(sft_add_mpi_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;RANKS;LIBS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${A_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(${name} PRIVATE ${A_LIBS} sft_mpi_test_main sft::compiler)
+  target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  foreach(n IN LISTS A_RANKS)
+    add_test(NAME ${name}.np${n}
+      COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${n} ${MPIEXEC_PREFLAGS}
+              $<TARGET_FILE:${name}> ${MPIEXEC_POSTFLAGS} --expect-ranks=${n})
+    set_tests_properties(${name}.np${n} PROPERTIES PROCESSORS 2 TIMEOUT ${A_TIMEOUT} LABELS mpi
+      ENVIRONMENT "${SFT_MPI_TEST_ENV}")
+  endforeach()
+endfunction()

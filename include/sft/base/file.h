@@ -1,0 +1,55 @@
+// Files that are complete or absent, and positioned reads and writes that check every return code.
+//
+// Failures throw Error: kStorage for writes and for I/O errors, kInvalidData for a missing or short file that is read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace sft::base {
+
+// An open file descriptor; move-only, closed by the destructor (quietly: call close() where the result matters).
+class File {
+ public:
+  enum class Mode {
+    kRead,        // existing regular file, symbolic links followed (model caches consist of them)
+    kCreate,      // new file; fails when it exists
+    kReadWrite,   // existing file, for writers that share it
+  };
+  File() = default;
+  File(const std::filesystem::path& path, Mode mode);
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File();
+
+  int64_t size() const;  // bytes
+  void read_at(int64_t offset, std::span<std::byte> out) const;  // all of it, or Error
+  void write_at(int64_t offset, std::span<const std::byte> bytes);
+  void resize(int64_t size);
+  void sync();   // fsync
+  void close();  // reports what a late write error left
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+// Whole small file, at most `limit` bytes.
+std::string read_text(const std::filesystem::path& path, int64_t limit = int64_t{64} << 20);
+
+// Temporary file beside it, fsync, rename, fsync of the folder: readers see the old content or the new, never a mixture.
+void write_text_atomically(const std::filesystem::path& path, std::string_view text);
+
+void sync_directory(const std::filesystem::path& path);
+
+// Bytes free for an ordinary user on the file system that holds path.
+int64_t free_bytes(const std::filesystem::path& path);
+
+}  // namespace sft::base

@@ -1,0 +1,19 @@
+// JSON from files that are not trusted: nlohmann::json behind limits.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+namespace sft::base {
+
+struct JsonLimits {
+  int64_t bytes = 64 << 20;
+  int depth = 32;
+};
+
+// Refuses (Error kInvalidData naming `what`): more than the limits, duplicate keys, trailing bytes, bad UTF-8.
+nlohmann::json parse_json(std::string_view text, const std::string& what, const JsonLimits& limits = {});
+
+}  // namespace sft::base

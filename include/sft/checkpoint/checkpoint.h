@@ -1,0 +1,94 @@
+// Checkpoints: written by all ranks, committed whole or not at all, verified on load, readable at any world size.
+// Format and commit protocol: docs/checkpoint-format.md.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sft/model/weights.h"
+#include "sft/parallel/communicator.h"
+
+namespace sft::checkpoint {
+
+// Elements [begin, end) of the flattened tensor `name`, held by this rank. Several ranks may hold the same elements:
+// then the writing is dealt among them so that every rank writes an equal share of the bytes.
+struct TensorSlice {
+  std::string name;
+  std::vector<int64_t> shape;  // of the whole tensor
+  int64_t begin = 0, end = 0;
+  at::Tensor data;             // 1-D contiguous fp32, end - begin elements, CPU or CUDA
+};
+
+struct SideFile {
+  std::string name;  // relative to the checkpoint; "state/..." allowed
+  std::string bytes;
+};
+
+struct Contents {
+  int64_t step = 0;
+  std::vector<TensorSlice> model;      // names as in the HF model
+  std::vector<TensorSlice> optimizer;  // "<state>.<tensor name>"; empty with save_only_model
+  std::string train_state;             // JSON object, kept in the manifest as it is
+  std::string environment;             // JSON object: what the bits depend on
+  std::vector<SideFile> files;         // config.json, tokenizer files, trainer_state.json, run.ini ... ; used from rank 0
+};
+
+struct SaveReport {
+  std::filesystem::path path;
+  int64_t bytes = 0, bytes_this_rank = 0;
+  double seconds = 0;
+};
+
+// A verified checkpoint, open for reading.
+class Reader {
+ public:
+  virtual ~Reader() = default;
+  virtual const std::filesystem::path& path() const = 0;
+  virtual int64_t step() const = 0;
+  virtual const std::string& train_state() const = 0;
+  virtual const std::string& environment() const = 0;
+  virtual bool has_optimizer() const = 0;
+  virtual std::string side_file(const std::string& name) const = 0;  // verified bytes
+  // Local reads of any range; every chunk touched is checked against its hash before its bytes are used.
+  virtual const model::TensorSource& model() const = 0;
+  virtual const model::TensorSource& optimizer() const = 0;
+};
+
+struct StoreOptions {
+  std::filesystem::path output_dir;
+  std::optional<int64_t> save_total_limit;
+  int64_t max_shard_bytes = 5'000'000'000;
+  bool overwrite_output_dir = false;
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+  // Collective: checks that output_dir is writable and shared by all hosts (nonce), takes the lease against a second live run.
+  // Error(kStorage) naming the hosts, or the other run.
+  static std::unique_ptr<Store> open(const StoreOptions& options, parallel::Communicator& comm);
+
+  // Collective. Returns after the commit; applies save_total_limit. Error(kStorage): nothing of this checkpoint is visible, older ones are intact.
+  virtual SaveReport save(const Contents& contents) = 0;
+  // Collective. The model part and side files into output_dir itself (each file replaced atomically), as `trainer.save_model()` does.
+  virtual SaveReport save_final_model(const Contents& contents) = 0;
+
+  // Collective: the newest checkpoint that verifies; says (log) which were skipped and why. Null when there is none.
+  virtual std::unique_ptr<Reader> open_newest() = 0;
+  // Collective. Error(kInvalidData) when it does not verify.
+  virtual std::unique_ptr<Reader> open_checkpoint(const std::filesystem::path& path) = 0;
+};
+
+// Local: every byte of a checkpoint (or the headers, shapes and finiteness of a plain HF model folder). Throws Error(kInvalidData) naming file and range.
+void verify_directory(const std::filesystem::path& path);
+
+// "5GB", "500MB", "1.5TB" in powers of 1000, "2GiB" in powers of 1024 -> bytes. Error(kConfig).
+int64_t parse_size(const std::string& text);
+
+}  // namespace sft::checkpoint

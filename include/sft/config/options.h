@@ -1,0 +1,119 @@
+// All options of a run as plain structs. Names are those of TRL's SFTConfig / transformers' TrainingArguments.
+//
+// A field's option name is the field's name; types, defaults, help, aliases and checks are in the one option table
+// (src/config/option_table.cpp), from which parser, --help, docs/options.md and dumps are made.
+// Rooms take the narrow struct they need, never `Options` as a whole.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sft::config {
+
+struct ModelOptions {
+  std::string model_name_or_path;  // folder, or a repository id in the local Hugging Face cache
+};
+
+// sft-prepare reads these; sft-dist checks that the prepared files match them.
+struct PrepareOptions {
+  std::string train_file, eval_file;                 // sources
+  std::string dataset_name, dataset_split = "train", eval_split;
+  std::string tokenizer_name_or_path;                // empty: the model's
+  std::string dataset_text_field = "text";
+  std::string formatting_func;                       // file.py:function
+  std::optional<int64_t> max_rows;
+  std::optional<int64_t> dataset_num_proc;
+};
+
+struct DataOptions {
+  std::string train_dataset, eval_dataset;           // prepared HDF5 files
+  std::optional<int64_t> max_length = 1024;          // unset: rows whole
+  bool shuffle_dataset = false;
+  std::string train_sampling_strategy = "random";    // random | sequential
+  bool dataloader_drop_last = false;
+  int64_t seed = 42;
+  std::optional<int64_t> data_seed;                  // unset: seed
+};
+
+struct BatchOptions {
+  int64_t per_device_train_batch_size = 8;
+  int64_t per_device_eval_batch_size = 8;
+  int64_t gradient_accumulation_steps = 1;
+  std::optional<int64_t> global_batch_size;          // fixes B * W * GAS; GAS is derived
+  bool allow_batch_change = false;
+};
+
+struct OptimizerOptions {
+  std::string optim = "adamw_torch_fused";           // adamw_torch | adamw_torch_fused | sgd
+  double learning_rate = 2e-5;
+  double weight_decay = 0.0;
+  double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
+  double max_grad_norm = 1.0;                        // 0: no clipping
+  int64_t max_non_finite_steps = 10;                 // in a row, then exit 87
+};
+
+struct ScheduleOptions {
+  int64_t max_steps = -1;                            // > 0 overrides num_train_epochs
+  double num_train_epochs = 3.0;
+  std::string lr_scheduler_type = "linear";
+  std::string lr_scheduler_kwargs;                   // JSON object or key=value,...; empty: none
+  double warmup_steps = 0;                           // < 1: fraction of all steps (alias warmup_ratio)
+};
+
+struct PrecisionOptions {
+  bool bf16 = false;
+  bool gradient_checkpointing = false;
+};
+
+// A *_steps value: >= 1 steps, in (0, 1) a fraction of all steps, rounded up.
+struct LoggingOptions {
+  std::string logging_strategy = "steps";            // no | steps | epoch
+  double logging_steps = 10;
+  bool logging_first_step = false;
+  std::string report_to = "none";                    // none | tensorboard | all, comma separated
+  std::string run_name;
+  std::optional<bool> disable_tqdm;                  // unset: bar on a terminal only
+  std::string log_level = "info";                    // debug | info | warning | error
+};
+
+struct EvalOptions {
+  std::string eval_strategy = "no";                  // no | steps | epoch
+  std::optional<double> eval_steps;                  // unset: logging_steps
+  bool eval_on_start = false;
+};
+
+struct SaveOptions {
+  std::string output_dir = "sft_output";
+  bool overwrite_output_dir = false;
+  std::string save_strategy = "steps";               // no | steps | epoch
+  double save_steps = 500;
+  std::optional<int64_t> save_total_limit;
+  bool save_only_model = false;
+  std::string max_shard_size = "5GB";                // 1000-based units, as huggingface_hub
+  std::string resume_from_checkpoint;                // "": no, "true": newest that verifies, else a folder
+};
+
+struct RuntimeOptions {
+  int64_t threads_per_rank = 0;                      // 0: this rank's share of the cores it may use
+  std::string device = "auto";                       // auto | cpu | cuda
+  std::string comm_backend = "auto";                 // auto | mpi | nccl
+  bool trl_compat = false;
+};
+
+struct Options {
+  ModelOptions model;
+  PrepareOptions prepare;
+  DataOptions data;
+  BatchOptions batch;
+  OptimizerOptions optimizer;
+  ScheduleOptions schedule;
+  PrecisionOptions precision;
+  LoggingOptions logging;
+  EvalOptions eval;
+  SaveOptions save;
+  RuntimeOptions runtime;
+};
+
+}  // namespace sft::config

@@ -1,0 +1,49 @@
+// From argv and run.ini to validated options, and back.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sft/config/options.h"
+
+namespace sft::config {
+
+struct ParsedOptions {
+  Options options;
+  std::vector<std::string> notices;  // for people: aliases used, Hugging Face options that have no effect here
+};
+
+// What the command line asks for besides training.
+enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kCheckConfig, kVerify };
+
+struct CommandLine {
+  Command command = Command::kTrain;
+  std::vector<std::string> ini_texts_from;  // --args files, in order
+  std::vector<std::string> settings;        // "key=value" of --key value / --key=value, in order; they win over files
+  std::vector<std::string> operands;        // `verify DIR|FILE`
+};
+
+// Local. Throws Error(kConfig) for what it does not understand.
+CommandLine parse_command_line(int argc, const char* const* argv);
+
+// Local. ini_texts: contents of the --args files with their names. Throws Error(kConfig) listing every problem found,
+// each naming the key, file and line, and the nearest known name or the allowed values.
+struct IniText {
+  std::string name, text;
+};
+ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::vector<std::string>& settings);
+
+// Contradictions between options (those that need no file, model or world size). Called by parse_options.
+void validate(const Options& options);
+
+std::string help_text();                               // --help, grouped
+std::string options_markdown();                        // docs/options.md
+std::string to_ini(const Options& options);            // effective configuration with absolute paths; parses back to the same options
+std::string to_json(const Options& options);           // the same as a JSON object {name: value}
+
+// A *_steps option as whole steps: value >= 1 itself, a fraction ceil(value * max_steps), as transformers' TrainerState.compute_steps.
+int64_t resolve_steps(double value, int64_t max_steps);
+
+}  // namespace sft::config

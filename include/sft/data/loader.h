@@ -1,0 +1,53 @@
+// Windows of micro-batches for one rank, read ahead by a background thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "sft/data/batch.h"
+#include "sft/data/dataset.h"
+#include "sft/data/sampler.h"
+
+namespace sft::data {
+
+// Where in the data a run is. Free of world size and micro-batch size.
+struct Cursor {
+  int64_t epoch = 0;
+  int64_t position = 0;  // rows of this epoch's order consumed by all ranks together
+  bool operator==(const Cursor&) const = default;
+};
+
+// One rank's part of one accumulation window. Every rank has the same number of micro-batches; some may be empty.
+struct Window {
+  std::vector<MicroBatch> micro_batches;
+  Cursor begin, end;  // end of the last window of an epoch is {epoch + 1, 0}
+  int64_t num_tokens = 0, num_targets = 0, num_rows = 0, num_first_labels = 0;  // of this rank
+  // Rows (of all ranks) of this window, in order: what a log names when a step goes wrong.
+  std::vector<int64_t> global_rows;
+};
+
+struct LoaderOptions {
+  BatchLayout layout;
+  int64_t rank = 0;
+  SamplingStrategy strategy = SamplingStrategy::kRandom;
+  uint64_t seed = 42;            // epoch e is permuted by seed + e
+  bool shuffle_dataset = false;  // permute rows once by `seed` first
+  int64_t prefetch_windows = 2;
+};
+
+// All calls Local.
+class DataLoader {
+ public:
+  virtual ~DataLoader() = default;
+  // The dataset must outlive the loader.
+  static std::unique_ptr<DataLoader> create(const TokenDataset& dataset, const LoaderOptions& options);
+
+  // The window that starts at `cursor`. Sequential calls are served from read-ahead; a jump restarts it.
+  // Errors of the reading thread are thrown here.
+  virtual Window next(const Cursor& cursor) = 0;
+  // The cursor after that window, without reading it.
+  virtual Cursor after(const Cursor& cursor) const = 0;
+};
+
+}  // namespace sft::data

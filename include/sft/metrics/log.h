@@ -1,0 +1,52 @@
+// What a run tells people and tools: start table, progress bar, console lines, trainer_log.jsonl, trainer_state.json, TensorBoard.
+// Keys are Hugging Face's. Everything is Local; only rank 0 writes, on other ranks all calls do nothing.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace sft::metrics {
+
+using Values = std::vector<std::pair<std::string, double>>;  // in the order to show
+
+struct LogOptions {
+  int rank = 0;
+  std::filesystem::path output_dir;
+  std::string run_name;
+  bool tensorboard = false;
+  bool show_progress_bar = false;  // decided by the caller: terminal and not disable_tqdm
+  int64_t max_steps = 0;
+  // For trainer_state.json.
+  int64_t train_batch_size = 0, logging_steps = 0, eval_steps = 0, save_steps = 0;
+  double num_train_epochs = 0;
+};
+
+class TrainLog {
+ public:
+  virtual ~TrainLog() = default;
+  static std::unique_ptr<TrainLog> open(const LogOptions& options);  // Error(kStorage)
+
+  virtual void table(const std::string& title, const std::vector<std::pair<std::string, std::string>>& rows) = 0;
+
+  // After every step; cheap. Draws the bar at most ten times a second.
+  virtual void progress(int64_t step, double loss, double learning_rate, double tokens_per_second) = 0;
+
+  // A training or evaluation entry: console line, JSONL object {"event": event, "step", "epoch", "time", values...}, TensorBoard scalars
+  // (train/<key>, eval/<key>), and log_history of trainer_state.json. event: "train" | "eval" | "summary".
+  virtual void entry(const std::string& event, int64_t step, double epoch, const Values& values) = 0;
+
+  // JSONL only: checkpoint written, step skipped, resumed ... `details` is a JSON object.
+  virtual void event(const std::string& name, int64_t step, const std::string& details) = 0;
+
+  // transformers' trainer_state.json for this moment.
+  virtual std::string trainer_state(int64_t step, double epoch, double total_flos, int64_t num_tokens) const = 0;
+  // Takes log_history from a checkpoint's trainer_state.json.
+  virtual void restore(const std::string& trainer_state_json) = 0;
+  virtual void flush() = 0;
+};
+
+}  // namespace sft::metrics

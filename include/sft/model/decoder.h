@@ -1,0 +1,94 @@
+// The decoder: Embedding -> DecoderLayer x N -> Head, each a block of named tensors with an explicit forward and backward.
+//
+// The decoder owns no parameters. The engine owns them, in flat buffers, and hands each call the views of the block it runs.
+// Block 0 is the embedding, blocks 1..N the layers, block N + 1 the head. All calls Local.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "sft/data/batch.h"
+#include "sft/model/spec.h"
+#include "sft/ops/ops.h"
+
+namespace sft::model {
+
+struct TensorDef {
+  std::string name;                  // as save_pretrained writes it, e.g. "model.layers.0.self_attn.q_proj.weight"
+  std::vector<std::string> aliases;  // other names it is accepted under when loading
+  std::vector<int64_t> shape;
+  bool decay = true;                 // takes weight decay: at least two dimensions
+  int64_t numel() const;
+};
+
+// Views of one block, in the order of Decoder::block_tensors(block). `grads` may be empty where no gradient is wanted.
+// Tensors that lie next to each other in the flat buffer without a gap (q, k, v; gate, up) are multiplied as one.
+struct BlockTensors {
+  std::span<const at::Tensor> weights;
+  std::span<const at::Tensor> grads;
+};
+
+// How a micro-batch is run.
+struct RunMode {
+  ops::ComputeDtype compute = ops::ComputeDtype::kFp32;
+  bool training = false;  // dropout on
+  uint64_t seed = 0;      // of dropout
+};
+
+// A micro-batch on the device, with what every layer needs of it (rotary tables). Made once per micro-batch.
+struct DecoderInputs {
+  at::Tensor input_ids, position_ids;        // int64 [T]
+  std::vector<int64_t> cu_seqlens;           // host [R + 1]
+  at::Tensor target_positions, target_ids;   // int64 [N]
+  at::Tensor rope_cos, rope_sin;             // [T, head_dim / 2], rotary models only
+  std::vector<ops::DropoutRow> dropout_rows; // [R]
+};
+
+// What a block's backward needs again. Contents are the block's own business.
+struct BlockSaved {
+  std::vector<at::Tensor> tensors;
+  ops::AttentionSaved attention;
+};
+
+class Decoder {
+ public:
+  virtual ~Decoder() = default;
+  static std::unique_ptr<Decoder> create(const DecoderSpec& spec);
+
+  virtual const DecoderSpec& spec() const = 0;
+  int64_t num_layers() const { return spec().num_hidden_layers; }
+  int64_t num_blocks() const { return num_layers() + 2; }
+  // Decayed tensors first, undecayed after. A tied head has no tensor for the output embedding: it borrows the embedding's first tensor.
+  virtual const std::vector<TensorDef>& block_tensors(int64_t block) const = 0;
+
+  virtual DecoderInputs make_inputs(const data::MicroBatch& batch, c10::Device device) const = 0;
+
+  // `saved` null: nothing is kept (evaluation, or recomputed later). Activations x are [T, hidden_size].
+  virtual at::Tensor embedding_forward(const BlockTensors& block, const DecoderInputs& in, const RunMode& mode, BlockSaved* saved) const = 0;
+  virtual void embedding_backward(const BlockTensors& block, const at::Tensor& grad, const DecoderInputs& in, const RunMode& mode,
+                                  BlockSaved& saved) const = 0;
+  virtual at::Tensor layer_forward(int64_t layer, const BlockTensors& block, const at::Tensor& x, const DecoderInputs& in,
+                                   const RunMode& mode, BlockSaved* saved) const = 0;
+  virtual at::Tensor layer_backward(int64_t layer, const BlockTensors& block, const at::Tensor& grad, const DecoderInputs& in,
+                                    const RunMode& mode, BlockSaved& saved) const = 0;
+
+  struct HeadOutput {
+    at::Tensor loss_sum;  // fp64 scalar
+    at::Tensor grad;      // [T, hidden_size], of loss_scale * loss_sum; undefined from head_forward
+  };
+  // `embedding`: views of block 0, used when the output embedding is tied.
+  virtual HeadOutput head_forward_backward(const BlockTensors& head, const BlockTensors& embedding, const at::Tensor& x,
+                                           const DecoderInputs& in, const RunMode& mode, double loss_scale) const = 0;
+  virtual HeadOutput head_forward(const BlockTensors& head, const BlockTensors& embedding, const at::Tensor& x, const DecoderInputs& in,
+                                  const RunMode& mode) const = 0;
+  // [T, vocab_size] fp32, for tests and for printing a sample.
+  virtual at::Tensor head_logits(const BlockTensors& head, const BlockTensors& embedding, const at::Tensor& x, const RunMode& mode) const = 0;
+};
+
+}  // namespace sft::model

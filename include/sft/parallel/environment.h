@@ -1,0 +1,48 @@
+// MPI start and end, topology, device and communicator selection. MPI is met in src/parallel only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "sft/base/error.h"
+#include "sft/parallel/communicator.h"
+
+namespace sft::parallel {
+
+struct Topology {
+  int rank = 0, world_size = 1;
+  int local_rank = 0, local_world_size = 1;  // among ranks that share memory (MPI_COMM_TYPE_SHARED)
+  std::string host;
+  int num_hosts = 1;
+};
+
+// Owns MPI_Init_thread .. MPI_Finalize. A program started without a launcher is a world of one and does not need a working MPI network.
+// Destructor: finalizes after finish_ok(); otherwise (an error on this rank) it does nothing: call abort().
+class MpiEnv {
+ public:
+  MpiEnv(int* argc, char*** argv);  // Collective
+  ~MpiEnv();
+  MpiEnv(const MpiEnv&) = delete;
+  MpiEnv& operator=(const MpiEnv&) = delete;
+
+  const Topology& topology() const;
+  // Collective. backend: "auto" | "mpi" | "nccl"; device_type: "cpu" | "cuda". World of one on the CPU: the `single` back end.
+  std::unique_ptr<Communicator> create_communicator(const std::string& backend, const std::string& device_type);
+  void finish_ok();                          // Local: the destructor may finalize (Collective there)
+  [[noreturn]] void abort(base::ExitCode code);  // Local: ends the whole job with this code
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Local. "auto" | "cpu" | "cuda" -> "cpu" | "cuda"; loads the CUDA half only when a GPU is asked for or (auto) visible.
+// Error(kConfig): cuda asked for and not there, or more local ranks than GPUs.
+std::string select_device(const std::string& requested, const Topology& topology);
+
+// Local. Widens the binding mpirun gave when the user did not choose one, sets LibTorch's and OpenMP's thread counts; returns the count.
+// requested 0: OMP_NUM_THREADS when the user set it, else this rank's share of the cores it may use.
+int configure_threads(int64_t requested, const Topology& topology);
+
+}  // namespace sft::parallel
