@@ -43,3 +43,20 @@ function(sft_add_mpi_test name)
       ENVIRONMENT "${SFT_MPI_TEST_ENV}")
   endforeach()
 endfunction()
+
+set(SFT_TEST_PYTHON ${PROJECT_SOURCE_DIR}/.venv/bin/python CACHE FILEPATH
+    "Python with the packages of launch/requirements-full.txt, for the tests written in Python")
+
+# sft_add_python_test(NAME SCRIPT LABELS ... [TIMEOUT seconds]): pytest on SCRIPT (relative to the calling folder).
+# The script finds the program in $SFT_BUILD_DIR and the sources in $SFT_SOURCE_DIR; fixtures are in tests/conftest.py,
+# where a skipped test counts as a failure.
+function(sft_add_python_test name script)
+  cmake_parse_arguments(A "" "TIMEOUT" "LABELS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 300)
+  endif()
+  add_test(NAME ${name}
+    COMMAND ${SFT_TEST_PYTHON} -m pytest -q -p no:cacheprovider ${CMAKE_CURRENT_SOURCE_DIR}/${script})
+  set_tests_properties(${name} PROPERTIES PROCESSORS 2 TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}"
+    ENVIRONMENT "${SFT_MPI_TEST_ENV};SFT_BUILD_DIR=${PROJECT_BINARY_DIR};SFT_SOURCE_DIR=${PROJECT_SOURCE_DIR};HF_HUB_OFFLINE=1;TOKENIZERS_PARALLELISM=false;PYTHONDONTWRITEBYTECODE=1")
+endfunction()
