@@ -1,9 +1,10 @@
 #include "sft/base/hash.h"
 
+#include <fmt/core.h>
+#include <openssl/evp.h>
 #include <xxhash.h>
 
-#include <fmt/core.h>
-
+#include <array>
 #include <new>
 
 namespace sft::base {
@@ -35,5 +36,14 @@ std::string Xxh3::hex() const { return to_hex(XXH3_128bits_digest(state_->state.
 
 std::string xxh3_hex(std::span<const std::byte> bytes) { return to_hex(XXH3_128bits(bytes.data(), bytes.size())); }
 std::string xxh3_hex(std::string_view text) { return to_hex(XXH3_128bits(text.data(), text.size())); }
+
+std::string sha256_hex(std::string_view bytes) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int length = 0;
+  if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
+  std::string hex;
+  for (unsigned int i = 0; i < length; ++i) hex += fmt::format("{:02x}", digest[i]);
+  return hex;
+}
 
 }  // namespace sft::base

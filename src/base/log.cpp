@@ -30,6 +30,13 @@ spdlog::logger& logger() {
 
 }  // namespace
 
+Level level_from_name(std::string_view name) {
+  if (name == "debug") return Level::kDebug;
+  if (name == "warning") return Level::kWarning;
+  if (name == "error") return Level::kError;
+  return Level::kInfo;
+}
+
 void init(Level level, int rank, int world_size, const std::string& host) {
   const bool quiet = rank != 0 && level < Level::kWarning;
   logger().set_level(to_spdlog(quiet ? Level::kWarning : level));

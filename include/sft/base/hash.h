@@ -1,4 +1,5 @@
-// xxh3-128, streaming and in one call; digests are 32 lower-case hex digits (canonical, big-endian byte order).
+// xxh3-128 (integrity), streaming and in one call, and SHA-256 (identity of tokenizers); digests are lower-case hex digits, of xxh3 in
+// canonical (big-endian) byte order.
 #pragma once
 
 #include <cstddef>
@@ -25,5 +26,6 @@ class Xxh3 {
 
 std::string xxh3_hex(std::span<const std::byte> bytes);
 std::string xxh3_hex(std::string_view text);
+std::string sha256_hex(std::string_view bytes);
 
 }  // namespace sft::base

@@ -14,6 +14,9 @@ namespace sft::log {
 
 enum class Level { kDebug, kInfo, kWarning, kError };
 
+// "debug", "info", "warning", "error"; anything else is info.
+Level level_from_name(std::string_view name);
+
 // Local. Before the call, messages go to stderr at info level without a rank.
 void init(Level level, int rank, int world_size, const std::string& host);
 void write(Level level, std::string_view message);
