@@ -1,0 +1,135 @@
+"""The settings under which sft-dist is held against TRL, and how both sides are run under them."""
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parity import compare, models, ours, token_file, trl_side
+
+NUM_ROWS = 100      # divisible by no global batch used here: every epoch ends ragged
+NUM_EVAL_ROWS = 20
+MAX_LENGTH = 32     # cuts some rows
+
+# (per_device_train_batch_size, gradient_accumulation_steps, ranks)
+LAYOUTS = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2), "1x3x3": (1, 3, 3)}
+
+SCHEDULES = [
+    ("linear", {}, 3), ("cosine", {}, 3), ("cosine_with_restarts", {"num_cycles": 2}, 2), ("polynomial", {"power": 2.0, "lr_end": 1e-6}, 3),
+    ("constant_with_warmup", {}, 5), ("inverse_sqrt", {}, 4), ("cosine_with_min_lr", {"min_lr_rate": 0.1}, 0.1),
+    ("warmup_stable_decay", {"num_decay_steps": 9}, 3), ("constant", {}, 0),
+]
+
+
+@dataclass
+class Case:
+    name: str
+    model: str
+    layout: str
+    settings: dict = field(default_factory=dict)
+    num_rows: int = NUM_ROWS
+    evaluate: bool = False
+    trl_compat: bool = True
+    bounds: compare.Bounds = field(default_factory=compare.Bounds)
+
+    @property
+    def ranks(self) -> int:
+        return LAYOUTS[self.layout][2]
+
+    def shared_settings(self) -> dict:
+        """What both sides are given, under the same names."""
+        batch, accumulation, _ = LAYOUTS[self.layout]
+        duration = {"num_train_epochs": 2} if self.layout == "1x3x3" else {"max_steps": 24}
+        evaluation = {"eval_strategy": "steps", "eval_steps": 8, "per_device_eval_batch_size": 3} if self.evaluate else {}
+        return {
+            "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_length": MAX_LENGTH,
+            # ReLU units flip at their kink under larger steps, in TRL against itself too.
+            "learning_rate": 2e-4 if self.model.startswith("opt") else 1e-3,
+            "weight_decay": 0.1, "max_grad_norm": 0.5, "logging_steps": 1, "seed": 42,
+        } | duration | evaluation | self.settings
+
+
+def matrix(which: list[tuple[str, str]]) -> list[Case]:
+    """One case per (model, layout), the schedules taken in turn."""
+    cases = []
+    for (model, layout), (schedule, kwargs, warmup) in zip(which, itertools.cycle(SCHEDULES)):
+        settings = {"lr_scheduler_type": schedule, "warmup_steps": warmup}
+        if kwargs:
+            settings["lr_scheduler_kwargs"] = kwargs
+        cases.append(Case(f"{model}-{layout}", model, layout, settings))
+    return cases
+
+
+BF16_BOUNDS = compare.Bounds(loss=3e-3, grad_norm=1e-2, weights=1e-3)
+
+
+def bf16(model: str, layout: str) -> Case:
+    return Case(f"{model}-{layout}-bf16", model, layout, {"bf16": True, "lr_scheduler_type": "cosine", "warmup_steps": 3},
+                bounds=BF16_BOUNDS)
+
+
+class Workspace:
+    """Models, tokenizers and token files under one folder, made when first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.train_texts = models.texts(NUM_ROWS, seed=1)
+        self.eval_texts = models.texts(NUM_EVAL_ROWS, seed=2)
+
+    def model(self, name: str) -> Path:
+        """The model's folder, its tokenizer in it."""
+        folder = self.folder / "models" / name
+        if not (folder / "tokenizer.json").exists():
+            models.write_model(folder, models.CONFIGS[name])
+            pad = models.SPECIAL_TOKENS[models.CONFIGS[name]["pad_token_id"]]
+            models.write_tokenizer(folder, self.train_texts + self.eval_texts, pad_token=pad)
+        return folder
+
+    def token_file(self, part: str, model: str, num_rows: int | None = None) -> Path:
+        texts = {"train": self.train_texts, "eval": self.eval_texts}[part][:num_rows]
+        path = self.folder / f"{part}-{model}-{len(texts)}.h5"
+        if not path.exists():
+            config = models.CONFIGS[model]
+            token_file.write_token_file(
+                path, models.tokenize(self.model(model), texts), self.model(model), vocab_size=models.VOCAB_SIZE,
+                bos=config["bos_token_id"], eos=config["eos_token_id"], pad=config["pad_token_id"], prepare={"part": part})
+        return path
+
+    def trl_job(self, case: Case, attn: str) -> dict:
+        job = {"out": str(self.folder / "trl" / f"{case.name}-{attn}"), "model": str(self.model(case.model)),
+               "tokenizer": str(self.model(case.model)), "attn": attn, "train_texts": self.train_texts[:case.num_rows],
+               "settings": case.shared_settings()}
+        if case.evaluate:
+            job["eval_texts"] = self.eval_texts
+        return job
+
+    def run_trl(self, cases: list[Case]) -> dict[str, tuple[trl_side.TrlResult, trl_side.TrlResult]]:
+        """Two runs of each case, with sdpa and eager attention; as few processes as possible, for importing TRL takes long."""
+        results = {}
+        for ranks, group in itertools.groupby(sorted(cases, key=lambda c: c.ranks), key=lambda c: c.ranks):
+            group = list(group)
+            jobs = [self.trl_job(case, attn) for case in group for attn in ("sdpa", "eager")]
+            done = trl_side.run(jobs, ranks)
+            results |= {case.name: (done[2 * i], done[2 * i + 1]) for i, case in enumerate(group)}
+        return results
+
+    def run_ours(self, case: Case, name: str = "", **more) -> ours.Run:
+        settings = case.shared_settings() | {
+            "model_name_or_path": self.model(case.model), "train_dataset": self.token_file("train", case.model, case.num_rows),
+            "output_dir": self.folder / "ours" / (name or case.name), "save_strategy": "no", "trl_compat": case.trl_compat}
+        if case.evaluate:
+            settings["eval_dataset"] = self.token_file("eval", case.model)
+        return ours.run(settings | more, ranks=case.ranks)
+
+
+def check_case(workspace: Workspace, case: Case, trl: tuple[trl_side.TrlResult, trl_side.TrlResult]) -> ours.Run:
+    """Runs sft-dist on `case` and asserts that it follows TRL."""
+    sdpa, eager = trl
+    rows = models.tokenize(workspace.model(case.model), workspace.train_texts[:case.num_rows])
+    assert sdpa.train_rows == [row[:MAX_LENGTH] for row in rows], "the token file is not what TRL trained on"
+    run, reference = workspace.run_ours(case), sdpa.steps
+    assert len(reference) >= 20
+    assert max(s["grad_norm"] for s in reference) > case.shared_settings()["max_grad_norm"], "clipping was never active"
+    noise = compare.between(eager.steps, eager.weights(), reference, sdpa.weights())
+    difference = compare.between(run.steps, run.weights(), reference, sdpa.weights())
+    compare.check(case.name, difference, noise, case.bounds)
+    return run

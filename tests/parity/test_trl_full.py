@@ -1,0 +1,23 @@
+"""Every model under every layout, live against TRL: too long for CI."""
+
+import pytest
+
+from parity import cases, models
+
+MATRIX = cases.matrix([(model, layout) for layout in cases.LAYOUTS for model in models.CONFIGS])
+BF16 = [cases.bf16(model, layout) for model in models.CONFIGS for layout in ("8x1x1", "2x2x2")]
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory) -> cases.Workspace:
+    return cases.Workspace(tmp_path_factory.mktemp("parity"))
+
+
+@pytest.fixture(scope="session")
+def trl(workspace):
+    return workspace.run_trl([*MATRIX, *BF16])
+
+
+@pytest.mark.parametrize("case", [*MATRIX, *BF16], ids=lambda c: c.name)
+def test_follows_trl(workspace, trl, case):
+    cases.check_case(workspace, case, trl[case.name])

@@ -1,0 +1,101 @@
+"""Runs TRL's SFTTrainer on the CPU for a list of jobs, several in one process because its import takes long.
+
+    python trl_run.py jobs.json            one process
+    trl_side.run(jobs, ranks=3)            from Python, any number of gloo processes
+
+A job: {"out": folder, "model": folder, "tokenizer": folder, "attn": "sdpa" | "eager", "settings": {SFTConfig fields},
+        "train_texts": [...] or "train_h5": file, "eval_texts" or "eval_h5" likewise or absent, "save_model": bool,
+        "threads": n or absent}
+Writes out/result.json: log_history (floats as they are, nothing rounded), the rows after TRL's preparation, times of steps,
+seconds from process start to the first forward, peak memory; and out/model.safetensors.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+
+def seconds_since_process_start() -> float:
+    start_ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - start_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def read_rows(path: str) -> list[list[int]]:
+    import h5py
+
+    with h5py.File(path) as file:
+        ids, offsets = file["input_ids"][:].tolist(), file["offsets"][:].tolist()
+    return [ids[a:b] for a, b in zip(offsets, offsets[1:])]
+
+
+def run(job: dict) -> None:
+    import torch
+    from accelerate.state import AcceleratorState
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    if "threads" in job:
+        torch.set_num_threads(job["threads"])
+    AcceleratorState._reset_state()
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # left behind by a job with bf16
+
+    def dataset(part: str):
+        if f"{part}_h5" in job:
+            return Dataset.from_dict({"input_ids": read_rows(job[f"{part}_h5"])})
+        return Dataset.from_dict({"text": job[f"{part}_texts"]}) if f"{part}_texts" in job else None
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.begins, self.ends, self.first_forward = [], [], None
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.begins.append(time.perf_counter())
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.ends.append(time.perf_counter())
+
+        def at_forward(self, *unused):
+            if self.first_forward is None:
+                self.first_forward = seconds_since_process_start()
+
+    out = Path(job["out"])
+    tokenizer = AutoTokenizer.from_pretrained(job["tokenizer"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, attn_implementation=job.get("attn", "sdpa"))
+    settings = {"gradient_checkpointing": False, "bf16": False, "logging_steps": 1, "save_strategy": "no",
+                "report_to": "none",
+                "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False} | job["settings"]
+    if "WORLD_SIZE" in os.environ:
+        settings["ddp_backend"] = "gloo"
+    clock = Clock()
+    trainer = SFTTrainer(model=model, args=SFTConfig(output_dir=str(out), **settings), train_dataset=dataset("train"),
+                         eval_dataset=dataset("eval"), processing_class=tokenizer, callbacks=[clock])
+    hook = model.register_forward_pre_hook(clock.at_forward)
+    trainer.train()
+    hook.remove()
+    if trainer.is_world_process_zero():
+        out.mkdir(parents=True, exist_ok=True)
+        if job.get("save_model", True):
+            from safetensors.torch import save_model
+
+            save_model(model, str(out / "model.safetensors"))
+        (out / "result.json").write_text(json.dumps({
+            "log_history": trainer.state.log_history,
+            "train_rows": [list(ids) for ids in trainer.train_dataset["input_ids"]] if job.get("save_rows", True) else None,
+            "step_begins": clock.begins, "step_ends": clock.ends, "first_forward_seconds": clock.first_forward,
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "threads": torch.get_num_threads(),
+        }))
+
+
+def main() -> None:
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        run(job)
+
+
+if __name__ == "__main__":
+    main()
