@@ -18,7 +18,8 @@ struct Cursor {
   bool operator==(const Cursor&) const = default;
 };
 
-// One rank's part of one accumulation window. Every rank has the same number of micro-batches; some may be empty.
+// One rank's part of one accumulation window. Every rank has the same number of micro-batches; some may be
+// empty.
 struct Window {
   std::vector<MicroBatch> micro_batches;
   Cursor begin, end;  // end of the last window of an epoch is {epoch + 1, 0}
@@ -31,20 +32,26 @@ struct LoaderOptions {
   BatchLayout layout;
   int64_t rank = 0;
   SamplingStrategy strategy = SamplingStrategy::kRandom;
-  uint64_t seed = 42;            // epoch e is permuted by seed + e
-  bool shuffle_dataset = false;  // permute rows once by `seed` first
-  int64_t prefetch_windows = 2;
+  uint64_t seed = 42;  // epoch e is permuted by seed + e
+  bool shuffle_dataset =
+      false;  // first permute the rows once, as datasets.Dataset.shuffle(seed = shuffle_seed)
+  uint64_t shuffle_seed = 42;    // TRL takes the run's `seed` here, not its `data_seed`
+  int64_t prefetch_windows = 2;  // windows read ahead; 0: next() reads
 };
 
 // All calls Local.
 class DataLoader {
  public:
   virtual ~DataLoader() = default;
-  // The dataset must outlive the loader.
+  // The dataset must outlive the loader. layout.num_rows is dataset.size().
+  // Error kConfig: layout or rank out of range, or drop_last leaves an epoch without a micro-batch.
   static std::unique_ptr<DataLoader> create(const TokenDataset& dataset, const LoaderOptions& options);
 
-  // The window that starts at `cursor`. Sequential calls are served from read-ahead; a jump restarts it.
-  // Errors of the reading thread are thrown here.
+  // The window that starts at `cursor`: its micro-steps are counted from there, so any position of an epoch
+  // will do and a run that resumes with another layout goes on with the next row. A cursor with too few rows
+  // behind it for one micro-step (drop_last) means the next epoch, where `begin` then lies. Error
+  // kInvalidData: position outside the epoch. Sequential calls are served from read-ahead; a jump restarts
+  // it. Errors of the reading thread are thrown here.
   virtual Window next(const Cursor& cursor) = 0;
   // The cursor after that window, without reading it.
   virtual Cursor after(const Cursor& cursor) const = 0;

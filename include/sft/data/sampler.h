@@ -6,14 +6,20 @@
 
 namespace sft::data {
 
-// torch.randperm(n) on the CPU under torch.Generator().manual_seed(seed): mt19937, Fisher-Yates from the front.
+// torch.randperm(n) on the CPU under torch.Generator().manual_seed(seed): mt19937, Fisher-Yates from the
+// front.
 std::vector<int64_t> torch_randperm(int64_t n, uint64_t seed);
+
+// numpy.random.default_rng(seed).permutation(n), which datasets.Dataset.shuffle(seed) uses: PCG64,
+// Fisher-Yates from the back.
+std::vector<int64_t> numpy_permutation(int64_t n, uint64_t seed);
 
 enum class SamplingStrategy { kRandom, kSequential };
 
 // How an epoch is cut. B = micro_batch_size, W = world_size.
-// Rank r, micro-step s, slot j reads position k = (s * W + r) * B + j of the epoch's order; positions >= n are empty slots
-// (wrap_around = false) or read position k mod n again (wrap_around = true, what accelerate does when W > 1).
+// Rank r, micro-step s, slot j reads position k = (s * W + r) * B + j of the epoch's order; positions >= n
+// are empty slots (wrap_around = false) or read position k mod n again (wrap_around = true, what accelerate
+// does when W > 1).
 struct BatchLayout {
   int64_t num_rows = 0;                     // n
   int64_t micro_batch_size = 1;             // B
@@ -22,12 +28,13 @@ struct BatchLayout {
   bool drop_last = false;
   bool wrap_around = false;
 
-  int64_t micro_steps_per_epoch() const;    // L
-  int64_t steps_per_epoch() const;          // max(1, ceil(L / GAS))
+  int64_t micro_steps_per_epoch() const;  // L
+  int64_t steps_per_epoch() const;        // max(1, ceil(L / GAS))
   int64_t global_batch_size() const { return micro_batch_size * world_size * gradient_accumulation_steps; }
 };
 
-// Positions [first, last) of the epoch's order that rank reads in this micro-step: at most B indices into the order.
+// Positions [first, last) of the epoch's order that rank reads in this micro-step: at most B indices into the
+// order.
 std::vector<int64_t> micro_batch_positions(const BatchLayout& layout, int64_t micro_step, int64_t rank);
 
 }  // namespace sft::data

@@ -1,0 +1,74 @@
+#include "sft/data/sampler.h"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "data/random_draw.h"
+#include "sft/base/checked.h"
+
+namespace sft::data {
+namespace {
+
+std::vector<int64_t> identity(int64_t n) {
+  std::vector<int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  return order;
+}
+
+}  // namespace
+
+std::vector<int64_t> torch_randperm_narrow(int64_t n, uint64_t seed) {
+  std::vector<int64_t> order = identity(n);
+  std::mt19937 generator(static_cast<uint32_t>(seed));
+  for (std::size_t i = 0; i + 1 < order.size(); ++i) {
+    std::swap(order[i], order[i + generator() % (order.size() - i)]);
+  }
+  return order;
+}
+
+std::vector<int64_t> torch_randperm_wide(int64_t n, uint64_t seed) {
+  std::vector<int64_t> order(static_cast<std::size_t>(n));
+  std::mt19937 generator(static_cast<uint32_t>(seed));
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const uint64_t high = generator();
+    const uint64_t j = (high << 32 | generator()) % (i + 1);
+    order[i] = order[j];
+    order[j] = static_cast<int64_t>(i);
+  }
+  return order;
+}
+
+std::vector<int64_t> torch_randperm(int64_t n, uint64_t seed) {
+  return n < kTorchWideRows ? torch_randperm_narrow(n, seed) : torch_randperm_wide(n, seed);
+}
+
+std::vector<int64_t> numpy_permutation(int64_t n, uint64_t seed) {
+  std::vector<int64_t> order = identity(n);
+  NumpyDraw draw(seed);
+  for (std::size_t i = order.size(); i-- > 1;) std::swap(order[i], order[draw.up_to(i)]);
+  return order;
+}
+
+int64_t BatchLayout::micro_steps_per_epoch() const {
+  const int64_t rows_per_micro_step = micro_batch_size * world_size;
+  return drop_last ? num_rows / rows_per_micro_step : base::ceil_div(num_rows, rows_per_micro_step);
+}
+
+int64_t BatchLayout::steps_per_epoch() const {
+  return std::max<int64_t>(1, base::ceil_div(micro_steps_per_epoch(), gradient_accumulation_steps));
+}
+
+std::vector<int64_t> micro_batch_positions(const BatchLayout& layout, int64_t micro_step, int64_t rank) {
+  std::vector<int64_t> positions;
+  if (micro_step >= layout.micro_steps_per_epoch()) return positions;
+  const bool wraps = layout.wrap_around && layout.world_size > 1;
+  const int64_t first = (micro_step * layout.world_size + rank) * layout.micro_batch_size;
+  for (int64_t k = first; k < first + layout.micro_batch_size; ++k) {
+    if (k < layout.num_rows || wraps) positions.push_back(k % layout.num_rows);
+  }
+  return positions;
+}
+
+}  // namespace sft::data
