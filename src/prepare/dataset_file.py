@@ -1,0 +1,150 @@
+"""Writes the HDF5 file of docs/data-format.md in one pass over the rows, with bounded memory, whole or not at all.
+
+The number of tokens is known only at the end, while a contiguous HDF5 data set needs it at the start: rows go to plain
+spool files first and are copied from there.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xxhash
+
+from . import __version__
+
+BLOCK_ELEMENTS = 1 << 22
+CHUNK_ELEMENTS = 1 << 18
+
+
+class DatasetWriter:
+    """with DatasetWriter(path) as writer: writer.append(rows) ...; writer.commit(...)."""
+
+    def __init__(self, path: Path, masked: bool = False):
+        """masked: every row comes with a loss mask."""
+        self.path, self.masked = path, masked
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        names = ["ids", "lengths"] + (["mask", "first_target"] if masked else [])
+        self.spool = {name: open(self.folder / name, "w+b", buffering=1 << 20) for name in names}
+        self.num_rows = self.num_tokens = self.num_target_tokens = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for stream in self.spool.values():
+            stream.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def append(self, rows: list[np.ndarray], masks: list[np.ndarray] | None = None) -> None:
+        """rows: int32 ids, none of them empty; masks: uint8 of the same lengths, 1 where a token is learnt."""
+        if not rows:
+            return
+        lengths = np.fromiter(map(len, rows), dtype="<i4", count=len(rows))
+        assert lengths.min() > 0, "empty rows cannot be stored"
+        self.spool["lengths"].write(lengths.tobytes())
+        for ids in rows:
+            self.spool["ids"].write(np.ascontiguousarray(ids, dtype="<i4").tobytes())
+        self.num_rows += len(rows)
+        self.num_tokens += int(lengths.sum())
+        if not self.masked:
+            self.num_target_tokens = self.num_tokens
+            return
+        for ids, mask in zip(rows, masks, strict=True):
+            assert len(ids) == len(mask), "a mask has its row's length"
+            self.spool["mask"].write(np.ascontiguousarray(mask, dtype="u1").tobytes())
+            self.spool["first_target"].write(np.int32(mask.argmax() if mask.any() else len(mask)).tobytes())
+            self.num_target_tokens += int(np.count_nonzero(mask))
+
+    def commit(self, attributes: dict, prepare_config: dict, compress: bool = False) -> None:
+        """attributes: vocab_size, tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
+        for stream in self.spool.values():
+            stream.flush()
+        temporary = self.folder / "dataset.h5"
+        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+            write_contents(file, self, attributes, prepare_config, compress)
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, self.path)
+        fsync_folder(self.path.parent)
+
+    def blocks(self, name: str, dtype: str):
+        stream = self.spool[name]
+        stream.seek(0)
+        while block := stream.read(BLOCK_ELEMENTS * np.dtype(dtype).itemsize):
+            yield np.frombuffer(block, dtype=dtype)
+
+    def offset_blocks(self):
+        yield np.zeros(1, dtype="<i8")
+        end = 0
+        for lengths in self.blocks("lengths", "<i4"):
+            ends = end + np.cumsum(lengths, dtype="<i8")
+            end = int(ends[-1])
+            yield ends
+
+
+def write_contents(file: h5py.File, writer: DatasetWriter, attributes: dict, prepare_config: dict, compress: bool) -> None:
+    layout = dict(shuffle=True, compression="gzip", compression_opts=4) if compress else {}
+    hashes = {}
+
+    def write(name: str, count: int, dtype: str, blocks) -> None:
+        chunks = dict(layout, chunks=(min(count, CHUNK_ELEMENTS),)) if compress else {}
+        dataset = file.create_dataset(name, shape=(count,), dtype=dtype, **chunks)
+        digest, position = xxhash.xxh3_128(), 0
+        for block in blocks:
+            digest.update(block.tobytes())
+            dataset[position:position + len(block)] = block
+            position += len(block)
+        hashes[name] = digest.hexdigest()
+        dataset.attrs["xxh3"] = np.bytes_(hashes[name])
+
+    write("input_ids", writer.num_tokens, "<i4", writer.blocks("ids", "<i4"))
+    write("offsets", writer.num_rows + 1, "<i8", writer.offset_blocks())
+    if writer.masked:
+        write("loss_mask", writer.num_tokens, "u1", writer.blocks("mask", "u1"))
+        write("first_target", writer.num_rows, "<i4", writer.blocks("first_target", "<i4"))
+
+    config = json.dumps(prepare_config, sort_keys=True).encode()
+    dataset = file.create_dataset("prepare_config", data=np.bytes_(config))
+    dataset.attrs["xxh3"] = np.bytes_(xxhash.xxh3_128(config).hexdigest())
+
+    values = {"format": "sft-dist-dataset", "version": 1, **attributes,
+              "num_tokens": writer.num_tokens, "num_target_tokens": writer.num_target_tokens}
+    for name, value in values.items():
+        file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
+    file.attrs["content_xxh3"] = np.bytes_(content_hash(values, hashes))
+
+
+def content_hash(values: dict, hashes: dict) -> str:
+    """docs/data-format.md, "Hashes"."""
+    names = ["format", "version", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "num_tokens",
+             "num_target_tokens", "tokenizer_sha256"]
+    lines = [f"{name}={values.get(name, 'none')}\n" for name in names]
+    lines += [f"{name}={hashes[name]}\n" for name in ("input_ids", "offsets", "loss_mask", "labels", "first_target") if name in hashes]
+    return xxhash.xxh3_128("".join(lines).encode()).hexdigest()
+
+
+def read_prepare_config(path: Path) -> dict | None:
+    """The prepare_config of an existing data set file; None when the file is something else."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != b"sft-dist-dataset" or file.attrs.get("version") != 1:
+                return None
+            return json.loads(file["prepare_config"][()])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+TOOL = f"sft-prepare {__version__}"

@@ -1,0 +1,17 @@
+"""Errors with the exit codes of sft-dist (include/sft/base/error.h)."""
+
+INVALID_DATA = 89
+STORAGE = 91
+CONFIG = 92
+
+
+class PrepareError(Exception):
+    """One message for the user: what, where, what to do."""
+
+    def __init__(self, message: str, code: int = INVALID_DATA):
+        super().__init__(message, code)  # both arguments: it crosses process boundaries by pickle
+        self.message = message
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.message

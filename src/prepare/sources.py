@@ -1,0 +1,220 @@
+"""Where rows come from: files (JSONL, JSON, CSV, Parquet, text), folders and globs of them, saved and hub data sets.
+
+A source yields (row, place) pairs lazily, so a data set may be larger than memory; `place` names the row for people.
+"""
+
+import csv
+import glob
+import gzip
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import CONFIG, PrepareError
+
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
+ROWS_PER_ARROW_BATCH = 1024
+
+
+class FileSource:
+    """One or more files, read in the order of their names."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self.sizes = [file.stat().st_size for file in files]
+        self.bytes_done = 0  # of the files before the current one
+        self.current_fraction = 0.0
+        self.current_size = 0
+
+    def fingerprint(self) -> str:
+        """Changes when a file is added, removed, renamed or written to."""
+        text = "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in self.files)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def fraction_done(self) -> float:
+        return (self.bytes_done + self.current_fraction * self.current_size) / max(1, sum(self.sizes))
+
+    def __iter__(self) -> Iterator[tuple[dict, str]]:
+        for file, size in zip(self.files, self.sizes):
+            self.current_fraction, self.current_size = 0.0, size
+            reader = getattr(self, f"_read_{kind_of(file)}")
+            try:
+                yield from reader(file)
+            except UnicodeDecodeError as error:
+                raise PrepareError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start} of a block): "
+                                   "convert it first.") from None
+            except (gzip.BadGzipFile, EOFError) as error:
+                raise PrepareError(f"{file} cannot be decompressed: {error}.") from None
+            self.bytes_done += size
+            self.current_fraction, self.current_size = 0.0, 0
+
+    def _lines(self, file: Path) -> Iterator[str]:
+        """Lines as written, without their end; a carriage return inside a line stays."""
+        with open(file, "rb") as raw:
+            stream = gzip.open(raw) if file.suffix == ".gz" else raw
+            for number, line in enumerate(stream):
+                if number % 256 == 0:
+                    self.current_fraction = raw.tell() / max(1, self.current_size)
+                if number == 0:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                yield line.decode().removesuffix("\n").removesuffix("\r")
+
+    def _read_jsonl(self, file: Path):
+        for number, line in enumerate(self._lines(file), 1):
+            if line.strip():
+                yield parse_json(line, f"{file}:{number}"), f"{file.name}:{number}"
+
+    def _read_json(self, file: Path):
+        """An array of rows; {"data": [rows]}; or, as often under this name, one row a line."""
+        with (gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")) as stream:
+            start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+            if start.startswith(b"{"):
+                stream.seek(0)
+                first_line = stream.readline().removeprefix(b"\xef\xbb\xbf")
+                if is_json_object(first_line):
+                    yield from self._read_jsonl(file)
+                    return
+            stream.seek(0)
+            content = parse_json(stream.read().decode("utf-8-sig"), str(file), whole=True)
+        if isinstance(content, dict) and isinstance(content.get("data"), list):
+            content = content["data"]
+        if not isinstance(content, list):
+            raise PrepareError(f'{file} holds neither an array of rows, nor {{"data": [rows]}}, nor one row a line.')
+        for number, row in enumerate(content, 1):
+            if not isinstance(row, dict):
+                raise PrepareError(f"{file}: entry {number} is not an object.")
+            self.current_fraction = number / len(content)
+            yield row, f"{file.name}[{number - 1}]"
+
+    def _read_csv(self, file: Path, delimiter: str = ","):
+        csv.field_size_limit(sys.maxsize)
+        with (gzip.open(file, "rt", encoding="utf-8-sig", newline="") if file.suffix == ".gz"
+              else open(file, encoding="utf-8-sig", newline="")) as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            header = next(reader, None)
+            if header is None:
+                return
+            for number, fields in enumerate(reader, 1):
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise PrepareError(f"{file}: row {number} (ending in line {reader.line_num}) has {len(fields)} fields, "
+                                       f"the header has {len(header)}.")
+                if number % 256 == 0 and file.suffix != ".gz":
+                    self.current_fraction = stream.buffer.tell() / max(1, self.current_size)
+                yield dict(zip(header, fields)), f"{file.name}:{reader.line_num}"
+
+    def _read_tsv(self, file: Path):
+        yield from self._read_csv(file, delimiter="\t")
+
+    def _read_parquet(self, file: Path):
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(file) as parquet:
+                total, number = max(1, parquet.metadata.num_rows), 0
+                for batch in parquet.iter_batches(batch_size=ROWS_PER_ARROW_BATCH):
+                    self.current_fraction = number / total
+                    for row in batch.to_pylist():
+                        yield row, f"{file.name}[{number}]"
+                        number += 1
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise PrepareError(f"{file} is not a readable Parquet file: {error}.") from None
+
+    def _read_text(self, file: Path):
+        """One row a line; blank lines only separate."""
+        for number, line in enumerate(self._lines(file), 1):
+            if line.strip():
+                yield {"text": line}, f"{file.name}:{number}"
+
+
+class DatasetSource:
+    """A data set of the `datasets` library: read from its memory-mapped Arrow files."""
+
+    def __init__(self, dataset, name: str):
+        self.dataset, self.name, self.rows_done = dataset, name, 0
+
+    def fingerprint(self) -> str:
+        return str(self.dataset._fingerprint)
+
+    def fraction_done(self) -> float:
+        return self.rows_done / max(1, len(self.dataset))
+
+    def __iter__(self) -> Iterator[tuple[dict, str]]:
+        for row in self.dataset.with_format(None):
+            yield row, f"{self.name}[{self.rows_done}]"
+            self.rows_done += 1
+
+
+def kind_of(file: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def parse_json(text: str, place: str, whole: bool = False):
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PrepareError(f"{place}: not JSON: {error}.") from None
+    if not whole and not isinstance(value, dict):
+        raise PrepareError(f"{place}: a row must be a JSON object, this is a {type(value).__name__}.")
+    return value
+
+
+def is_json_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSource:
+    """The source that train_file or eval_file names: a file, a folder, a glob, or a folder written by save_to_disk()."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return open_saved(path, split)
+        files = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) and not file.name.startswith("."))
+        if not files:
+            raise PrepareError(f"{option} = {pattern}: the folder holds no file that ends in {', '.join(SUFFIXES)} (or .gz after it).")
+        return FileSource(files)
+    files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    if not files:
+        raise PrepareError(f"{option} = {pattern}: there is no such file, folder or pattern (working directory: {Path.cwd()}).")
+    for file in files:
+        if kind_of(file) is None:
+            raise PrepareError(f"{option}: the kind of {file} is not known; its name must end in {', '.join(SUFFIXES)} (or .gz after it).", CONFIG)
+    return FileSource(files)
+
+
+def open_saved(path: Path, split: str) -> DatasetSource:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # the library raises many types for a damaged folder
+        raise PrepareError(f"{path} looks like a folder saved by the datasets library, but cannot be loaded: {error}.") from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise PrepareError(f"{path} has no split '{split}': it has {', '.join(loaded)} (dataset_split, eval_split).", CONFIG)
+        loaded = loaded[split]
+    return DatasetSource(loaded, path.name)
+
+
+def open_named(name: str, split: str) -> FileSource | DatasetSource:
+    """dataset_name: a folder saved by the datasets library, or anything its load_dataset() takes (a hub id)."""
+    path = Path(name).expanduser()
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return open_saved(path, split)
+    import datasets
+
+    try:
+        return DatasetSource(datasets.load_dataset(name, split=split), name)
+    except Exception as error:  # network, name, split, format: one message each from the library
+        raise PrepareError(f"dataset_name = {name}, split '{split}': cannot be loaded ({type(error).__name__}: {str(error).strip()}). "
+                           "Without network, give a local file or folder as train_file / eval_file.") from None
