@@ -10,6 +10,8 @@ if(SFT_SANITIZE)
   list(APPEND SFT_MPI_TEST_ENV ASAN_OPTIONS=detect_leaks=0)
 endif()
 
+add_custom_target(sft_unit_tests)  # all of them, for the sanitizer build of tests/run
+
 # sft_add_unit_test(NAME SOURCES ... LIBS ... [TIMEOUT seconds]): one process, label `unit`.
 function(sft_add_unit_test name)
   cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;LIBS" ${ARGN})
@@ -17,6 +19,7 @@ function(sft_add_unit_test name)
     set(A_TIMEOUT 120)
   endif()
   add_executable(${name} ${A_SOURCES})
+  add_dependencies(sft_unit_tests ${name})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(${name} PRIVATE ${A_LIBS} GTest::gtest GTest::gtest_main sft::compiler)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +51,30 @@ def find_tokenizer(name: str, folder: Path) -> TokenizerFolder:
     return TokenizerFolder(name, folder)
 
 
+def import_auto_tokenizer():
+    """transformers imports PyTorch where it is installed: seconds, and an error where only its libraries are (launch/setup)."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are ours
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
+    if "torch" in sys.modules:
+        from transformers import AutoTokenizer
+    else:
+        sys.modules["torch"] = None
+        try:
+            from transformers import AutoTokenizer
+        finally:
+            del sys.modules["torch"]
+    return AutoTokenizer
+
+
 class Tokenizer:
-    """transformers' tokenizer, loaded without PyTorch."""
+    """transformers' tokenizer, without PyTorch."""
 
     def __init__(self, folder: TokenizerFolder):
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are ours
-        from transformers import AutoTokenizer
+        auto_tokenizer = import_auto_tokenizer()
 
         logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # "longer than the maximum"
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(str(folder.path), local_files_only=True)
+            self.tokenizer = auto_tokenizer.from_pretrained(str(folder.path), local_files_only=True)
         except Exception as error:  # the library raises many types
             raise PrepareError(f"the tokenizer in {folder.path} cannot be loaded: {type(error).__name__}: {error}.", CONFIG) from None
         if self.tokenizer.eos_token is None:
