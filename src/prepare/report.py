@@ -1,0 +1,53 @@
+"""python -m prepare.report run.ini: what a run has changed and where its results lie; the last step of launch/quickstart."""
+
+import json
+import sys
+from pathlib import Path
+
+from .errors import CONFIG, INVALID_DATA, PrepareError
+from .options import read_options
+
+
+def evaluations(output_dir: Path) -> list[tuple[int, float]]:
+    """(step, loss on the held-out rows), oldest first."""
+    state = output_dir / "trainer_state.json"
+    try:
+        history = json.loads(state.read_text())["log_history"]
+    except (OSError, ValueError, KeyError) as error:
+        raise PrepareError(f"{state} cannot be read ({error}): has the run finished?") from None
+    return [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print(__doc__.strip(), file=sys.stderr)
+        return CONFIG
+    ini = arguments[0]
+    try:
+        options = read_options(["--args", ini])
+        output_dir = Path(options["output_dir"])
+        losses = evaluations(output_dir)
+    except PrepareError as error:
+        print(f"report: error: {error}", file=sys.stderr)
+        return error.code
+    if len(losses) < 2:
+        print(f"report: error: {output_dir} has {len(losses)} evaluations, two are needed: eval_on_start = true", file=sys.stderr)
+        return INVALID_DATA
+    (first_step, before), (last_step, after) = losses[0], losses[-1]
+    print(f"loss on held-out text, nats per token: {before:.3f} (step {first_step}) -> {after:.3f} (step {last_step}), {after - before:+.3f}")
+    print()
+    for what, path in (("fine-tuned model (a Hugging Face folder)", output_dir), ("checkpoints", output_dir / "checkpoint-*"),
+                       ("log, one JSON object a line", output_dir / "trainer_log.jsonl"), ("token ids", options["train_dataset"]),
+                       ("pretrained model", options["model_name_or_path"])):
+        print(f"{what + ':':<42} {path}")
+    print(f"""
+next:  load it:        AutoModelForCausalLM.from_pretrained("{options['output_dir']}")   (launch/setup --full brings transformers with PyTorch)
+       your own text:  copy {ini}, set train_file, train_dataset, output_dir; then
+                       launch/sft-prepare --args mine.ini && launch/run -n 2 --args mine.ini
+       all options:    build/release/sft-dist --help
+       the tests:      tests/run""")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
