@@ -73,7 +73,6 @@ class Handle {
   hid_t id_;
 };
 using FileHandle = Handle<H5Fclose>;
-using ObjectHandle = Handle<H5Oclose>;
 using DatasetHandle = Handle<H5Dclose>;
 using AttributeHandle = Handle<H5Aclose>;
 using SpaceHandle = Handle<H5Sclose>;
@@ -116,14 +115,6 @@ struct Where {
          fmt::format(format, std::forward<Args>(args)...));
   }
 };
-
-PropertiesHandle link_access() {
-  PropertiesHandle properties(H5Pcreate(H5P_LINK_ACCESS));
-  const H5L_elink_traverse_t refuse = [](const char*, const char*, const char*, const char*, unsigned*, hid_t,
-                                         void*) -> herr_t { return -1; };
-  H5Pset_elink_cb(properties.get(), refuse, nullptr);
-  return properties;
-}
 
 bool link_exists(hid_t file, const std::string& name) {
   return H5Lexists(file, name.c_str(), H5P_DEFAULT) > 0;
@@ -206,16 +197,12 @@ struct Hdf5File::Impl {
 
   DatasetHandle open(const std::string& name) const {
     require_hard_link(file.get(), name, where(name));
-    const PropertiesHandle links = link_access();
-    ObjectHandle object(H5Oopen(file.get(), name.c_str(), links.get()));
-    if (!object) where(name).refuse("cannot be opened: {}", cause());
-    if (H5Iget_type(object.get()) != H5I_DATASET) where(name).refuse("is not a dataset");
     const PropertiesHandle access(H5Pcreate(H5P_DATASET_ACCESS));
     // Rows are read in random order: the cache holds at least one chunk of any size that is allowed.
     H5Pset_chunk_cache(access.get(), H5D_CHUNK_CACHE_NSLOTS_DEFAULT, kMaxChunkBytes,
                        H5D_CHUNK_CACHE_W0_DEFAULT);
     DatasetHandle dataset(H5Dopen2(file.get(), name.c_str(), access.get()));
-    if (!dataset) where(name).refuse("cannot be opened: {}", cause());
+    if (!dataset) where(name).refuse("cannot be opened as a dataset: {}", cause());
     return dataset;
   }
 

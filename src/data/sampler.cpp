@@ -60,11 +60,15 @@ int64_t BatchLayout::steps_per_epoch() const {
   return std::max<int64_t>(1, base::ceil_div(micro_steps_per_epoch(), gradient_accumulation_steps));
 }
 
-std::vector<int64_t> micro_batch_positions(const BatchLayout& layout, int64_t micro_step, int64_t rank) {
-  std::vector<int64_t> positions;
-  if (micro_step >= layout.micro_steps_per_epoch()) return positions;
+std::vector<int64_t> micro_batch_positions(const BatchLayout& layout, int64_t micro_step, int64_t rank,
+                                           int64_t start) {
   const bool wraps = layout.wrap_around && layout.world_size > 1;
-  const int64_t first = (micro_step * layout.world_size + rank) * layout.micro_batch_size;
+  const int64_t micro_step_begin = start + micro_step * layout.world_size * layout.micro_batch_size;
+  const int64_t micro_step_end = micro_step_begin + layout.world_size * layout.micro_batch_size;
+  std::vector<int64_t> positions;
+  if (micro_step_begin >= layout.num_rows || (layout.drop_last && micro_step_end > layout.num_rows))
+    return positions;
+  const int64_t first = micro_step_begin + rank * layout.micro_batch_size;
   for (int64_t k = first; k < first + layout.micro_batch_size; ++k) {
     if (k < layout.num_rows || wraps) positions.push_back(k % layout.num_rows);
   }

@@ -33,8 +33,9 @@ struct BatchLayout {
   int64_t global_batch_size() const { return micro_batch_size * world_size * gradient_accumulation_steps; }
 };
 
-// Positions [first, last) of the epoch's order that rank reads in this micro-step: at most B indices into the
-// order.
-std::vector<int64_t> micro_batch_positions(const BatchLayout& layout, int64_t micro_step, int64_t rank);
+// The positions of the epoch's order that rank reads in this micro-step: at most B, none after the epoch's
+// last micro-step. Micro-steps are counted from position `start`, where a resumed run goes on.
+std::vector<int64_t> micro_batch_positions(const BatchLayout& layout, int64_t micro_step, int64_t rank,
+                                           int64_t start = 0);
 
 }  // namespace sft::data

@@ -1,0 +1,92 @@
+#include "data/window_reader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "sft/base/checked.h"
+#include "sft/base/error.h"
+
+namespace sft::data {
+
+using base::ExitCode;
+using base::fail;
+
+Cursor EpochCut::begin(const Cursor& cursor) const {
+  if (cursor.epoch < 0 || cursor.position < 0 || cursor.position >= layout_.num_rows) {
+    fail(ExitCode::kInvalidData, "there is no row at position {} of epoch {}: an epoch has {} rows",
+         cursor.position, cursor.epoch, layout_.num_rows);
+  }
+  return micro_steps_left(cursor.position) > 0 ? cursor : Cursor{cursor.epoch + 1, 0};
+}
+
+Cursor EpochCut::end(const Cursor& begin) const {
+  const int64_t rest = micro_steps_left(begin.position) - layout_.gradient_accumulation_steps;
+  if (rest <= 0) return {begin.epoch + 1, 0};
+  return {begin.epoch, begin.position + layout_.global_batch_size()};
+}
+
+int64_t EpochCut::micro_steps(const Cursor& begin) const {
+  return std::min(micro_steps_left(begin.position), layout_.gradient_accumulation_steps);
+}
+
+int64_t EpochCut::micro_steps_left(int64_t position) const {
+  const int64_t rows_left = layout_.num_rows - position;
+  const int64_t rows_per_micro_step = layout_.micro_batch_size * layout_.world_size;
+  return layout_.drop_last ? rows_left / rows_per_micro_step : base::ceil_div(rows_left, rows_per_micro_step);
+}
+
+WindowReader::WindowReader(const TokenDataset& dataset, const LoaderOptions& options)
+    : dataset_(dataset), options_(options), cut_(options.layout) {}
+
+Window WindowReader::read(const Cursor& cursor) {
+  Window window;
+  window.begin = cut_.begin(cursor);
+  window.end = cut_.end(window.begin);
+  enter_epoch(window.begin.epoch);
+  const int64_t micro_steps = cut_.micro_steps(window.begin);
+  for (int64_t s = 0; s < micro_steps; ++s) {
+    for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
+      for (const int64_t position : positions(window.begin, s, rank)) {
+        window.global_rows.push_back(dataset_.row_number(index_at(position)));
+      }
+    }
+    MicroBatch batch = read_micro_batch(window.begin, s);
+    window.num_tokens += batch.num_tokens();
+    window.num_targets += batch.num_targets();
+    window.num_rows += batch.num_rows();
+    window.num_first_labels += batch.num_first_labels;
+    window.micro_batches.push_back(std::move(batch));
+  }
+  return window;
+}
+
+MicroBatch WindowReader::read_micro_batch(const Cursor& begin, int64_t micro_step) const {
+  std::vector<TokenRow> rows;
+  for (const int64_t position : positions(begin, micro_step, options_.rank)) {
+    TokenRow row = dataset_.read(index_at(position));
+    row.id.epoch = begin.epoch;
+    row.id.position = position;
+    rows.push_back(std::move(row));
+  }
+  return pack(rows);
+}
+
+std::vector<int64_t> WindowReader::positions(const Cursor& begin, int64_t micro_step, int64_t rank) const {
+  return micro_batch_positions(options_.layout, micro_step, rank, begin.position);
+}
+
+int64_t WindowReader::index_at(int64_t position) const {
+  const std::size_t p = static_cast<std::size_t>(position);
+  const int64_t row = order_.empty() ? position : order_[p];
+  return shuffle_.empty() ? row : shuffle_[static_cast<std::size_t>(row)];
+}
+
+void WindowReader::enter_epoch(int64_t epoch) {
+  const int64_t n = options_.layout.num_rows;
+  if (options_.shuffle_dataset && shuffle_.empty()) shuffle_ = numpy_permutation(n, options_.shuffle_seed);
+  if (options_.strategy == SamplingStrategy::kSequential || epoch == epoch_) return;
+  order_ = torch_randperm(n, options_.seed + static_cast<uint64_t>(epoch));
+  epoch_ = epoch;
+}
+
+}  // namespace sft::data

@@ -1,0 +1,51 @@
+// Windows of one rank, read when asked for.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sft/data/loader.h"
+
+namespace sft::data {
+
+// The rows of an epoch that lie behind a cursor, cut into micro-steps and windows. Pure arithmetic.
+class EpochCut {
+ public:
+  explicit EpochCut(const BatchLayout& layout) : layout_(layout) {}
+
+  // The cursor of the window that starts at `cursor`: itself, or the next epoch when too few rows are left
+  // for a micro-step. Error kInvalidData when it is not inside an epoch.
+  Cursor begin(const Cursor& cursor) const;
+  // The cursor after the window that starts at `begin`.
+  Cursor end(const Cursor& begin) const;
+  // Micro-steps of that window, at least 1.
+  int64_t micro_steps(const Cursor& begin) const;
+
+ private:
+  int64_t micro_steps_left(int64_t position) const;
+  BatchLayout layout_;
+};
+
+// Used by one thread at a time.
+class WindowReader {
+ public:
+  WindowReader(const TokenDataset& dataset, const LoaderOptions& options);
+  // window.begin is cut().begin(cursor).
+  Window read(const Cursor& cursor);
+  const EpochCut& cut() const { return cut_; }
+
+ private:
+  std::vector<int64_t> positions(const Cursor& begin, int64_t micro_step, int64_t rank) const;
+  int64_t index_at(int64_t position) const;  // usable row at this position of the current epoch's order
+  void enter_epoch(int64_t epoch);
+  MicroBatch read_micro_batch(const Cursor& begin, int64_t micro_step) const;
+
+  const TokenDataset& dataset_;
+  LoaderOptions options_;
+  EpochCut cut_;
+  std::vector<int64_t> shuffle_;  // of shuffle_dataset, else empty
+  std::vector<int64_t> order_;    // of epoch_; empty: file order
+  int64_t epoch_ = -1;
+};
+
+}  // namespace sft::data
