@@ -4,6 +4,8 @@ The number of tokens is known only at the end, while a contiguous HDF5 data set 
 spool files first and are copied from there.
 """
 
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -27,9 +29,11 @@ class DatasetWriter:
         """masked: every row comes with a loss mask."""
         self.path, self.masked = path, masked
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_spools(path)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         names = ["ids", "lengths"] + (["mask", "first_target"] if masked else [])
         self.spool = {name: open(self.folder / name, "w+b", buffering=1 << 20) for name in names}
+        fcntl.flock(self.spool["ids"], fcntl.LOCK_EX)  # while the process lives
         self.num_rows = self.num_tokens = self.num_target_tokens = 0
 
     def __enter__(self):
@@ -85,6 +89,17 @@ class DatasetWriter:
             ends = end + np.cumsum(lengths, dtype="<i8")
             end = int(ends[-1])
             yield ends
+
+
+def sweep_spools(path: Path) -> None:
+    """Removes what killed writers of this file have left: spool folders whose lock nobody holds."""
+    for ids in path.parent.glob(f".{glob.escape(path.name)}.*/ids"):
+        try:
+            with open(ids) as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(ids.parent, ignore_errors=True)
+        except OSError:  # in use, or gone meanwhile
+            continue
 
 
 def write_contents(file: h5py.File, writer: DatasetWriter, attributes: dict, prepare_config: dict, compress: bool) -> None:

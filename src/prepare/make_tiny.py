@@ -15,7 +15,7 @@ from .errors import CONFIG
 from .fetch_smollm2 import write_json
 from .model import write_atomically
 
-SEED, NUM_TRAIN, NUM_TEST, VOCAB_SIZE = 42, 2000, 96, 1024
+SEED, NUM_TRAIN, NUM_TEST, VOCAB_SIZE = 42, 2000, 96, 512
 EOS = "<|endoftext|>"
 
 PEOPLE = ["the baker", "an old sailor", "the young doctor", "my neighbour", "a tired teacher", "the mayor", "a travelling clown", "our postman"]

@@ -30,7 +30,8 @@ class FileSource:
 
     def fingerprint(self) -> str:
         """Changes when a file is added, removed, renamed or written to."""
-        text = "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in self.files)
+        stats = [file.stat() for file in self.files]
+        text = "\n".join(f"{file.name} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(self.files, stats))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def fraction_done(self) -> float:

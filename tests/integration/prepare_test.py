@@ -1,0 +1,276 @@
+"""sft-prepare: sources, the file it writes, what it refuses, and that it leaves nothing half done."""
+
+import csv
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+
+import datasets
+import h5py
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import xxhash
+from prepare_support import content_hash, prepare, read_rows, tiny_model, write_jsonl
+
+from prepare import errors
+from prepare.dataset_file import DatasetWriter
+from prepare.errors import PrepareError
+
+TEXTS = [f"Row {number}, with \"quotes\", a comma and a word: {'word ' * (number % 7)}ü" for number in range(600)]
+ROWS = [{"text": text, "label": number} for number, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def reference(model, tmp_path_factory):
+    """Ids of TEXTS by the tokenizers library alone."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    return [tokenizer.encode(text + "<|endoftext|>").ids for text in TEXTS]
+
+
+def write_csv(path, rows, delimiter=","):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_source(kind, folder):
+    """The rows in one of the kinds of source; returns the options that name it."""
+    path = folder / f"rows.{kind}"
+    if kind == "jsonl":
+        write_jsonl(path, ROWS)
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(write_jsonl(folder / "plain.jsonl", ROWS).read_bytes()))
+    elif kind == "json array":
+        path = folder / "rows.json"
+        path.write_text(json.dumps(ROWS))
+    elif kind == "json data":
+        path = folder / "rows.json"
+        path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1))
+    elif kind == "json lines":
+        path = folder / "rows.json"
+        write_jsonl(path, ROWS)
+    elif kind == "csv":
+        write_csv(path, ROWS)
+    elif kind == "tsv":
+        write_csv(path, ROWS, delimiter="\t")
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path, row_group_size=100)
+    elif kind == "txt":
+        path.write_text("\n\n".join(TEXTS))
+    elif kind == "folder":
+        path = folder / "parts"
+        (path / "b").mkdir(parents=True)
+        write_jsonl(path / "a.jsonl", ROWS[:100])
+        write_csv(path / "b" / "rest.csv", ROWS[100:])
+        (path / "README.md").write_text("not a row")
+    elif kind == "pattern":
+        write_jsonl(folder / "part-1.jsonl", ROWS[:100])
+        write_jsonl(folder / "part-2.jsonl", ROWS[100:])
+        write_jsonl(folder / "other.jsonl", ROWS)
+        path = folder / "part-*.jsonl"
+    elif kind == "saved":
+        datasets.Dataset.from_list(ROWS).save_to_disk(path)
+    elif kind == "saved splits":
+        datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}).save_to_disk(path)
+    elif kind == "dataset_name":
+        datasets.Dataset.from_list(ROWS).save_to_disk(path)
+        return {"train_file": "", "dataset_name": str(path)}
+    return {"train_file": str(path)}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json array", "json data", "json lines", "csv", "tsv", "parquet", "txt", "folder", "pattern",
+                                  "saved", "saved splits", "dataset_name"])
+def test_every_kind_of_source_gives_the_same_rows(kind, model, reference, tmp_path):
+    output = prepare(model, output=tmp_path / "out" / "rows.h5", **write_source(kind, tmp_path))
+    assert read_rows(output) == reference
+
+
+def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
+    source = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    prepare(model, source, tmp_path / "train.h5", eval_file=str(write_jsonl(tmp_path / "eval.jsonl", ROWS[5:9])),
+            eval_dataset=str(tmp_path / "eval.h5"), max_rows=10)
+    assert read_rows(tmp_path / "train.h5") == reference[:10]
+    assert read_rows(tmp_path / "eval.h5") == reference[5:9]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_file_is_as_specified(compress, model, tmp_path):
+    """docs/data-format.md, checked with h5py and hashlib, not with sft-prepare's own code."""
+    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "rows.h5", compress=compress)
+    with h5py.File(output) as file:
+        attributes, hashes = dict(file.attrs), {}
+        for name, dtype in (("input_ids", "<i4"), ("offsets", "<i8")):
+            assert file[name].dtype == np.dtype(dtype)
+            assert (file[name].chunks is not None) == compress
+            hashes[name] = xxhash.xxh3_128(file[name][()].astype(dtype).tobytes()).hexdigest()
+            assert file[name].attrs["xxh3"].decode() == hashes[name]
+        config = file["prepare_config"][()]
+        assert file["prepare_config"].attrs["xxh3"].decode() == xxhash.xxh3_128(config).hexdigest()
+        assert {name: len(file[name].shape) for name in file} == {"input_ids": 1, "offsets": 1, "prepare_config": 0}
+        for name in ("format", "tokenizer_sha256", "content_xxh3"):
+            assert file.attrs.get_id(name).dtype.kind == "S" and file.attrs.get_id(name).shape == ()
+        for name in ("version", "vocab_size", "num_tokens"):
+            assert file.attrs.get_id(name).dtype == np.dtype("<i8")
+        tokens, rows = len(file["input_ids"]), len(file["offsets"]) - 1
+    assert rows == len(ROWS)
+    assert attributes["tokenizer_sha256"].decode() == hashlib.sha256((model / "tokenizer.json").read_bytes()).hexdigest()
+    text = (f"format=sft-dist-dataset\nversion=1\nvocab_size=512\nbos_token_id=none\neos_token_id=0\npad_token_id=0\nnum_tokens={tokens}\n"
+            f"num_target_tokens={tokens}\ntokenizer_sha256={attributes['tokenizer_sha256'].decode()}\n"
+            f"input_ids={hashes['input_ids']}\noffsets={hashes['offsets']}\n")
+    assert attributes["content_xxh3"].decode() == xxhash.xxh3_128(text.encode()).hexdigest()
+    prepared = json.loads(config)
+    assert prepared["source_file"].endswith("rows.jsonl") and prepared["part"] == "train" and prepared["dataset_name"] is None
+    assert prepared["dataset_text_field"] == "text" and prepared["formatting_func"] is None and prepared["max_rows"] is None
+
+
+def test_masks_are_written_as_specified(tmp_path):
+    rows = [np.array([5, 6, 7], np.int32), np.array([8], np.int32), np.array([9, 10], np.int32)]
+    masks = [np.array([0, 1, 1], np.uint8), np.array([0], np.uint8), np.array([1, 0], np.uint8)]
+    with DatasetWriter(tmp_path / "masked.h5", masked=True) as writer:
+        writer.append(rows, masks)
+        writer.commit({"vocab_size": 11, "tokenizer_sha256": "0" * 64}, {})
+    with h5py.File(tmp_path / "masked.h5") as file:
+        assert file["loss_mask"][()].tolist() == [0, 1, 1, 0, 1, 0]
+        assert file["first_target"][()].tolist() == [1, 1, 0]
+        assert file.attrs["num_target_tokens"] == 3 and file.attrs["num_tokens"] == 6
+
+
+def test_the_result_does_not_depend_on_the_number_of_processes(model, tmp_path):
+    source = write_jsonl(tmp_path / "rows.jsonl", ROWS * 3)
+    hashes = {content_hash(prepare(model, source, tmp_path / f"{processes}.h5", dataset_num_proc=processes)) for processes in (1, 2, 3)}
+    assert len(hashes) == 1
+
+
+def test_tokenizer_files_lie_beside_the_data_set(model, tmp_path):
+    prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "rows.tokenizer" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_unusable_rows_are_counted_and_named(model, tmp_path, capsys):
+    rows = [{"text": "good"}, {"text": None}, {"text": 3}, {"other": 1}, {"text": ["list"]}, {"text": None}, {"text": "\ud800"}, {"text": ""}]
+    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5")
+    assert len(read_rows(output)) == 2  # an empty text is a row with only EOS, as in TRL
+    said = capsys.readouterr().out
+    for line in ("2 null (rows.jsonl:2, rows.jsonl:6)", "1 not a string but int (rows.jsonl:3)", "1 without field 'text' (rows.jsonl:4)",
+                 "1 not a string but list (rows.jsonl:5)", "1 not valid Unicode (half a surrogate pair) (rows.jsonl:7)"):
+        assert f"dropped: {line}" in said
+
+
+def test_summary(model, reference, tmp_path, capsys):
+    prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "rows.h5", max_length=40)
+    said = capsys.readouterr().out
+    lengths = np.array([len(row) for row in reference])
+    cut = np.minimum(lengths, 40)
+    assert f"600 rows, {lengths.sum():,} tokens" in said
+    assert f"longest {lengths.max():,}" in said and f"mean {lengths.mean():,.0f}" in said
+    assert f"max_length = 40 cuts {(lengths > 40).sum():,} rows" in said
+    assert f"leaves out {(lengths - cut).sum():,} tokens" in said
+    assert f"target tokens in an epoch after the cut: {(cut - 1).sum():,}" in said
+
+
+def test_up_to_date_files_are_left_alone(model, tmp_path, capsys):
+    source, output = write_jsonl(tmp_path / "rows.jsonl", ROWS[:20]), tmp_path / "rows.h5"
+    said = lambda: capsys.readouterr().out  # noqa: E731
+    prepare(model, source, output)
+    written = output.stat().st_mtime_ns
+    said()
+    prepare(model, source, output)
+    assert "up to date" in said() and output.stat().st_mtime_ns == written
+    prepare(model, source, output, max_length=7)  # a matter of the run, not of the file
+    assert "up to date" in said()
+    prepare(model, source, output, force=True)
+    assert "prepared again (--force)" in said() and output.stat().st_mtime_ns > written
+    prepare(model, source, output, max_rows=5)
+    assert "prepared again (max_rows)" in said() and len(read_rows(output)) == 5
+    write_jsonl(source, ROWS[:21])
+    prepare(model, source, output, max_rows=5)
+    assert "source_fingerprint" in said()
+
+
+def test_a_failure_leaves_the_old_file_and_no_litter(model, tmp_path):
+    source, output = write_jsonl(tmp_path / "rows.jsonl", ROWS), prepare(model, write_jsonl(tmp_path / "old.jsonl", ROWS[:3]), tmp_path / "rows.h5")
+    before = output.read_bytes()
+    (tmp_path / "bad.py").write_text("def f(row):\n    assert row['label'] < 599\n    return 'x'\n")
+    with pytest.raises(PrepareError, match=r"formatting_func f failed on rows.jsonl:600: AssertionError"):
+        prepare(model, source, output, formatting_func=f"{tmp_path}/bad.py:f", dataset_num_proc=2)
+    assert output.read_bytes() == before
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_killed_writer_left_is_removed(model, tmp_path):
+    source, output = write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5"
+    code = ("import os, sys; from pathlib import Path; sys.path[:0] = sys.argv[2:]; from prepare.dataset_file import DatasetWriter; "
+            "DatasetWriter(Path(sys.argv[1])); os.kill(os.getpid(), 9)")
+    assert subprocess.run([sys.executable, "-c", code, str(output), *sys.path]).returncode == -9
+    assert list(tmp_path.glob(".rows.h5.*"))
+    with DatasetWriter(output) as living:
+        prepare(model, source, output)
+        assert list(tmp_path.glob(".rows.h5.*")) == [living.folder]
+
+
+@pytest.mark.parametrize(("name", "content", "options", "code", "message"), [
+    ("rows.jsonl", '{"text": "a"}\n{"text": \n', {}, errors.INVALID_DATA, "rows.jsonl:2: not JSON"),
+    ("rows.jsonl", '["a"]\n', {}, errors.INVALID_DATA, "rows.jsonl:1: a row must be a JSON object"),
+    ("rows.jsonl", b'{"text": "\xff"}\n', {}, errors.INVALID_DATA, "is not UTF-8"),
+    ("rows.jsonl", "\n", {}, errors.INVALID_DATA, "no row is left"),
+    ("rows.jsonl", '{"text": null}\n', {}, errors.INVALID_DATA, "1 null"),
+    ("rows.jsonl", '{"txt": "a"}\n', {}, errors.CONFIG, "has no field 'text' (fields: txt): set dataset_text_field"),
+    ("rows.jsonl", '{"messages": []}\n', {}, errors.CONFIG, "is a chat or prompt/completion row"),
+    ("rows.csv", 'text,label\n"a",1\n"b"\n', {}, errors.INVALID_DATA, "row 2 (ending in line 3) has 1 fields, the header has 2"),
+    ("rows.json", '{"rows": []}', {}, errors.CONFIG, "rows.json:1 has no field 'text'"),
+    ("rows.json", '[{"text": "a"}, 7]', {}, errors.INVALID_DATA, "entry 2 is not an object"),
+    ("rows.parquet", "PAR1 no", {}, errors.INVALID_DATA, "not a readable Parquet file"),
+    ("rows.jsonl.gz", "plain", {}, errors.INVALID_DATA, "cannot be decompressed"),
+    ("rows.xml", "<a/>", {}, errors.CONFIG, "the kind of"),
+    ("rows.jsonl", '{"text": "a"}\n', {"train_file": "/nowhere/x.jsonl"}, errors.INVALID_DATA, "there is no such file"),
+    ("rows.jsonl", '{"text": "a"}\n', {"train_file": ""}, errors.CONFIG, "no source"),
+    ("rows.jsonl", '{"text": "a"}\n', {"dataset_name": "imdb"}, errors.CONFIG, "both set"),
+    ("rows.jsonl", '{"text": "a"}\n', {"train_dataset": ""}, errors.CONFIG, "train_dataset must name"),
+    ("rows.jsonl", '{"text": "a"}\n', {"eval_dataset": "missing.h5"}, errors.CONFIG, "set eval_file"),
+    ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "nothing"}, errors.CONFIG, "expected file.py:function"),
+    ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "/nowhere/f.py:f"}, errors.CONFIG, "there is no file"),
+    ("rows.jsonl", '{"text": "a"}\n', {"tokenizer_name_or_path": "/nowhere"}, errors.CONFIG, "there is no such folder"),
+    ("rows.jsonl", '{"text": "a"}\n', {"model_name_or_path": ""}, errors.CONFIG, "model_name_or_path"),
+    ("rows.jsonl", '{"text": "a"}\n', {"model_name_or_path": "nobody/no-such-model"}, errors.CONFIG, "neither a folder, nor in the Hugging Face cache"),
+    ("rows.jsonl", '{"text": "a"}\n', {"train_file": "", "dataset_name": "nobody/no-such-data"}, errors.INVALID_DATA, "cannot be loaded"),
+])
+def test_bad_input_is_refused_by_name(name, content, options, code, message, model, tmp_path):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    call = {"model": model, "train_file": tmp_path / name, "output": tmp_path / "rows.h5"} | options
+    if "model_name_or_path" in options:
+        call.pop("model_name_or_path")
+        call["model"] = options["model_name_or_path"]
+    with pytest.raises(PrepareError) as error:
+        prepare(call.pop("model"), call.pop("train_file"), call.pop("output"), **call)
+    assert error.value.code == code
+    assert message in str(error.value)
+    assert not (tmp_path / "rows.h5").exists()
+
+
+def test_a_file_of_someone_else_is_not_overwritten(model, tmp_path):
+    (tmp_path / "rows.h5").write_bytes(b"precious")
+    with pytest.raises(PrepareError, match="not a data set that sft-prepare wrote"):
+        prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5")
+    assert (tmp_path / "rows.h5").read_bytes() == b"precious"
+
+
+def test_a_tokenizer_without_eos_is_refused(model, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes())
+    (other / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(PrepareError, match="has no eos_token"):
+        prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5", tokenizer_name_or_path=str(other))
