@@ -15,6 +15,8 @@ struct Topology {
   int local_rank = 0, local_world_size = 1;  // among ranks that share memory (MPI_COMM_TYPE_SHARED)
   std::string host;
   int num_hosts = 1;
+  // Ranks that may run on the same cores as this one (itself included), at the start; and this rank's place among them.
+  int core_sharers = 1, core_place = 0;
 };
 
 // Owns MPI_Init_thread .. MPI_Finalize. A program started without a launcher is a world of one and does not need a working MPI network.
