@@ -57,7 +57,9 @@ class Reader {
   virtual std::string side_file(const std::string& name) const = 0;  // verified bytes
   // Local reads of any range; every chunk touched is checked against its hash before its bytes are used.
   virtual const model::TensorSource& model() const = 0;
-  virtual const model::TensorSource& optimizer() const = 0;
+  virtual const model::TensorSource& optimizer() const = 0;  // Error(kInvalidData) when it has none
+  // Bytes this rank read to verify its part of the checkpoint when it was opened. What is read later: TensorSource::bytes_read().
+  virtual int64_t bytes_verified() const = 0;
 };
 
 struct StoreOptions {
@@ -74,6 +76,11 @@ class Store {
   // Error(kStorage) naming the hosts, or the other run.
   static std::unique_ptr<Store> open(const StoreOptions& options, parallel::Communicator& comm);
 
+  // Local, the same answer on every rank: output_dir held a checkpoint or a final model when the store was opened.
+  virtual bool has_results() const = 0;
+  // Collective. Removes every checkpoint in output_dir: for a run that starts afresh over the results of another.
+  virtual void discard_checkpoints() = 0;
+
   // Collective. Returns after the commit; applies save_total_limit. Error(kStorage): nothing of this checkpoint is visible, older ones are intact.
   virtual SaveReport save(const Contents& contents) = 0;
   // Collective. The model part and side files into output_dir itself (each file replaced atomically), as `trainer.save_model()` does.
@@ -85,7 +92,7 @@ class Store {
   virtual std::unique_ptr<Reader> open_checkpoint(const std::filesystem::path& path) = 0;
 };
 
-// Local: every byte of a checkpoint (or the headers, shapes and finiteness of a plain HF model folder). Throws Error(kInvalidData) naming file and range.
+// Local. Every byte of a checkpoint (or the headers, shapes and finiteness of a plain HF model folder). Throws Error(kInvalidData) naming file and range.
 void verify_directory(const std::filesystem::path& path);
 
 // "5GB", "500MB", "1.5TB" in powers of 1000, "2GiB" in powers of 1024 -> bytes. Error(kConfig).

@@ -1,0 +1,185 @@
+#include "checkpoint/directory.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <random>
+#include <string_view>
+#include <vector>
+
+#include "sft/base/error.h"
+#include "sft/base/file.h"
+#include "sft/base/log.h"
+
+namespace sft::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+using base::ExitCode;
+using base::fail;
+
+constexpr std::string_view kCheckpointPrefix = "checkpoint-";
+constexpr std::string_view kTrashPrefix = ".trash-";
+constexpr std::string_view kTemporaryMark = ".tmp-";
+
+bool is_real_folder(const fs::path& path) {
+  std::error_code error;
+  return fs::symlink_status(path, error).type() == fs::file_type::directory;
+}
+
+void rename_or_fail(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error)
+    fail(ExitCode::kStorage, "cannot rename {} to {}: {}", from.string(), to.filename().string(),
+         error.message());
+}
+
+fs::path trash_path(const fs::path& path) {
+  return path.parent_path() / fmt::format("{}{}-{}", kTrashPrefix, make_nonce(), path.filename().string());
+}
+
+void delete_or_warn(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) log::warning("cannot delete {}: {}", path.string(), error.message());
+}
+
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kCheckpointPrefix)) return std::nullopt;
+  const char* begin = name.data() + kCheckpointPrefix.size();
+  const char* end = name.data() + name.size();
+  int64_t step = 0;
+  const auto [last, error] = std::from_chars(begin, end, step);
+  if (error != std::errc() || last != end || step < 0 || (*begin == '0' && end - begin > 1))
+    return std::nullopt;
+  return step;
+}
+
+}  // namespace
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown";
+  return name.data();
+}
+
+std::string make_nonce() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}", random(), random());
+}
+
+fs::path checkpoint_path(const fs::path& output_dir, int64_t step) {
+  return output_dir / fmt::format("{}{}", kCheckpointPrefix, step);
+}
+
+fs::path temporary_path(const fs::path& output_dir, const std::string& name, const std::string& nonce) {
+  return output_dir / fmt::format("{}{}{}", name, kTemporaryMark, nonce);
+}
+
+std::map<int64_t, fs::path> list_checkpoints(const fs::path& output_dir) {
+  std::map<int64_t, fs::path> result;
+  for (const fs::directory_entry& entry : fs::directory_iterator(output_dir)) {
+    const std::optional<int64_t> step = step_of(entry.path().filename().string());
+    if (step && entry.is_directory()) result[*step] = entry.path();
+  }
+  return result;
+}
+
+bool holds_results(const fs::path& output_dir) {
+  return !list_checkpoints(output_dir).empty() || fs::exists(output_dir / "model.safetensors") ||
+         fs::exists(output_dir / "model.safetensors.index.json");
+}
+
+void discard(const fs::path& path) {
+  const fs::path trash = trash_path(path);
+  rename_or_fail(path, trash);
+  delete_or_warn(trash);
+}
+
+void sweep(const fs::path& output_dir) {
+  std::vector<fs::path> leftovers;
+  for (const fs::directory_entry& entry : fs::directory_iterator(output_dir)) {
+    const std::string name = entry.path().filename().string();
+    const bool temporary = (name.starts_with(kCheckpointPrefix) || name.starts_with('.')) &&
+                           name.find(kTemporaryMark) != std::string::npos;
+    if (temporary || name.starts_with(kTrashPrefix)) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) delete_or_warn(path);
+}
+
+void put_in_place(const fs::path& temporary, const fs::path& target) {
+  if (!fs::exists(fs::symlink_status(target))) {
+    rename_or_fail(temporary, target);
+    base::sync_directory(target.parent_path());
+    return;
+  }
+  // One step where the file system can exchange two names, so that at no moment neither is there; two steps
+  // elsewhere.
+  fs::path old = temporary;
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) != 0) {
+    old = trash_path(target);
+    rename_or_fail(target, old);
+    try {
+      rename_or_fail(temporary, target);
+    } catch (const base::Error&) {
+      rename_or_fail(old, target);
+      throw;
+    }
+  }
+  base::sync_directory(target.parent_path());
+  delete_or_warn(old);
+}
+
+void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t limit) {
+  try {
+    std::map<int64_t, fs::path> checkpoints = list_checkpoints(output_dir);
+    int64_t kept = 0;
+    for (auto item = checkpoints.rbegin(); item != checkpoints.rend(); ++item) {
+      const auto& [step, path] = *item;
+      const bool keep = step <= saved_step && kept < limit && is_real_folder(path);
+      if (keep) ++kept;
+      if (!keep && is_real_folder(path)) discard(path);
+    }
+  } catch (const std::exception& error) {
+    log::warning("save_total_limit could not be applied in {}: {}", output_dir.string(), error.what());
+  }
+}
+
+Lease::Lease(const fs::path& output_dir) {
+  const fs::path path = output_dir / ".lease";
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail(ExitCode::kStorage, "cannot open {}: {}", path.string(), std::strerror(errno));
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    const int error = errno;
+    std::array<char, 512> holder{};
+    const ssize_t length = ::pread(descriptor_, holder.data(), holder.size() - 1, 0);
+    ::close(descriptor_);
+    if (error != EWOULDBLOCK)
+      fail(ExitCode::kStorage, "cannot lock {}: {}", path.string(), std::strerror(error));
+    fail(ExitCode::kStorage, "{} is in use by another run ({}): end that run or choose another output_dir",
+         output_dir.string(), length > 0 ? log::printable(holder.data()) : "unknown");
+  }
+  const std::string text = fmt::format("process {} on host {}", ::getpid(), host_name());
+  if (::ftruncate(descriptor_, 0) != 0 ||
+      ::pwrite(descriptor_, text.data(), text.size(), 0) != std::ssize(text)) {
+    const int error = errno;
+    ::close(descriptor_);
+    fail(ExitCode::kStorage, "cannot write {}: {}", path.string(), std::strerror(error));
+  }
+}
+
+Lease::~Lease() {
+  // A reader that meets a lock must not find the name of a run that is over.
+  [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, 0);
+  ::close(descriptor_);
+}
+
+}  // namespace sft::checkpoint

@@ -1,0 +1,47 @@
+// What lies in an output folder: checkpoints, leftovers of runs that died, and the lease of a live run.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+
+namespace sft::checkpoint {
+
+std::string host_name();
+std::string make_nonce();  // 16 hex digits, different in every call on every host
+
+std::filesystem::path checkpoint_path(const std::filesystem::path& output_dir, int64_t step);
+std::filesystem::path temporary_path(const std::filesystem::path& output_dir, const std::string& name,
+                                     const std::string& nonce);
+
+// Local. Step -> folder, for every folder named checkpoint-<step>.
+std::map<int64_t, std::filesystem::path> list_checkpoints(const std::filesystem::path& output_dir);
+// Local. A checkpoint or a model in output_dir itself.
+bool holds_results(const std::filesystem::path& output_dir);
+
+// Local. Out of sight in one rename, then deleted; symbolic links are never followed.
+void discard(const std::filesystem::path& path);
+// Local. What runs that died left behind. Only with the lease held. Failures are warnings.
+void sweep(const std::filesystem::path& output_dir);
+// Local. Moves temporary to target and makes that durable; what was there before is then deleted.
+void put_in_place(const std::filesystem::path& temporary, const std::filesystem::path& target);
+// Local. Keeps `saved_step` and the limit - 1 newest checkpoints before it. Those with a higher step are of
+// another course of training that this one has left: they go too. Failures are warnings.
+void apply_limit(const std::filesystem::path& output_dir, int64_t saved_step, int64_t limit);
+
+// Held by rank 0 of a live run: a lock on output_dir/.lease, which the kernel gives up when the process ends
+// in any way.
+class Lease {
+ public:
+  explicit Lease(
+      const std::filesystem::path& output_dir);  // Error(kStorage) naming host and process of the holder
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  ~Lease();
+
+ private:
+  int descriptor_ = -1;
+};
+
+}  // namespace sft::checkpoint

@@ -1,0 +1,25 @@
+// The store with the seams that tests need.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "sft/base/file.h"
+#include "sft/checkpoint/checkpoint.h"
+
+namespace sft::checkpoint {
+
+struct StoreHooks {
+  // Called on every rank when a save reaches: "prepared", "written", and on rank 0: "manifest" (synced),
+  // "renamed".
+  std::function<void(std::string_view point)> at = [](std::string_view) {};
+  std::function<int64_t(const std::filesystem::path&)> free_bytes = base::free_bytes;
+};
+
+// Collective. Store::open with hooks.
+std::unique_ptr<Store> open_store(const StoreOptions& options, parallel::Communicator& comm,
+                                  StoreHooks hooks);
+
+}  // namespace sft::checkpoint
