@@ -1,0 +1,132 @@
+"""The scripts around sft-dist, with a stand-in for it: launch/run, launch/setup, launch/sft-prepare."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+PROGRAM = """#!/bin/bash
+echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE: $*"
+trap 'sleep 0.5; exit 85' USR1
+: > "$READY.$OMPI_COMM_WORLD_RANK"
+[ "$1" != exit ] || exit "$2"
+for i in $(seq 300); do sleep 0.1; done
+exit 3
+"""
+
+
+def script(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def start(source_dir, tmp_path):
+    """start(*arguments) -> a running launch/run with the stand-in; every started one is ended."""
+    program, started = script(tmp_path / "sft-dist", PROGRAM), []
+
+    def start(*arguments, **environment):
+        started.append(subprocess.Popen(
+            [source_dir / "launch" / "run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
+            env={**os.environ, "SFT_DIST": str(program), "READY": str(tmp_path / "ready"), "HDF5_PLUGIN_PATH": "/x", **environment}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for_ranks(tmp_path, ranks):
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("ready.*"))) < ranks:
+        assert time.monotonic() < deadline, "the ranks have not started"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("code", [0, 85, 92])
+def test_arguments_and_exit_code_go_through(start, code):
+    process = start("-n", "2", "exit", str(code), "--args", "my run.ini", "--max_steps=3")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == code
+    for rank in range(2):
+        assert f"rank {rank} of 2: exit {code} --args my run.ini --max_steps=3" in said
+    assert "mpirun detected" not in said
+
+
+def test_one_rank_by_default(start):
+    assert "rank 0 of 1: exit 0" in start("exit", "0").communicate(timeout=60)[0]
+
+
+def test_an_unusual_end_is_named(start):
+    process = start("exit", "7")
+    assert "ended with exit code 7" in process.communicate(timeout=60)[0]
+    assert process.returncode == 7
+
+
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_signals_ask_the_ranks_to_save_and_stop(start, tmp_path, sent):
+    process = start("-n", "2")
+    wait_for_ranks(tmp_path, 2)
+    process.send_signal(sent)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 85, said
+    assert "asking the run to save and stop" in said
+
+
+def test_a_second_sigterm_ends_the_run_at_once(start, tmp_path):
+    stubborn = script(tmp_path / "stubborn", PROGRAM.replace("sleep 0.5; exit 85", ":"))
+    process = start("-n", "2", SFT_DIST=str(stubborn))
+    wait_for_ranks(tmp_path, 2)
+    process.terminate()
+    time.sleep(1)
+    assert process.poll() is None
+    process.terminate()
+    said = process.communicate(timeout=20)[0]
+    assert process.returncode not in (0, 85) and "ending the run at once" in said
+
+
+def test_bad_arguments(start):
+    for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number")):
+        process = start(*arguments)
+        assert message in process.communicate(timeout=60)[0] and process.returncode != 0
+
+
+def test_inside_an_allocation_srun_is_used(start, tmp_path):
+    srun = 'echo "srun: $*"; echo "cpus: $SRUN_CPUS_PER_TASK plugins: ${HDF5_PLUGIN_PATH-none}"; exit 85'
+    (tmp_path / "bin").mkdir()
+    script(tmp_path / "bin" / "srun", "#!/bin/bash\n" + srun)
+    process = start("--args", "run.ini", PATH=f"{tmp_path}/bin:{os.environ['PATH']}", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 85
+    assert f"--mpi=pmix --kill-on-bad-exit=1 --wait=60 --gpu-bind=none --cpu-bind=cores {tmp_path}/sft-dist --args run.ini" in said
+    assert "cpus: 8 plugins: none" in said
+
+
+@pytest.fixture
+def bare_clone(source_dir, tmp_path):
+    """The scripts and sources without build and virtual environment."""
+    for folder in ("launch", "src/prepare"):
+        shutil.copytree(source_dir / folder, tmp_path / "clone" / folder)
+    return tmp_path / "clone"
+
+
+def test_offline_setup_names_what_is_missing(bare_clone):
+    result = subprocess.run([bare_clone / "launch" / "setup", "--offline"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 1 and "there is no virtual environment" in result.stderr
+    result = subprocess.run([bare_clone / "launch" / "setup", "--ofline"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 92 and "unknown argument '--ofline'" in result.stderr
+
+
+def test_tools_say_what_to_run_first(bare_clone):
+    result = subprocess.run([bare_clone / "launch" / "sft-prepare", "--args", "x.ini"], capture_output=True, text=True)
+    assert result.returncode == 92 and "run launch/setup" in result.stderr
+    result = subprocess.run([bare_clone / "launch" / "run", "--args", "x.ini"], capture_output=True, text=True,
+                            env={name: value for name, value in os.environ.items() if name != "SFT_DIST"})
+    assert result.returncode == 92 and "sft-dist is not built" in result.stderr
