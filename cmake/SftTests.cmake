@@ -5,9 +5,11 @@ set(SFT_MPI_TEST_ENV
   OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
   PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe)
+set(SFT_UNIT_TEST_ENV OMP_NUM_THREADS=2)
 if(SFT_SANITIZE)
-  # Open MPI never frees some of its own start-up memory.
+  # Open MPI never frees some of its own start-up memory, nor does LibTorch.
   list(APPEND SFT_MPI_TEST_ENV ASAN_OPTIONS=detect_leaks=0)
+  list(APPEND SFT_UNIT_TEST_ENV ASAN_OPTIONS=detect_leaks=0)
 endif()
 
 add_custom_target(sft_unit_tests)  # all of them, for the sanitizer build of tests/run
@@ -25,7 +27,7 @@ function(sft_add_unit_test name)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${A_TIMEOUT}
-    ENVIRONMENT "OMP_NUM_THREADS=2;$<$<BOOL:${SFT_SANITIZE}>:ASAN_OPTIONS=detect_leaks=0>")
+    ENVIRONMENT "${SFT_UNIT_TEST_ENV}")
 endfunction()
 
 # sft_add_mpi_test(NAME SOURCES ... RANKS 1 2 3 LIBS ... [TIMEOUT seconds]): label `mpi`; sft_mpi_test_main supplies main().
