@@ -29,6 +29,7 @@ struct DecoderSpec {
   ops::NormKind norm_kind = ops::NormKind::kLayerNorm;
   NormPlacement norm_placement = NormPlacement::kPre;
   double norm_eps = 1e-5;
+  bool norm_affine = true;     // norms have weights (and, LayerNorm, biases)
   bool final_norm = true;
 
   PositionKind position_kind = PositionKind::kRotary;
@@ -38,6 +39,7 @@ struct DecoderSpec {
   double rope_factor = 1.0, rope_low_freq_factor = 1.0, rope_high_freq_factor = 4.0;
   int64_t rope_original_max_position_embeddings = 0;
 
+  double attention_scale = 1.0;  // of the scores; usually head_dim^-0.5
   bool attention_bias = false, attention_out_bias = false;
   bool gated_mlp = true, mlp_bias = false;
   ops::Activation activation = ops::Activation::kSilu;

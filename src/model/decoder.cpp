@@ -1,0 +1,249 @@
+#include "sft/model/decoder.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "model/layer.h"
+#include "model/layout.h"
+#include "model/rope.h"
+#include "sft/base/error.h"
+
+namespace sft::model {
+namespace {
+
+using base::ExitCode;
+
+// No call records an autograd graph: every backward here is explicit.
+using NoGrad = c10::AutoGradMode;
+
+class TransformerDecoder final : public Decoder {
+ public:
+  TransformerDecoder(const DecoderSpec& spec, const Family& family)
+      : spec_(spec), layouts_(make_layouts(spec, family)) {
+    spec_.num_parameters = 0;
+    for (const BlockLayout& layout : layouts_) {
+      for (const TensorDef& tensor : layout.tensors) spec_.num_parameters += tensor.numel();
+    }
+  }
+
+  const DecoderSpec& spec() const override { return spec_; }
+  const std::vector<TensorDef>& block_tensors(int64_t block) const override { return layout(block).tensors; }
+  DecoderInputs make_inputs(const data::MicroBatch& batch, c10::Device device) const override;
+
+  at::Tensor embedding_forward(const BlockTensors& block, const DecoderInputs& in, const RunMode& mode,
+                               BlockSaved* saved) const override;
+  void embedding_backward(const BlockTensors& block, const at::Tensor& grad, const DecoderInputs& in,
+                          const RunMode& mode, BlockSaved& saved) const override;
+  at::Tensor layer_forward(int64_t layer, const BlockTensors& block, const at::Tensor& x,
+                           const DecoderInputs& in, const RunMode& mode, BlockSaved* saved) const override;
+  at::Tensor layer_backward(int64_t layer, const BlockTensors& block, const at::Tensor& grad,
+                            const DecoderInputs& in, const RunMode& mode, BlockSaved& saved) const override;
+  HeadOutput head_forward_backward(const BlockTensors& head, const BlockTensors& embedding,
+                                   const at::Tensor& x, const DecoderInputs& in, const RunMode& mode,
+                                   double loss_scale) const override;
+  HeadOutput head_forward(const BlockTensors& head, const BlockTensors& embedding, const at::Tensor& x,
+                          const DecoderInputs& in, const RunMode& mode) const override;
+  at::Tensor head_logits(const BlockTensors& head, const BlockTensors& embedding, const at::Tensor& x,
+                         const RunMode& mode) const override;
+
+ private:
+  const BlockLayout& layout(int64_t block) const { return layouts_.at(static_cast<std::size_t>(block)); }
+  BlockView view(int64_t block, const BlockTensors& tensors) const {
+    return {layout(block), tensors, spec_.transposed_linear};
+  }
+  at::Tensor position_rows(const DecoderInputs& in) const { return in.position_ids + spec_.position_offset; }
+
+  // The head before the output embedding, for some rows x [N, hidden_size].
+  struct HeadHidden {
+    at::Tensor normed, projected;  // the same tensor where nothing is projected
+    ops::NormStats stats;
+  };
+  HeadHidden head_hidden(const BlockView& head, const at::Tensor& x, const RunMode& mode) const;
+  at::Tensor head_hidden_backward(const BlockView& head, at::Tensor grad, const at::Tensor& x,
+                                  const HeadHidden& hidden, const RunMode& mode) const;
+  ops::LinearWeights output_weights(const BlockView& head, const BlockTensors& embedding) const;
+  ops::LinearGrads output_grads(const BlockView& head, const BlockTensors& embedding) const;
+
+  DecoderSpec spec_;
+  std::vector<BlockLayout> layouts_;
+};
+
+// ---- inputs
+// -----------------------------------------------------------------------------------------------------------------
+
+DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10::Device device) const {
+  const NoGrad no_grad(false);
+  const int64_t num_tokens = batch.num_tokens();
+  if (spec_.position_kind == PositionKind::kLearned && num_tokens > 0) {
+    const auto longest = batch.position_ids.max().item<int64_t>() + 1;
+    if (longest > spec_.max_position_embeddings) {
+      base::fail(ExitCode::kInvalidData,
+                 "a row of {} tokens is longer than the {} learned positions of the model; set max_length = "
+                 "{} or less",
+                 longest, spec_.max_position_embeddings, spec_.max_position_embeddings);
+    }
+  }
+  DecoderInputs in;
+  in.input_ids = batch.input_ids.to(device);
+  in.position_ids = batch.position_ids.to(device);
+  in.cu_seqlens = batch.cu_seqlens;
+  in.target_positions = batch.target_positions.to(device);
+  in.target_ids = batch.target_ids.to(device);
+  if (spec_.position_kind == PositionKind::kRotary) {
+    const RopeTables tables = rope_tables(spec_, in.position_ids);
+    in.rope_cos = tables.cos;
+    in.rope_sin = tables.sin;
+  }
+  for (const data::RowId& row : batch.rows) in.dropout_rows.push_back({row.epoch, row.position});
+  return in;
+}
+
+// ---- embedding
+// --------------------------------------------------------------------------------------------------------------
+
+at::Tensor TransformerDecoder::embedding_forward(const BlockTensors& tensors, const DecoderInputs& in,
+                                                 const RunMode& mode, BlockSaved* saved) const {
+  const NoGrad no_grad(false);
+  const BlockView block = view(0, tensors);
+  at::Tensor x = ops::embedding_forward(in.input_ids, block.weight(Role::kTokenEmbedding));
+  if (block.has(Role::kProjectIn)) {
+    if (saved != nullptr) saved->tensors = {x};
+    x = ops::linear_forward(x, block.linear(Role::kProjectIn), mode.compute);
+  }
+  if (mode.compute == ops::ComputeDtype::kBf16) x = x.to(at::kFloat);  // bf16 copies of the weights
+  if (block.has(Role::kPositionEmbedding)) {
+    x.add_(ops::embedding_forward(position_rows(in), block.weight(Role::kPositionEmbedding)));
+  }
+  return ops::dropout_apply(x, dropout_site(DropoutKind::kEmbedding, -1, spec_.embedding_dropout, in, mode));
+}
+
+void TransformerDecoder::embedding_backward(const BlockTensors& tensors, const at::Tensor& grad_in,
+                                            const DecoderInputs& in, const RunMode& mode,
+                                            BlockSaved& saved) const {
+  const NoGrad no_grad(false);
+  const BlockView block = view(0, tensors);
+  at::Tensor grad = ops::dropout_apply(
+      grad_in, dropout_site(DropoutKind::kEmbedding, -1, spec_.embedding_dropout, in, mode));
+  if (block.has(Role::kPositionEmbedding)) {
+    ops::embedding_backward(grad, position_rows(in), block.grad(Role::kPositionEmbedding), std::nullopt);
+  }
+  if (block.has(Role::kProjectIn)) {
+    grad = ops::linear_backward(grad, saved.tensors.at(0), block.linear(Role::kProjectIn),
+                                block.linear_grads(Role::kProjectIn), mode.compute);
+  }
+  ops::embedding_backward(grad, in.input_ids, block.grad(Role::kTokenEmbedding), spec_.padding_idx);
+  saved = {};
+}
+
+// ---- layers
+// -----------------------------------------------------------------------------------------------------------------
+
+at::Tensor TransformerDecoder::layer_forward(int64_t layer, const BlockTensors& tensors, const at::Tensor& x,
+                                             const DecoderInputs& in, const RunMode& mode,
+                                             BlockSaved* saved) const {
+  const NoGrad no_grad(false);
+  const BlockView block = view(layer + 1, tensors);
+  return DecoderLayer(spec_, layer, block, in, mode).forward(x, saved);
+}
+
+at::Tensor TransformerDecoder::layer_backward(int64_t layer, const BlockTensors& tensors,
+                                              const at::Tensor& grad, const DecoderInputs& in,
+                                              const RunMode& mode, BlockSaved& saved) const {
+  const NoGrad no_grad(false);
+  const BlockView block = view(layer + 1, tensors);
+  return DecoderLayer(spec_, layer, block, in, mode).backward(grad, saved);
+}
+
+// ---- head
+// -------------------------------------------------------------------------------------------------------------------
+
+TransformerDecoder::HeadHidden TransformerDecoder::head_hidden(const BlockView& head, const at::Tensor& x,
+                                                               const RunMode& mode) const {
+  HeadHidden hidden;
+  hidden.normed = spec_.final_norm ? ops::norm_forward(spec_.norm_kind, x, head.norm(Role::kFinalNorm),
+                                                       spec_.norm_eps, &hidden.stats)
+                                   : x;
+  hidden.projected = head.has(Role::kProjectOut)
+                         ? ops::linear_forward(hidden.normed, head.linear(Role::kProjectOut), mode.compute)
+                         : hidden.normed;
+  return hidden;
+}
+
+at::Tensor TransformerDecoder::head_hidden_backward(const BlockView& head, at::Tensor grad,
+                                                    const at::Tensor& x, const HeadHidden& hidden,
+                                                    const RunMode& mode) const {
+  if (head.has(Role::kProjectOut)) {
+    grad = ops::linear_backward(grad, hidden.normed, head.linear(Role::kProjectOut),
+                                head.linear_grads(Role::kProjectOut), mode.compute);
+  }
+  if (!spec_.final_norm) return grad;
+  return ops::norm_backward(spec_.norm_kind, grad, x, head.norm(Role::kFinalNorm), hidden.stats,
+                            spec_.norm_eps, head.norm_grads(Role::kFinalNorm));
+}
+
+ops::LinearWeights TransformerDecoder::output_weights(const BlockView& head,
+                                                      const BlockTensors& embedding) const {
+  ops::LinearWeights weights = spec_.tie_word_embeddings ? view(0, embedding).linear(Role::kTokenEmbedding)
+                                                         : head.linear(Role::kOutputEmbedding);
+  weights.transposed = false;  // [vocab, features] in every family
+  return weights;
+}
+
+ops::LinearGrads TransformerDecoder::output_grads(const BlockView& head,
+                                                  const BlockTensors& embedding) const {
+  return spec_.tie_word_embeddings ? view(0, embedding).linear_grads(Role::kTokenEmbedding)
+                                   : head.linear_grads(Role::kOutputEmbedding);
+}
+
+Decoder::HeadOutput TransformerDecoder::head_forward_backward(const BlockTensors& tensors,
+                                                              const BlockTensors& embedding,
+                                                              const at::Tensor& x, const DecoderInputs& in,
+                                                              const RunMode& mode, double loss_scale) const {
+  const NoGrad no_grad(false);
+  const BlockView head = view(num_blocks() - 1, tensors);
+  const at::Tensor rows = x.index_select(0, in.target_positions);
+  const HeadHidden hidden = head_hidden(head, rows, mode);
+  const ops::HeadResult result =
+      ops::head_forward_backward(hidden.projected, output_weights(head, embedding), in.target_ids, loss_scale,
+                                 output_grads(head, embedding), {}, mode.compute);
+  const at::Tensor grad_rows = head_hidden_backward(head, result.grad_hidden, rows, hidden, mode);
+  at::Tensor grad = at::zeros_like(x);
+  grad.index_copy_(0, in.target_positions, grad_rows);
+  return {result.loss_sum, grad};
+}
+
+Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors,
+                                                     const BlockTensors& embedding, const at::Tensor& x,
+                                                     const DecoderInputs& in, const RunMode& mode) const {
+  const NoGrad no_grad(false);
+  const BlockView head = view(num_blocks() - 1, tensors);
+  const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), mode);
+  const ops::HeadResult result =
+      ops::head_forward(hidden.projected, output_weights(head, embedding), in.target_ids, {}, mode.compute);
+  return {result.loss_sum, {}};
+}
+
+at::Tensor TransformerDecoder::head_logits(const BlockTensors& tensors, const BlockTensors& embedding,
+                                           const at::Tensor& x, const RunMode& mode) const {
+  const NoGrad no_grad(false);
+  const BlockView head = view(num_blocks() - 1, tensors);
+  return ops::linear_forward(head_hidden(head, x, mode).projected, output_weights(head, embedding),
+                             mode.compute);
+}
+
+}  // namespace
+
+std::unique_ptr<Decoder> Decoder::create(const DecoderSpec& spec) {
+  const auto families = all_families();
+  const auto family = std::ranges::find(families, spec.model_type, &Family::model_type);
+  if (family == families.end()) {
+    base::fail(ExitCode::kInvalidData, "model_type = {} is not a model family sft-dist knows",
+               spec.model_type);
+  }
+  return std::make_unique<TransformerDecoder>(spec, **family);
+}
+
+}  // namespace sft::model

@@ -1,0 +1,73 @@
+#include "model/fused_linear.h"
+
+#include <ATen/ops/cat.h>
+
+#include <optional>
+
+namespace sft::model {
+namespace {
+
+// One tensor over neighbours in memory that are stacked along their first dimension; nothing when there is a
+// gap.
+std::optional<at::Tensor> joined(const std::vector<at::Tensor>& tensors) {
+  const at::Tensor& first = tensors.front();
+  int64_t rows = 0;
+  const auto* next = static_cast<const std::byte*>(first.const_data_ptr());
+  for (const at::Tensor& t : tensors) {
+    if (!t.is_contiguous() || t.const_data_ptr() != next || !t.is_alias_of(first)) return std::nullopt;
+    next += t.nbytes();
+    rows += t.size(0);
+  }
+  std::vector<int64_t> sizes = first.sizes().vec();
+  sizes[0] = rows;
+  return first.as_strided(sizes, first.strides());
+}
+
+// As joined; tensors that are all undefined join to an undefined one.
+std::optional<at::Tensor> joined_or_absent(const std::vector<at::Tensor>& tensors) {
+  if (!tensors.front().defined()) return at::Tensor();
+  return joined(tensors);
+}
+
+}  // namespace
+
+FusedLinear::FusedLinear(const BlockView& block, std::initializer_list<Role> roles) {
+  std::vector<at::Tensor> weights, biases, weight_grads, bias_grads;
+  for (const Role role : roles) {
+    parts_.push_back({block.linear(role), block.linear_grads(role)});
+    weights.push_back(parts_.back().weights.weight);
+    biases.push_back(parts_.back().weights.bias);
+    weight_grads.push_back(parts_.back().grads.weight);
+    bias_grads.push_back(parts_.back().grads.bias);
+  }
+  if (parts_.size() == 1 || parts_.front().weights.transposed) return;
+  const auto weight = joined(weights), bias = joined_or_absent(biases);
+  const auto weight_grad = joined_or_absent(weight_grads), bias_grad = joined_or_absent(bias_grads);
+  if (weight && bias && weight_grad && bias_grad) parts_ = {{{*weight, *bias}, {*weight_grad, *bias_grad}}};
+}
+
+at::Tensor FusedLinear::forward(const at::Tensor& x, ops::ComputeDtype compute) const {
+  if (parts_.size() == 1) return ops::linear_forward(x, parts_.front().weights, compute);
+  std::vector<at::Tensor> outputs;
+  for (const Part& part : parts_) outputs.push_back(ops::linear_forward(x, part.weights, compute));
+  return at::cat(outputs, 1);
+}
+
+at::Tensor FusedLinear::backward(const at::Tensor& grad_y, const at::Tensor& x,
+                                 ops::ComputeDtype compute) const {
+  at::Tensor grad_x;
+  int64_t begin = 0;
+  for (const Part& part : parts_) {
+    const at::Tensor grad_part = grad_y.narrow(1, begin, part.outputs());
+    const at::Tensor grad = ops::linear_backward(grad_part, x, part.weights, part.grads, compute);
+    begin += part.outputs();
+    if (grad_x.defined()) {
+      grad_x.add_(grad);
+    } else {
+      grad_x = grad;
+    }
+  }
+  return grad_x;
+}
+
+}  // namespace sft::model

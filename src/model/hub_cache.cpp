@@ -1,0 +1,81 @@
+// Where a model's files are: a folder, or the local Hugging Face cache
+// (models--<org>--<name>/refs/main names a commit; snapshots/<commit>/ holds the files).
+#include <cstdlib>
+
+#include "sft/base/error.h"
+#include "sft/base/file.h"
+#include "sft/model/spec.h"
+
+namespace sft::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char* variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != '\0' ? value : nullptr;
+}
+
+fs::path hub_cache() {
+  if (const char* path = variable("HF_HUB_CACHE")) return path;
+  if (const char* path = variable("HF_HOME")) return fs::path(path) / "hub";
+  if (const char* path = variable("XDG_CACHE_HOME")) return fs::path(path) / "huggingface" / "hub";
+  const char* home = variable("HOME");
+  return fs::path(home != nullptr ? home : ".") / ".cache" / "huggingface" / "hub";
+}
+
+// "org/name" or "name" in the characters the hub allows; anything else is a path.
+bool is_repository_id(const std::string& text) {
+  constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/";
+  const auto slash = text.find('/');
+  return !text.empty() && text.front() != '.' && text.front() != '/' && text.back() != '/' &&
+         text.find_first_not_of(kAllowed) == std::string::npos && text.find("..") == std::string::npos &&
+         (slash == std::string::npos || text.find('/', slash + 1) == std::string::npos);
+}
+
+fs::path repository_folder(const std::string& id) {
+  std::string name = id;
+  if (const auto slash = name.find('/'); slash != std::string::npos) name.replace(slash, 1, "--");
+  return hub_cache() / ("models--" + name);
+}
+
+std::string main_commit(const fs::path& repository) {
+  std::string commit = base::read_text(repository / "refs" / "main", 4096);
+  while (!commit.empty() && (commit.back() == '\n' || commit.back() == '\r' || commit.back() == ' '))
+    commit.pop_back();
+  constexpr std::string_view kHex = "0123456789abcdef";
+  if (commit.empty() || commit.find_first_not_of(kHex) != std::string::npos) {
+    base::fail(base::ExitCode::kInvalidData,
+               "{}: not a commit id; remove the folder and download the model again",
+               (repository / "refs" / "main").string());
+  }
+  return commit;
+}
+
+}  // namespace
+
+fs::path resolve_model_dir(const std::string& model_name_or_path) {
+  if (fs::is_directory(model_name_or_path)) {
+    if (fs::exists(fs::path(model_name_or_path) / "config.json")) return fs::path(model_name_or_path);
+    base::fail(base::ExitCode::kInvalidData, "model_name_or_path = {}: the folder has no config.json",
+               model_name_or_path);
+  }
+  if (is_repository_id(model_name_or_path)) {
+    const fs::path repository = repository_folder(model_name_or_path);
+    if (fs::exists(repository / "refs" / "main")) {
+      const fs::path snapshot = repository / "snapshots" / main_commit(repository);
+      if (fs::exists(snapshot / "config.json")) return snapshot;
+      base::fail(base::ExitCode::kInvalidData,
+                 "model_name_or_path = {}: {} has no config.json (an unfinished download?); run sft-prepare "
+                 "to fetch it",
+                 model_name_or_path, snapshot.string());
+    }
+  }
+  base::fail(base::ExitCode::kInvalidData,
+             "model_name_or_path = {}: neither a folder with config.json nor a model in the Hugging Face "
+             "cache ({}); "
+             "give a folder, or run sft-prepare to fetch the model",
+             model_name_or_path, hub_cache().string());
+}
+
+}  // namespace sft::model

@@ -1,0 +1,32 @@
+// The parts a decoder is made of, before they have names: what each tensor of a block is for.
+#pragma once
+
+#include <cstddef>
+
+namespace sft::model {
+
+enum class Role {
+  // embedding block
+  kTokenEmbedding,
+  kPositionEmbedding,
+  kProjectIn,
+  // layer block; the order of q, k, v and of gate, up is the order of the fused product
+  kQuery,
+  kKey,
+  kValue,
+  kQueryKeyValue,  // one tensor for the three
+  kAttentionOut,
+  kGate,
+  kUp,  // of a plain MLP too
+  kDown,
+  kAttentionNorm,
+  kMlpNorm,
+  // head block
+  kOutputEmbedding,
+  kProjectOut,
+  kFinalNorm,
+  kCount,
+};
+inline constexpr std::size_t kNumRoles = static_cast<std::size_t>(Role::kCount);
+
+}  // namespace sft::model

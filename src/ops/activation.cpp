@@ -1,0 +1,22 @@
+#include "ops/generic/generic.h"
+#include "sft/ops/ops.h"
+
+namespace sft::ops {
+
+at::Tensor activation_forward(Activation kind, const at::Tensor& x) {
+  return generic::activation_forward(kind, x);
+}
+
+at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& x) {
+  return generic::activation_backward(kind, grad_y, x);
+}
+
+at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up) {
+  return generic::gated_activation_forward(kind, gate_up);
+}
+
+at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up) {
+  return generic::gated_activation_backward(kind, grad_y, gate_up);
+}
+
+}  // namespace sft::ops

@@ -1,0 +1,62 @@
+// Chooses who computes attention: the flash kernels where they cover the case, explicit scores otherwise.
+#include <algorithm>
+
+#include "ops/cpu/cpu.h"
+#include "ops/cuda/cuda.h"
+#include "ops/dropout.h"
+#include "ops/generic/generic.h"
+
+namespace sft::ops {
+namespace {
+
+enum class Implementation { kGeneric, kCpuFlash, kCudaFlash };
+
+int64_t longest_row(std::span<const int64_t> cu_seqlens) {
+  int64_t longest = 0;
+  for (std::size_t r = 0; r + 1 < cu_seqlens.size(); ++r)
+    longest = std::max(longest, cu_seqlens[r + 1] - cu_seqlens[r]);
+  return longest;
+}
+
+Implementation choose(const at::Tensor& q, std::span<const int64_t> cu_seqlens,
+                      const AttentionOptions& options, const DropoutSite* dropout, ComputeDtype compute) {
+  if (is_active(dropout) || options.softcap) return Implementation::kGeneric;
+  const bool windowed = options.sliding_window && *options.sliding_window < longest_row(cu_seqlens);
+  if (q.is_cpu() && q.scalar_type() == at::kFloat && !windowed) return Implementation::kCpuFlash;
+  if (q.is_cuda() && compute == ComputeDtype::kBf16) return Implementation::kCudaFlash;
+  return Implementation::kGeneric;
+}
+
+}  // namespace
+
+at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                             const DropoutSite* dropout, ComputeDtype compute, AttentionSaved* saved) {
+  switch (choose(q, cu_seqlens, options, dropout, compute)) {
+    case Implementation::kCpuFlash:
+      return cpu::attention_forward(q, k, v, cu_seqlens, options, compute, saved);
+    case Implementation::kCudaFlash:
+      return cuda::attention_forward(q, k, v, cu_seqlens, options, saved);
+    case Implementation::kGeneric:
+      break;
+  }
+  return generic::attention_forward(q, k, v, cu_seqlens, options, dropout, compute);
+}
+
+AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+                                  const at::Tensor& v, const at::Tensor& out,
+                                  std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                  const DropoutSite* dropout, ComputeDtype compute,
+                                  const AttentionSaved& saved) {
+  switch (choose(q, cu_seqlens, options, dropout, compute)) {
+    case Implementation::kCpuFlash:
+      return cpu::attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
+    case Implementation::kCudaFlash:
+      return cuda::attention_backward(grad_out, q, k, v, out, cu_seqlens, options, saved);
+    case Implementation::kGeneric:
+      break;
+  }
+  return generic::attention_backward(grad_out, q, k, v, cu_seqlens, options, dropout, compute);
+}
+
+}  // namespace sft::ops

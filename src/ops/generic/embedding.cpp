@@ -1,0 +1,17 @@
+#include "ops/generic/generic.h"
+
+namespace sft::ops::generic {
+
+at::Tensor embedding_forward(const at::Tensor& ids, const at::Tensor& weight) {
+  return weight.index_select(0, ids);
+}
+
+void embedding_backward(const at::Tensor& grad_y, const at::Tensor& ids, const at::Tensor& grad_weight,
+                        std::optional<int64_t> padding_idx) {
+  at::Tensor grad = grad_y.to(grad_weight.scalar_type());
+  // Rows are set to zero, not multiplied: a non-finite gradient must not leak into the padding row.
+  if (padding_idx) grad = grad.masked_fill(ids.eq(*padding_idx).unsqueeze(1), 0);
+  grad_weight.index_add_(0, ids, grad);
+}
+
+}  // namespace sft::ops::generic

@@ -1,0 +1,86 @@
+// Logits, cross-entropy and their backward, `chunk` targets at a time in one reused buffer.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "ops/generic/generic.h"
+#include "ops/matmul.h"
+#include "sft/ops/ops.h"
+
+namespace sft::ops {
+namespace {
+
+struct Gradients {
+  double loss_scale;
+  const LinearGrads& weights;
+};
+
+// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns the losses of the rows.
+at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const HeadOptions& options,
+                         const double* grad_scale) {
+  at::Tensor cap_derivative;
+  if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
+  if (options.softcap) {
+    logits.div_(*options.softcap).tanh_();
+    if (grad_scale != nullptr) cap_derivative = 1.0 - logits.square();
+    logits.mul_(*options.softcap);
+  }
+  const at::Tensor losses = generic::cross_entropy_inplace(logits, targets, grad_scale);
+  if (grad_scale != nullptr) {
+    if (cap_derivative.defined()) logits.mul_(cap_derivative);
+    if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
+  }
+  return losses;
+}
+
+// gradients null: loss only.
+HeadResult run_head(const at::Tensor& hidden, const LinearWeights& w, const at::Tensor& target_ids,
+                    const HeadOptions& options, ComputeDtype compute, const Gradients* gradients) {
+  const int64_t count = hidden.size(0);
+  const at::Tensor x = operand(hidden, compute);
+  const at::Tensor weight = operand(w.weight, compute);  // rounded once, not per chunk
+  const at::Tensor in_by_out = w.transposed ? weight : weight.t();
+  const auto dtype = compute == ComputeDtype::kBf16 ? at::kFloat : hidden.scalar_type();
+  const at::TensorOptions result = hidden.options().dtype(dtype);
+
+  HeadResult head;
+  head.loss_sum = at::zeros({}, hidden.options().dtype(at::kDouble));
+  if (gradients != nullptr) head.grad_hidden = at::empty(hidden.sizes(), result);
+  const at::Tensor buffer = at::empty({std::min(options.chunk, count), in_by_out.size(1)}, result);
+  for (int64_t begin = 0; begin < count; begin += options.chunk) {
+    const int64_t rows = std::min(options.chunk, count - begin);
+    const at::Tensor logits = buffer.narrow(0, 0, rows), x_rows = x.narrow(0, begin, rows);
+    matmul(x_rows, in_by_out, w.bias, logits, /*accumulate=*/false);
+    const double* grad_scale = gradients != nullptr ? &gradients->loss_scale : nullptr;
+    head.loss_sum.add_(cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale).sum());
+    if (gradients == nullptr) continue;
+
+    const at::Tensor grad_logits = operand(logits, compute);
+    const LinearGrads& grads = gradients->weights;
+    if (grads.weight.defined()) {
+      matmul(x_rows.t(), grad_logits, {}, w.transposed ? grads.weight : grads.weight.t(),
+             /*accumulate=*/true);
+    }
+    if (grads.bias.defined()) grads.bias.add_(logits.sum(0));
+    matmul(grad_logits, in_by_out.t(), {}, head.grad_hidden.narrow(0, begin, rows), /*accumulate=*/false);
+  }
+  return head;
+}
+
+}  // namespace
+
+HeadResult head_forward_backward(const at::Tensor& hidden, const LinearWeights& w,
+                                 const at::Tensor& target_ids, double loss_scale, const LinearGrads& grads,
+                                 const HeadOptions& options, ComputeDtype compute) {
+  const Gradients gradients{loss_scale, grads};
+  return run_head(hidden, w, target_ids, options, compute, &gradients);
+}
+
+HeadResult head_forward(const at::Tensor& hidden, const LinearWeights& w, const at::Tensor& target_ids,
+                        const HeadOptions& options, ComputeDtype compute) {
+  return run_head(hidden, w, target_ids, options, compute, nullptr);
+}
+
+}  // namespace sft::ops

@@ -1,0 +1,41 @@
+#include <ATen/ops/empty.h>
+
+#include "ops/matmul.h"
+#include "sft/ops/ops.h"
+
+namespace sft::ops {
+namespace {
+
+// The weight as [in, out].
+at::Tensor in_by_out(const at::Tensor& weight, bool transposed) {
+  return transposed ? weight : weight.t();
+}
+
+at::ScalarType result_dtype(const at::Tensor& x, ComputeDtype compute) {
+  return compute == ComputeDtype::kBf16 ? at::kFloat : x.scalar_type();
+}
+
+}  // namespace
+
+at::Tensor linear_forward(const at::Tensor& x, const LinearWeights& w, ComputeDtype compute) {
+  const at::Tensor weight = in_by_out(operand(w.weight, compute), w.transposed);
+  at::Tensor y = at::empty({x.size(0), weight.size(1)}, x.options().dtype(result_dtype(x, compute)));
+  matmul(operand(x, compute), weight, w.bias, y, /*accumulate=*/false);
+  return y;
+}
+
+at::Tensor linear_backward(const at::Tensor& grad_y, const at::Tensor& x, const LinearWeights& w,
+                           const LinearGrads& grads, ComputeDtype compute, bool need_grad_x) {
+  const at::Tensor grad = operand(grad_y, compute);
+  if (grads.weight.defined()) {
+    matmul(operand(x, compute).t(), grad, {}, in_by_out(grads.weight, w.transposed), /*accumulate=*/true);
+  }
+  if (grads.bias.defined()) grads.bias.add_(grad_y.sum(0));
+  if (!need_grad_x) return {};
+  at::Tensor grad_x =
+      at::empty({x.size(0), x.size(1)}, grad_y.options().dtype(result_dtype(grad_y, compute)));
+  matmul(grad, in_by_out(operand(w.weight, compute), w.transposed).t(), {}, grad_x, /*accumulate=*/false);
+  return grad_x;
+}
+
+}  // namespace sft::ops

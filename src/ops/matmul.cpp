@@ -1,0 +1,25 @@
+#include "ops/matmul.h"
+
+#include "ops/cpu/cpu.h"
+#include "ops/generic/generic.h"
+
+namespace sft::ops {
+
+at::Tensor operand(const at::Tensor& t, ComputeDtype compute) {
+  if (compute == ComputeDtype::kFp32) return t;
+  const at::Tensor rounded = t.to(at::kBFloat16);
+  return t.is_cpu() && !cpu::has_bf16() ? rounded.to(at::kFloat) : rounded;
+}
+
+void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
+            bool accumulate) {
+  if (c.numel() == 0) return;
+  if (a.size(1) == 0) {
+    if (!accumulate) bias.defined() ? c.copy_(bias.expand_as(c)) : c.zero_();
+    return;
+  }
+  if (c.is_cpu() && c.scalar_type() == at::kFloat) return cpu::matmul(a, b, bias, c, accumulate);
+  generic::matmul(a, b, bias, c, accumulate);
+}
+
+}  // namespace sft::ops
