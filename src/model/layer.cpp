@@ -189,7 +189,9 @@ at::Tensor DecoderLayer::activated_backward(const at::Tensor& grad, const at::Te
 }
 
 ops::AttentionOptions DecoderLayer::attention_options() const {
-  return {.scale = spec_.attention_scale};
+  ops::AttentionOptions options;
+  options.scale = spec_.attention_scale;
+  return options;
 }
 
 }  // namespace sft::model

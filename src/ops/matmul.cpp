@@ -18,7 +18,8 @@ void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, co
     if (!accumulate) bias.defined() ? c.copy_(bias.expand_as(c)) : c.zero_();
     return;
   }
-  if (c.is_cpu() && c.scalar_type() == at::kFloat) return cpu::matmul(a, b, bias, c, accumulate);
+  const bool fp32_on_cpu = c.is_cpu() && c.scalar_type() == at::kFloat;
+  if (fp32_on_cpu && cpu::onednn_matmul(a, b, bias, c, accumulate)) return;
   generic::matmul(a, b, bias, c, accumulate);
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <string_view>
 #include <unordered_map>
 
 #include "ops/cpu/cpu.h"
@@ -22,6 +23,7 @@ struct Key {
 
 struct CachedMatmul {
   dnnl::matmul primitive;
+  bool is_brgemm = false;
   dnnl::memory::desc a, b, bias, c;
 };
 
@@ -56,6 +58,7 @@ CachedMatmul make_primitive(const Key& key) {
   const dnnl::matmul::primitive_desc description({made.a, made.b, made.bias, made.c}, attributes, engine());
 #endif
   made.primitive = dnnl::matmul(description);
+  made.is_brgemm = std::string_view(description.impl_info_str()).starts_with("brg");
   return made;
 }
 
@@ -87,12 +90,12 @@ bool has_bf16() {
   return supported;
 }
 
-void matmul(const at::Tensor& a_in, const at::Tensor& b_in, const at::Tensor& bias, const at::Tensor& c,
-            bool accumulate) {
+bool onednn_matmul(const at::Tensor& a_in, const at::Tensor& b_in, const at::Tensor& bias,
+                   const at::Tensor& c, bool accumulate, OneDnnKernels kernels) {
   // c transposed (the gradient of a plain weight) is the product of the transposed operands.
   if (c.stride(1) != 1 && c.stride(0) == 1) {
     TORCH_INTERNAL_ASSERT(!bias.defined());
-    return matmul(b_in.t(), a_in.t(), bias, c.t(), accumulate);
+    return onednn_matmul(b_in.t(), a_in.t(), bias, c.t(), accumulate, kernels);
   }
   const at::Tensor a = with_unit_stride(a_in);
   const at::Tensor b = with_unit_stride(b_in);
@@ -103,6 +106,7 @@ void matmul(const at::Tensor& a_in, const at::Tensor& b_in, const at::Tensor& bi
                 accumulate,
                 at::get_num_threads()};
   const CachedMatmul& cached = cached_primitive(key);
+  if (kernels == OneDnnKernels::kBrgemm && !cached.is_brgemm) return false;
   std::unordered_map<int, dnnl::memory> arguments = {{DNNL_ARG_SRC, memory_of(cached.a, a)},
                                                      {DNNL_ARG_WEIGHTS, memory_of(cached.b, b)},
                                                      {DNNL_ARG_DST, memory_of(cached.c, c)}};
@@ -111,6 +115,7 @@ void matmul(const at::Tensor& a_in, const at::Tensor& b_in, const at::Tensor& bi
   dnnl::stream stream(engine());
   cached.primitive.execute(stream, arguments);
   stream.wait();
+  return true;
 }
 
 }  // namespace sft::ops::cpu

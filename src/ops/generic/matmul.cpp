@@ -1,22 +1,39 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
 #include "ops/generic/generic.h"
 
 namespace sft::ops::generic {
+namespace {
+
+// LibTorch multiplies tensors of one dtype: bf16 operands give a bf16 product on a GPU (as in its autocast),
+// and are widened elsewhere.
+void mixed_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
+                  bool accumulate) {
+  if (!c.is_cuda()) return matmul(a.to(c.scalar_type()), b.to(c.scalar_type()), bias, c, accumulate);
+  const at::Tensor product = at::mm(a, b);
+  if (accumulate) {
+    c.add_(product);
+  } else {
+    c.copy_(product);
+    if (bias.defined()) c.add_(bias);
+  }
+}
+
+}  // namespace
 
 void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
             bool accumulate) {
+  if (a.scalar_type() != c.scalar_type()) return mixed_matmul(a, b, bias, c, accumulate);
+  at::Tensor out = c;
   if (accumulate) {
-    if (a.scalar_type() == c.scalar_type()) {
-      c.addmm_(a, b);
-    } else {
-      c.add_(at::mm(a, b));
-    }
-    return;
+    out.addmm_(a, b);
+  } else if (bias.defined()) {
+    at::addmm_out(out, bias.to(c.scalar_type()), a, b);
+  } else {
+    at::mm_out(out, a, b);
   }
-  c.copy_(at::mm(a, b));
-  if (bias.defined()) c.add_(bias);
 }
 
 }  // namespace sft::ops::generic

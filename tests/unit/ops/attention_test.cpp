@@ -1,0 +1,135 @@
+// Attention over packed rows against explicit softmax attention under LibTorch's autograd in float64.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+
+#include <limits>
+#include <optional>
+
+#include "unit/ops/reference.h"
+
+namespace sft::ops {
+namespace {
+
+using namespace test;
+
+struct Case {
+  std::vector<int64_t> cu_seqlens;
+  int64_t heads, kv_heads, head_dim;
+  at::ScalarType dtype;
+  std::optional<int64_t> window = std::nullopt;
+  std::optional<double> softcap = std::nullopt;
+  double dropout = 0.0;
+};
+
+// One row at a time, key/value heads repeated as transformers' repeat_kv does.
+at::Tensor reference(const Case& c, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     double scale, const DropoutSite* dropout) {
+  std::vector<at::Tensor> rows{q.narrow(0, 0, 0)};
+  const int64_t groups = c.heads / c.kv_heads;
+  for (std::size_t r = 0; r + 1 < c.cu_seqlens.size(); ++r) {
+    const int64_t begin = c.cu_seqlens[r], length = c.cu_seqlens[r + 1] - begin;
+    const at::Tensor qr = q.narrow(0, begin, length).transpose(0, 1);
+    const at::Tensor kr = k.narrow(0, begin, length).transpose(0, 1).repeat_interleave(groups, 0);
+    const at::Tensor vr = v.narrow(0, begin, length).transpose(0, 1).repeat_interleave(groups, 0);
+    at::Tensor scores = at::matmul(qr, kr.transpose(1, 2)) * scale;
+    if (c.softcap) scores = (scores / *c.softcap).tanh() * *c.softcap;
+    const at::Tensor position = at::arange(length, at::kLong), distance = position.unsqueeze(1) - position;
+    at::Tensor hidden = distance.lt(0);
+    if (c.window) hidden = hidden.logical_or(distance.ge(*c.window));
+    at::Tensor p = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(2);
+    if (dropout != nullptr) {
+      const at::Tensor mask = dropout_mask(*dropout, static_cast<int64_t>(r), c.heads * length * length);
+      p = p * mask.view({c.heads, length, length}).to(at::kDouble);
+    }
+    rows.push_back(at::matmul(p, vr).transpose(0, 1));
+  }
+  return at::cat(rows, 0);
+}
+
+class Attention : public testing::TestWithParam<Case> {};
+
+TEST_P(Attention, MatchesAutograd) {
+  const Case& c = GetParam();
+  Random random(21);
+  const int64_t tokens = c.cu_seqlens.back();
+  // q, k, v are views of one fused tensor, as in the decoder.
+  const at::Tensor fused = random.normal({tokens, c.heads + 2 * c.kv_heads, c.head_dim}, c.dtype);
+  const at::Tensor q = fused.narrow(1, 0, c.heads), k = fused.narrow(1, c.heads, c.kv_heads),
+                   v = fused.narrow(1, c.heads + c.kv_heads, c.kv_heads);
+  const at::Tensor grad_out = random.normal({tokens, c.heads, c.head_dim}, c.dtype);
+  std::vector<DropoutRow> rows;
+  for (std::size_t r = 0; r + 1 < c.cu_seqlens.size(); ++r) rows.push_back({2, static_cast<int64_t>(10 + r)});
+  const DropoutSite site{c.dropout, 5, 3, 1, c.cu_seqlens, rows};
+  const DropoutSite* dropout = c.dropout > 0 ? &site : nullptr;
+  AttentionOptions options;
+  options.scale = 0.4;
+  options.sliding_window = c.window;
+  options.softcap = c.softcap;
+
+  const at::Tensor rq = leaf(q), rk = leaf(k), rv = leaf(v);
+  const at::Tensor expected = reference(c, rq, rk, rv, options.scale, dropout);
+  expected.backward(grad_out.to(at::kDouble));
+
+  AttentionSaved saved;
+  const at::Tensor out =
+      attention_forward(q, k, v, c.cu_seqlens, options, dropout, ComputeDtype::kFp32, &saved);
+  const AttentionGrads grads =
+      attention_backward(grad_out, q, k, v, out, c.cu_seqlens, options, dropout, ComputeDtype::kFp32, saved);
+  EXPECT_EQ(grads.k.sizes(), k.sizes());
+  EXPECT_EQ(grads.v.sizes(), v.sizes());
+  if (tokens == 0) return;
+  const double tolerance = tolerance_of(c.dtype);
+  expect_close(out, expected, tolerance, "out");
+  expect_close(grads.q, rq.grad(), tolerance, "grad q");
+  expect_close(grads.k, rk.grad(), tolerance, "grad k");
+  expect_close(grads.v, rv.grad(), tolerance, "grad v");
+  EXPECT_TRUE(
+      attention_forward(q, k, v, c.cu_seqlens, options, dropout, ComputeDtype::kFp32, nullptr).equal(out));
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const auto dtype : {at::kDouble, at::kFloat}) {
+    all.push_back({{0, 5}, 2, 2, 4, dtype});
+    all.push_back({{0, 1, 18, 20}, 6, 2, 8, dtype});
+    all.push_back({{0, 70, 201}, 9, 3, 64, dtype});
+    all.push_back({{0, 17, 30}, 4, 1, 8, dtype, 5});
+    all.push_back({{0, 17, 30}, 4, 2, 8, dtype, 64});  // wider than any row
+    all.push_back({{0, 17, 30}, 4, 2, 8, dtype, std::nullopt, 2.0});
+    all.push_back({{0, 17, 30}, 4, 2, 8, dtype, std::nullopt, std::nullopt, 0.3});
+    all.push_back({{0, 17, 30}, 4, 2, 8, dtype, 6, 2.0, 0.3});
+    all.push_back({{0}, 4, 2, 8, dtype});  // no rows
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Cases, Attention, testing::ValuesIn(cases()));
+
+TEST(AttentionBf16, IsAsCloseAsBf16Is) {
+  Random random(22);
+  const Case c{{0, 33, 50}, 4, 2, 16, at::kFloat};
+  const at::Tensor q = random.normal({50, 4, 16}, at::kFloat), k = random.normal({50, 2, 16}, at::kFloat),
+                   v = random.normal({50, 2, 16}, at::kFloat),
+                   grad_out = random.normal({50, 4, 16}, at::kFloat);
+  const at::Tensor rq = leaf(q), rk = leaf(k), rv = leaf(v);
+  const at::Tensor expected = reference(c, rq, rk, rv, 0.25, nullptr);
+  expected.backward(grad_out.to(at::kDouble));
+  AttentionOptions options;
+  options.scale = 0.25;
+  AttentionSaved saved;
+  const at::Tensor out =
+      attention_forward(q, k, v, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, &saved);
+  EXPECT_EQ(out.scalar_type(), at::kFloat);
+  const AttentionGrads grads =
+      attention_backward(grad_out, q, k, v, out, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, saved);
+  constexpr double kBf16 = 1e-2;
+  expect_close(out, expected, kBf16, "out");
+  expect_close(grads.q, rq.grad(), kBf16, "grad q");
+  expect_close(grads.k, rk.grad(), kBf16, "grad k");
+  expect_close(grads.v, rv.grad(), kBf16, "grad v");
+  EXPECT_GT(relative_l2(out, expected), 1e-4) << "bf16 operands leave a trace";
+}
+
+}  // namespace
+}  // namespace sft::ops

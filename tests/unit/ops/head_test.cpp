@@ -1,0 +1,126 @@
+// The chunked head against cross_entropy(linear(hidden)) under LibTorch's autograd in float64.
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/ones_like.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include "unit/ops/reference.h"
+
+namespace sft::ops {
+namespace {
+
+using namespace test;
+
+struct Case {
+  int64_t targets, features, vocab, chunk;
+  bool bias;
+  at::ScalarType dtype;
+  double logit_scale = 1.0;
+  std::optional<double> softcap = std::nullopt;
+};
+
+class Head : public testing::TestWithParam<Case> {};
+
+TEST_P(Head, MatchesAutograd) {
+  const Case& c = GetParam();
+  constexpr double kLossScale = 1.0 / 37.0;
+  Random random(41);
+  const at::Tensor hidden = random.normal({c.targets, c.features}, c.dtype),
+                   ids = random.ids(c.targets, c.vocab);
+  const LinearWeights w{random.normal({c.vocab, c.features}, c.dtype),
+                        c.bias ? random.normal({c.vocab}, c.dtype) : at::Tensor()};
+
+  const at::Tensor rh = leaf(hidden), rw = leaf(w.weight), rb = c.bias ? leaf(w.bias) : at::Tensor();
+  at::Tensor logits = at::linear(rh, rw, rb) * c.logit_scale;
+  if (c.softcap) logits = (logits / *c.softcap).tanh() * *c.softcap;
+  const at::Tensor loss = at::cross_entropy_loss(logits, ids, {}, at::Reduction::Sum);
+  (loss * kLossScale).backward();
+
+  HeadOptions options;
+  options.chunk = c.chunk;
+  options.logit_scale = c.logit_scale;
+  options.softcap = c.softcap;
+  const LinearGrads grads{at::ones_like(w.weight), c.bias ? at::ones_like(w.bias) : at::Tensor()};
+  const HeadResult result =
+      head_forward_backward(hidden, w, ids, kLossScale, grads, options, ComputeDtype::kFp32);
+  const double tolerance = tolerance_of(c.dtype);
+  EXPECT_EQ(result.loss_sum.scalar_type(), at::kDouble);
+  expect_close(result.loss_sum, loss, tolerance, "loss");
+  expect_close(result.grad_hidden, rh.grad(), tolerance, "grad hidden");
+  expect_close(grads.weight, rw.grad() + 1.0, tolerance, "grad weight");
+  if (c.bias) expect_close(grads.bias, rb.grad() + 1.0, tolerance, "grad bias");
+
+  const HeadResult only_loss = head_forward(hidden, w, ids, options, ComputeDtype::kFp32);
+  EXPECT_TRUE(only_loss.loss_sum.equal(result.loss_sum));
+  EXPECT_FALSE(only_loss.grad_hidden.defined());
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Head,
+                         testing::Values(Case{1, 3, 5, 512, false, at::kDouble},
+                                         Case{50, 24, 131, 7, true, at::kDouble},
+                                         Case{50, 24, 131, 50, false, at::kDouble},
+                                         Case{50, 24, 131, 16, true, at::kDouble, 0.25, 3.0},
+                                         Case{50, 24, 131, 7, true, at::kFloat},
+                                         Case{700, 40, 300, 512, false, at::kFloat},
+                                         Case{50, 24, 131, 16, true, at::kFloat, 0.25, 3.0}));
+
+TEST(HeadEdge, NoTargets) {
+  Random random(42);
+  const LinearWeights w{random.normal({6, 4}, at::kFloat), {}};
+  const LinearGrads grads{at::ones_like(w.weight), {}};
+  const HeadResult result = head_forward_backward(random.normal({0, 4}, at::kFloat), w, random.ids(0, 6), 1.0,
+                                                  grads, {}, ComputeDtype::kFp32);
+  EXPECT_EQ(result.loss_sum.item<double>(), 0.0);
+  EXPECT_EQ(result.grad_hidden.sizes(), at::IntArrayRef({0, 4}));
+  EXPECT_TRUE(grads.weight.equal(at::ones_like(w.weight)));
+}
+
+TEST(HeadEdge, LargeLogitsStayFinite) {
+  Random random(43);
+  const LinearWeights w{random.normal({9, 4}, at::kFloat) * 1e4, {}};
+  const at::Tensor hidden = random.normal({5, 4}, at::kFloat);
+  const HeadResult result = head_forward_backward(hidden, w, random.ids(5, 9), 1.0,
+                                                  {at::zeros_like(w.weight), {}}, {}, ComputeDtype::kFp32);
+  EXPECT_TRUE(result.loss_sum.isfinite().item<bool>());
+  EXPECT_TRUE(result.grad_hidden.isfinite().all().item<bool>());
+}
+
+// Follows what LibTorch allocates on this thread.
+class PeakMemory : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    now_ += bytes;
+    peak_ = std::max(peak_, now_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  int64_t now_ = 0, peak_ = 0;
+};
+
+int64_t head_peak_bytes(int64_t targets) {
+  Random random(44);
+  const LinearWeights w{random.normal({1000, 8}, at::kFloat), {}};
+  const LinearGrads grads{at::zeros_like(w.weight), {}};
+  const at::Tensor hidden = random.normal({targets, 8}, at::kFloat), ids = random.ids(targets, 1000);
+  HeadOptions options;
+  options.chunk = 64;
+  const auto memory = std::make_shared<PeakMemory>();
+  const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, memory);
+  head_forward_backward(hidden, w, ids, 1.0, grads, options, ComputeDtype::kFp32);
+  return memory->peak();
+}
+
+// Ten times the targets: the gradient of the hidden states grows, the logits do not.
+TEST(HeadMemory, DoesNotGrowWithTargetsBeyondTheirHiddenStates) {
+  const int64_t few = head_peak_bytes(100), many = head_peak_bytes(1000);
+  const int64_t logits_chunk = 64 * 1000 * 4;
+  EXPECT_GE(few, logits_chunk) << "the measurement works";
+  EXPECT_LT(few, 3 * logits_chunk);
+  EXPECT_LE(many - few, 900 * 8 * 4 + 4096);
+}
+
+}  // namespace
+}  // namespace sft::ops

@@ -1,0 +1,102 @@
+// linear_forward / linear_backward against LibTorch's autograd in float64.
+#include <ATen/ops/linear.h>
+#include <ATen/ops/ones_like.h>
+
+#include "ops/cpu/cpu.h"
+#include "unit/ops/reference.h"
+
+namespace sft::ops {
+namespace {
+
+using namespace test;
+
+struct Case {
+  int64_t tokens, in, out;
+  bool bias, transposed;
+  at::ScalarType dtype;
+};
+
+class Linear : public testing::TestWithParam<Case> {};
+
+TEST_P(Linear, MatchesAutograd) {
+  const Case& c = GetParam();
+  Random random(7);
+  const at::Tensor x = random.normal({c.tokens, c.in}, c.dtype);
+  const LinearWeights w{
+      random.normal(c.transposed ? at::IntArrayRef{c.in, c.out} : at::IntArrayRef{c.out, c.in}, c.dtype),
+      c.bias ? random.normal({c.out}, c.dtype) : at::Tensor(), c.transposed};
+  const at::Tensor grad_y = random.normal({c.tokens, c.out}, c.dtype);
+
+  const at::Tensor rx = leaf(x), rw = leaf(w.weight), rb = c.bias ? leaf(w.bias) : at::Tensor();
+  const at::Tensor ry = at::linear(rx, c.transposed ? rw.t() : rw, rb);
+  ry.backward(grad_y.to(at::kDouble));
+
+  const double tolerance = tolerance_of(c.dtype);
+  expect_close(linear_forward(x, w, ComputeDtype::kFp32), ry, tolerance, "y");
+  // Gradients are added to what is there.
+  LinearGrads grads{at::ones_like(w.weight), c.bias ? at::ones_like(w.bias) : at::Tensor()};
+  expect_close(linear_backward(grad_y, x, w, grads, ComputeDtype::kFp32), rx.grad(), tolerance, "grad x");
+  expect_close(grads.weight, rw.grad() + 1.0, tolerance, "grad weight");
+  if (c.bias) expect_close(grads.bias, rb.grad() + 1.0, tolerance, "grad bias");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Linear,
+    testing::Values(Case{1, 1, 1, true, false, at::kFloat}, Case{7, 5, 3, true, false, at::kFloat},
+                    Case{7, 5, 3, true, true, at::kFloat}, Case{33, 64, 130, false, false, at::kFloat},
+                    Case{33, 64, 130, false, true, at::kFloat}, Case{129, 576, 192, true, false, at::kFloat},
+                    Case{7, 5, 3, true, false, at::kDouble}, Case{7, 5, 3, true, true, at::kDouble},
+                    Case{1, 9, 4, false, false, at::kDouble}));
+
+TEST(LinearEdge, NoTokens) {
+  Random random(1);
+  const LinearWeights w{random.normal({3, 5}, at::kFloat), random.normal({3}, at::kFloat)};
+  const at::Tensor x = random.normal({0, 5}, at::kFloat);
+  EXPECT_EQ(linear_forward(x, w, ComputeDtype::kFp32).sizes(), at::IntArrayRef({0, 3}));
+  const LinearGrads grads{at::ones_like(w.weight), at::ones_like(w.bias)};
+  const at::Tensor grad_x =
+      linear_backward(random.normal({0, 3}, at::kFloat), x, w, grads, ComputeDtype::kFp32);
+  EXPECT_EQ(grad_x.sizes(), at::IntArrayRef({0, 5}));
+  EXPECT_TRUE(grads.weight.equal(at::ones_like(w.weight)));
+  EXPECT_TRUE(grads.bias.equal(at::ones_like(w.bias)));
+}
+
+TEST(LinearEdge, TakesColumnsOfAWiderTensor) {
+  Random random(2);
+  const at::Tensor wide = random.normal({9, 20}, at::kFloat);
+  const at::Tensor grad_y = wide.narrow(1, 4, 6);
+  const at::Tensor x = wide.narrow(1, 10, 5);
+  const LinearWeights w{random.normal({6, 5}, at::kFloat), {}};
+  const LinearGrads grads{at::zeros_like(w.weight), {}};
+  const at::Tensor grad_x = linear_backward(grad_y, x, w, grads, ComputeDtype::kFp32);
+  expect_close(grad_x, grad_y.to(at::kDouble).mm(w.weight.to(at::kDouble)), 2e-6, "grad x");
+  expect_close(grads.weight, grad_y.to(at::kDouble).t().mm(x.to(at::kDouble)), 2e-6, "grad weight");
+}
+
+TEST(LinearEdge, LeavesOutWhatIsNotWanted) {
+  Random random(3);
+  const LinearWeights w{random.normal({6, 5}, at::kFloat), {}};
+  const at::Tensor x = random.normal({4, 5}, at::kFloat), grad_y = random.normal({4, 6}, at::kFloat);
+  EXPECT_FALSE(linear_backward(grad_y, x, w, {}, ComputeDtype::kFp32, /*need_grad_x=*/false).defined());
+}
+
+// bf16 means: operands rounded to bf16, sums in fp32.
+TEST(LinearBf16, RoundsOperandsAndSumsInFp32) {
+  Random random(4);
+  const auto rounded = [](const at::Tensor& t) { return t.to(at::kBFloat16).to(at::kDouble); };
+  const at::Tensor x = random.normal({65, 300}, at::kFloat), grad_y = random.normal({65, 70}, at::kFloat);
+  const LinearWeights w{random.normal({70, 300}, at::kFloat), random.normal({70}, at::kFloat)};
+  const LinearGrads grads{at::zeros_like(w.weight), at::zeros_like(w.bias)};
+  const at::Tensor y = linear_forward(x, w, ComputeDtype::kBf16);
+  EXPECT_EQ(y.scalar_type(), at::kFloat);
+  expect_close(y, rounded(x).mm(rounded(w.weight).t()) + w.bias.to(at::kDouble), 2e-6, "y");
+  const at::Tensor grad_x = linear_backward(grad_y, x, w, grads, ComputeDtype::kBf16);
+  expect_close(grad_x, rounded(grad_y).mm(rounded(w.weight)), 2e-6, "grad x");
+  expect_close(grads.weight, rounded(grad_y).t().mm(rounded(x)), 2e-6, "grad weight");
+  // Weights that the engine already holds in bf16 give the same.
+  const LinearWeights copies{w.weight.to(at::kBFloat16), w.bias};
+  EXPECT_TRUE(linear_forward(x, copies, ComputeDtype::kBf16).equal(y));
+}
+
+}  // namespace
+}  // namespace sft::ops

@@ -1,0 +1,52 @@
+// Matrix products through oneDNN against float64: every layout that the linears use.
+#include "ops/cpu/cpu.h"
+#include "unit/ops/reference.h"
+
+namespace sft::ops {
+namespace {
+
+using namespace test;
+
+struct Case {
+  int64_t m, n, k;
+  bool a_transposed, b_transposed, c_transposed, bias, accumulate;
+};
+
+class OneDnnMatmul : public testing::TestWithParam<Case> {};
+
+at::Tensor stored(Random& random, int64_t rows, int64_t columns, bool transposed) {
+  return transposed ? random.normal({columns, rows}, at::kFloat).t()
+                    : random.normal({rows, columns}, at::kFloat);
+}
+
+TEST_P(OneDnnMatmul, MatchesFloat64) {
+  const Case& p = GetParam();
+  Random random(51);
+  const at::Tensor a = stored(random, p.m, p.k, p.a_transposed), b = stored(random, p.k, p.n, p.b_transposed);
+  const at::Tensor c = stored(random, p.m, p.n, p.c_transposed);
+  const at::Tensor bias = p.bias ? random.normal({p.n}, at::kFloat) : at::Tensor();
+  at::Tensor expected = a.to(at::kDouble).mm(b.to(at::kDouble));
+  if (p.bias) expected = expected + bias;
+  if (p.accumulate) expected = expected + c;
+  ASSERT_TRUE(cpu::onednn_matmul(a, b, bias, c, p.accumulate, cpu::OneDnnKernels::kAny));
+  expect_close(c, expected, 2e-6, "first use");
+  // The cached primitive, on other memory.
+  const at::Tensor again = c.clone().zero_();
+  ASSERT_TRUE(cpu::onednn_matmul(a, b, bias, again, p.accumulate, cpu::OneDnnKernels::kAny));
+  expect_close(
+      again,
+      p.bias ? a.to(at::kDouble).mm(b.to(at::kDouble)) + bias : a.to(at::kDouble).mm(b.to(at::kDouble)), 2e-6,
+      "second use");
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, OneDnnMatmul,
+                         testing::Values(Case{1, 1, 1, false, false, false, true, false},
+                                         Case{7, 3, 5, false, true, false, true, false},
+                                         Case{33, 130, 64, false, true, false, false, false},
+                                         Case{33, 64, 130, false, false, false, false, false},
+                                         Case{64, 130, 33, true, false, true, false, true},
+                                         Case{64, 130, 33, true, false, false, false, true},
+                                         Case{129, 192, 576, false, true, false, true, false}));
+
+}  // namespace
+}  // namespace sft::ops

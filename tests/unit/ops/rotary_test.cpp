@@ -1,0 +1,72 @@
+// Rotary positions against transformers' formula, x cos + rotate_half(x) sin.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/pow.h>
+
+#include "unit/ops/reference.h"
+
+namespace sft::ops {
+namespace {
+
+using namespace test;
+
+struct Tables {
+  at::Tensor cos, sin;
+};
+Tables tables(int64_t tokens, int64_t pairs) {
+  const at::Tensor angle =
+      at::arange(tokens, at::kDouble).unsqueeze(1) * at::pow(0.7, at::arange(pairs, at::kDouble));
+  return {angle.cos().to(at::kFloat), angle.sin().to(at::kFloat)};
+}
+
+at::Tensor reference(const at::Tensor& x, const Tables& t) {
+  const int64_t pairs = t.cos.size(1);
+  const at::Tensor cos = at::cat({t.cos, t.cos}, 1).unsqueeze(1).to(at::kDouble);
+  const at::Tensor sin = at::cat({t.sin, t.sin}, 1).unsqueeze(1).to(at::kDouble);
+  const at::Tensor rotate_half = at::cat({-x.narrow(2, pairs, pairs), x.narrow(2, 0, pairs)}, 2);
+  return x * cos + rotate_half * sin;
+}
+
+class Rotary : public testing::TestWithParam<at::ScalarType> {};
+
+TEST_P(Rotary, MatchesTheFormulaAndItsGradient) {
+  Random random(9);
+  const Tables t = tables(13, 5);
+  // A view into a wider tensor, as q and k are.
+  const at::Tensor wide = random.normal({13, 7, 10}, GetParam());
+  at::Tensor x = wide.narrow(1, 2, 3);
+  const at::Tensor before = wide.clone();
+  const at::Tensor rx = leaf(x), grad_y = random.normal({13, 3, 10}, GetParam());
+  reference(rx, t).backward(grad_y.to(at::kDouble));
+
+  rotary_inplace(x, t.cos, t.sin, /*inverse=*/false);
+  expect_close(x, reference(rx, t), tolerance_of(GetParam()), "rotated");
+  EXPECT_TRUE(wide.narrow(1, 0, 2).equal(before.narrow(1, 0, 2))) << "neighbouring heads are not touched";
+  EXPECT_TRUE(wide.narrow(1, 5, 2).equal(before.narrow(1, 5, 2)));
+  at::Tensor grad = grad_y.clone();
+  rotary_inplace(grad, t.cos, t.sin, /*inverse=*/true);
+  expect_close(grad, rx.grad(), tolerance_of(GetParam()), "gradient");
+}
+
+TEST_P(Rotary, LeavesFeaturesBehindTheRotatedPairsAlone) {
+  Random random(10);
+  const Tables t = tables(4, 2);
+  at::Tensor x = random.normal({4, 2, 10}, GetParam());
+  const at::Tensor before = x.clone();
+  rotary_inplace(x, t.cos, t.sin, /*inverse=*/false);
+  EXPECT_TRUE(x.narrow(2, 4, 6).equal(before.narrow(2, 4, 6)));
+  expect_close(x.narrow(2, 0, 4), reference(before.narrow(2, 0, 4).to(at::kDouble), t),
+               tolerance_of(GetParam()), "head");
+}
+
+TEST_P(Rotary, NoTokens) {
+  const Tables t = tables(0, 2);
+  at::Tensor x = Random(1).normal({0, 2, 4}, GetParam());
+  rotary_inplace(x, t.cos, t.sin, false);
+  EXPECT_EQ(x.numel(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Rotary, testing::Values(at::kFloat, at::kDouble));
+
+}  // namespace
+}  // namespace sft::ops
