@@ -90,6 +90,10 @@ void check_parts(const DatasetFile& file) {
       refuse(file.path, "{} has {} elements; there are {} {}", array->name(), array->size(), size, unit);
     }
   };
+  if (file.info.num_tokens != file.input_ids.size()) {
+    refuse(file.path, "num_tokens is {}, input_ids has {} elements", file.info.num_tokens,
+           file.input_ids.size());
+  }
   check_size(file.loss_mask, file.input_ids.size(), "tokens");
   check_size(file.labels, file.input_ids.size(), "tokens");
   check_size(file.first_target, file.info.num_rows, "rows");
@@ -103,9 +107,6 @@ void check_parts(const DatasetFile& file) {
 
 void check_counts(const DatasetFile& file) {
   const DatasetInfo& info = file.info;
-  if (info.num_tokens != file.input_ids.size()) {
-    refuse(file.path, "num_tokens is {}, input_ids has {}", info.num_tokens, file.input_ids.size());
-  }
   if (info.num_rows == 0) refuse(file.path, "the data set is empty");
   const bool all_learnt = !file.loss_mask && !file.labels;
   if (info.num_target_tokens < 0 || info.num_target_tokens > info.num_tokens ||
@@ -116,7 +117,6 @@ void check_counts(const DatasetFile& file) {
 }
 
 std::vector<int64_t> read_offsets(const DatasetFile& file, const Hdf5Array<int64_t>& array) {
-  if (array.size() == 0) refuse(file.path, "offsets is empty");
   std::vector<int64_t> offsets;
   offsets.reserve(static_cast<std::size_t>(array.size()));
   const std::string digest = visit_blocks(array, [&](int64_t, std::span<const int64_t> block) {
@@ -164,7 +164,8 @@ DatasetFile DatasetFile::open(const std::filesystem::path& path) {
   if (hdf5.has("loss_mask")) file.loss_mask = hdf5.array<uint8_t>("loss_mask");
   if (hdf5.has("labels")) file.labels = hdf5.array<int32_t>("labels");
   if (hdf5.has("first_target")) file.first_target = hdf5.array<int32_t>("first_target");
-  file.info.num_rows = std::max<int64_t>(0, offsets.size() - 1);
+  if (offsets.size() == 0) refuse(path, "offsets is empty: it begins with 0");
+  file.info.num_rows = offsets.size() - 1;
   check_parts(file);
   check_counts(file);
   file.offsets = read_offsets(file, offsets);

@@ -296,6 +296,7 @@ std::string Hdf5File::string(const std::string& name, int64_t max_bytes) const {
 template <typename T>
 struct Hdf5Array<T>::Chunked {
   DatasetHandle dataset;
+  int64_t file_bytes;
   ~Chunked() {
     const Session session;
     dataset.reset();
@@ -342,7 +343,7 @@ Hdf5Array<T> Hdf5File::array(const std::string& name) const {
   if (static_cast<hsize_t>(bytes) / kMaxCompression > stored) {
     where.refuse("declares {} bytes and stores {}: no data set is compressed that well", bytes, stored);
   }
-  array.chunked_.reset(new typename Hdf5Array<T>::Chunked{std::move(dataset)});
+  array.chunked_.reset(new typename Hdf5Array<T>::Chunked{std::move(dataset), impl_->bytes->size()});
   return array;
 }
 
@@ -355,6 +356,9 @@ void Hdf5Array<T>::read(int64_t first, std::span<T> out) const {
   }
   const Session session;
   const Where where{file_->path(), name_};
+  // Behind the end of a file the library reads zeros.
+  if (file_->size() != chunked_->file_bytes)
+    where.refuse("cannot be read: the file's size changed since it was opened");
   const hsize_t start = static_cast<hsize_t>(first), count = out.size();
   const SpaceHandle memory(H5Screate_simple(1, &count, nullptr));
   const SpaceHandle space(H5Dget_space(chunked_->dataset.get()));

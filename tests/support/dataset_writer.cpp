@@ -122,6 +122,8 @@ void write_dataset(const std::filesystem::path& path, const DatasetContent& cont
     file.array("labels", labels, content.storage);
     hashes += fmt::format("labels={}\n", digest(labels));
   }
+  if (!content.first_target.empty()) first = content.first_target;
+  num_targets = content.num_target_tokens.value_or(num_targets);
   if (!first.empty()) {
     file.array("first_target", first, content.storage);
     hashes += fmt::format("first_target={}\n", digest(first));
@@ -140,6 +142,34 @@ void write_dataset(const std::filesystem::path& path, const DatasetContent& cont
                      "eos_token_id=2\npad_token_id=none\nnum_tokens={}\nnum_target_tokens={}\n"
                      "tokenizer_sha256={}\n{}",
                      content.vocab_size, ids.size(), num_targets, content.tokenizer_sha256, hashes)));
+}
+
+std::vector<ByteRange> storage_ranges(const std::filesystem::path& path) {
+  std::vector<ByteRange> ranges;
+  const auto add = [&](haddr_t offset, hsize_t size) {
+    ranges.push_back({static_cast<int64_t>(offset), static_cast<int64_t>(offset + size)});
+  };
+  const hid_t file = checked(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), "open file");
+  for (const char* name : {"input_ids", "offsets", "loss_mask", "first_target"}) {
+    const hid_t dataset = checked(H5Dopen2(file, name, H5P_DEFAULT), "open dataset");
+    if (const haddr_t offset = H5Dget_offset(dataset); offset != HADDR_UNDEF) {
+      add(offset, H5Dget_storage_size(dataset));
+    } else {
+      hsize_t count = 0, size = 0, first = 0;
+      haddr_t chunk = 0;
+      unsigned filters = 0;
+      const hid_t space = checked(H5Dget_space(dataset), "space");
+      checked(H5Dget_num_chunks(dataset, space, &count), "chunks");
+      for (hsize_t i = 0; i < count; ++i) {
+        checked(H5Dget_chunk_info(dataset, space, i, &first, &filters, &chunk, &size), "chunk");
+        add(chunk, size);
+      }
+      H5Sclose(space);
+    }
+    H5Dclose(dataset);
+  }
+  H5Fclose(file);
+  return ranges;
 }
 
 Hdf5Editor::Hdf5Editor(const std::filesystem::path& path, Mode mode, int64_t user_block) {

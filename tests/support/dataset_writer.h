@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,12 +19,21 @@ struct DatasetContent {
   std::string tokenizer_sha256 = std::string(64, 'a');
   std::string prepare_config = R"({"dataset_text_field": "text"})";
   Storage storage = Storage::kContiguous;
+  // Lies: instead of what follows from the labels.
+  std::vector<int32_t> first_target;
+  std::optional<int64_t> num_target_tokens;
 };
 
 void write_dataset(const std::filesystem::path& path, const DatasetContent& content);
 
 // Lengths from `lengths`, ids from a formula of row and position, all below `vocab_size`.
 DatasetContent formula_dataset(const std::vector<int64_t>& lengths, int64_t vocab_size = 100);
+
+// Where the elements of the arrays of a finished data set file lie, as they are stored.
+struct ByteRange {
+  int64_t begin, end;
+};
+std::vector<ByteRange> storage_ranges(const std::filesystem::path& path);
 
 // Objects of an HDF5 file under construction, or of a finished one that is to be spoilt. Adding an object
 // replaces one of that name. Throws std::runtime_error when the library fails.
