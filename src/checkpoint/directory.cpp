@@ -12,6 +12,7 @@
 #include <optional>
 #include <random>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "sft/base/error.h"
@@ -153,12 +154,18 @@ void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t limit) 
   }
 }
 
-Lease::Lease(const fs::path& output_dir) {
+Lease::Lease(const fs::path& output_dir, std::chrono::milliseconds patience) {
   const fs::path path = output_dir / ".lease";
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail(ExitCode::kStorage, "cannot open {}: {}", path.string(), std::strerror(errno));
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
+    if (error == EINTR) continue;
+    if (error == EWOULDBLOCK && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      continue;
+    }
     std::array<char, 512> holder{};
     const ssize_t length = ::pread(descriptor_, holder.data(), holder.size() - 1, 0);
     ::close(descriptor_);

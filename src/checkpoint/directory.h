@@ -1,6 +1,7 @@
 // What lies in an output folder: checkpoints, leftovers of runs that died, and the lease of a live run.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -34,8 +35,8 @@ void apply_limit(const std::filesystem::path& output_dir, int64_t saved_step, in
 // in any way.
 class Lease {
  public:
-  explicit Lease(
-      const std::filesystem::path& output_dir);  // Error(kStorage) naming host and process of the holder
+  // Waits up to `patience` for a run that is just ending. Error(kStorage) naming process and host of the holder.
+  Lease(const std::filesystem::path& output_dir, std::chrono::milliseconds patience);
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
   ~Lease();

@@ -87,7 +87,8 @@ class DirectoryStore final : public Store {
     try {
       check_shared();
     } catch (...) {
-      if (is_root()) fs::remove(probe_);
+      std::error_code ignored;
+      if (is_root()) fs::remove(probe_, ignored);
       throw;
     }
     std::string results;
@@ -138,7 +139,7 @@ void DirectoryStore::claim_output_dir() {
     std::error_code error;
     fs::create_directories(dir(), error);
     if (error) fail(ExitCode::kStorage, "cannot create output_dir {}: {}", dir().string(), error.message());
-    lease_ = std::make_unique<Lease>(dir());
+    lease_ = std::make_unique<Lease>(dir(), hooks_.patience);
     write_side_file(dir(), {probe_.filename().string(), nonce});
   });
   if (!failures.empty()) {
@@ -149,7 +150,7 @@ void DirectoryStore::claim_output_dir() {
 
 // Every host finds the file that rank 0 wrote, and may write to it.
 void DirectoryStore::check_shared() {
-  const auto deadline = std::chrono::steady_clock::now() + kSharedPatience;
+  const auto deadline = std::chrono::steady_clock::now() + hooks_.patience;
   while (!is_root() && !fs::exists(probe_) && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
@@ -184,6 +185,7 @@ void DirectoryStore::discard_checkpoints() {
 
 SaveReport DirectoryStore::save(const Contents& contents) {
   const double start = base::monotonic_seconds();
+  comm_.check_same("the step of a checkpoint", std::to_string(contents.step));
   const fs::path target = checkpoint_path(dir(), contents.step);
   const Draft draft = write_draft(target.filename().string(), contents);
   try {

@@ -1,6 +1,7 @@
 // The store with the seams that tests need.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -16,6 +17,9 @@ struct StoreHooks {
   // "renamed".
   std::function<void(std::string_view point)> at = [](std::string_view) {};
   std::function<int64_t(const std::filesystem::path&)> free_bytes = base::free_bytes;
+  // How long to wait for a run that is just ending to give up its lease, and for a network file system to
+  // show a new file.
+  std::chrono::milliseconds patience{5000};
 };
 
 // Collective. Store::open with hooks.

@@ -17,6 +17,7 @@ using base::ExitCode;
 using base::fail;
 
 constexpr std::size_t kCachedChunks = 4;
+constexpr int64_t kBytesWorthThreads = int64_t{1} << 20;
 
 }  // namespace
 
@@ -87,7 +88,9 @@ void VerifiedFile::read_at(int64_t offset, std::span<std::byte> out) const {
     fail(ExitCode::kInvalidData, "{}: bytes {} to {} asked of {}", path().string(), offset, end, size_);
   }
   const int64_t first = chunk_at(offset), last = chunk_at(end - 1);
-  base::run_parallel(last - first + 1, at::get_num_threads(), [&](int64_t i) {
+  // Starting a thread takes as long as reading some hundred kilobytes.
+  const int num_threads = std::ssize(out) < kBytesWorthThreads ? 1 : at::get_num_threads();
+  base::run_parallel(last - first + 1, num_threads, [&](int64_t i) {
     const Chunk& chunk = chunks_[static_cast<std::size_t>(first + i)];
     const int64_t begin = std::max(offset, chunk.begin);
     const auto size = static_cast<std::size_t>(std::min(end, chunk.begin + chunk.size) - begin);

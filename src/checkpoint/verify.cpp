@@ -41,7 +41,8 @@ void check_finite(const model::TensorSource& source, const std::string& name,
 }  // namespace
 
 void verify_directory(const std::filesystem::path& path) {
-  if (std::filesystem::exists((path / kManifestName).parent_path())) {  // also where only the manifest is missing
+  if (std::filesystem::exists(
+          (path / kManifestName).parent_path())) {  // also where only the manifest is missing
     CheckpointReader reader(path, parse_manifest(read_manifest_text(path), (path / kManifestName).string()));
     reader.verify_part(0, 1);
     return;

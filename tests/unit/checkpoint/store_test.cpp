@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "checkpoint/directory.h"
 #include "checkpoint/store.h"
@@ -206,6 +208,12 @@ TEST(Store, KnowsAndDiscardsResults) {
   EXPECT_EQ(names_in(folder.path()), std::set<std::string>{".lease"});
 }
 
+StoreHooks impatient() {
+  StoreHooks hooks;
+  hooks.patience = std::chrono::milliseconds(100);
+  return hooks;
+}
+
 void expect_storage_error(const std::function<void()>& action, const std::string& part) {
   try {
     action();
@@ -232,6 +240,18 @@ TEST(Store, RefusesASecondLiveRun) {
   });
 }
 
+TEST(Store, WaitsForARunThatIsJustEnding) {
+  const test::TempDir folder;
+  auto ending = std::make_unique<Lease>(folder.path(), std::chrono::milliseconds(0));
+  std::jthread end([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    ending.reset();
+  });
+  run_ranks(1, [&](parallel::Communicator& comm) {
+    EXPECT_NO_THROW(Store::open(options_for(folder.path()), comm));
+  });
+}
+
 TEST(Store, RefusesAnOutputDirThatCannotBeWritten) {
   const test::TempDir folder;
   test::write_file(folder / "file", "x");
@@ -248,7 +268,7 @@ TEST(Store, RefusesAnOutputDirThatIsNotShared) {
   const test::TempDir here, there;
   run_ranks(2, [&](parallel::Communicator& comm) {
     expect_storage_error(
-        [&] { Store::open(options_for(comm.rank() == 0 ? here.path() : there.path()), comm); },
+        [&] { open_store(options_for(comm.rank() == 0 ? here.path() : there.path()), comm, impatient()); },
         "is not shared by all hosts: " + host_name());
   });
   EXPECT_EQ(names_in(here.path()), std::set<std::string>{".lease"});
