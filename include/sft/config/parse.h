@@ -16,13 +16,13 @@ struct ParsedOptions {
 };
 
 // What the command line asks for besides training.
-enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kCheckConfig, kVerify };
+enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kPrintOptionsDoc, kCheckConfig, kVerify, kGenerate };
 
 struct CommandLine {
   Command command = Command::kTrain;
   std::vector<std::string> ini_texts_from;  // --args files, in order
   std::vector<std::string> settings;        // "key=value" of --key value / --key=value, in order; they win over files
-  std::vector<std::string> operands;        // `verify DIR|FILE`
+  std::vector<std::string> operands;        // verify: paths; generate: model folder, comma-separated ids, max_new_tokens
 };
 
 // Local. Throws Error(kConfig) for what it does not understand.
@@ -37,11 +37,16 @@ ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::ve
 
 // Contradictions between options (those that need no file, model or world size). Called by parse_options.
 void validate(const Options& options);
+// What training needs to be set. Throws Error(kConfig).
+void validate_for_training(const Options& options);
 
 std::string help_text();                               // --help, grouped
 std::string options_markdown();                        // docs/options.md
 std::string to_ini(const Options& options);            // effective configuration with absolute paths; parses back to the same options
 std::string to_json(const Options& options);           // the same as a JSON object {name: value}
+
+// A whole number given to a command. Error(kConfig) naming `what`.
+int64_t parse_integer(const std::string& text, const std::string& what);
 
 // A *_steps option as whole steps: value >= 1 itself, a fraction ceil(value * max_steps), as transformers' TrainerState.compute_steps.
 int64_t resolve_steps(double value, int64_t max_steps);

@@ -1,0 +1,13 @@
+// The name somebody may have meant.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace sft::config {
+
+// The name with the smallest edit distance, or empty when none is near (more than a third of the letters
+// differ).
+std::string nearest_name(const std::string& name, const std::vector<std::string>& names);
+
+}  // namespace sft::config
