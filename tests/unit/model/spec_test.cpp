@@ -1,0 +1,206 @@
+// config.json -> DecoderSpec: values, defaults and refusals; tensor names; where a model folder is found.
+#include "sft/model/spec.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "sft/base/error.h"
+#include "sft/model/decoder.h"
+#include "support/temp_dir.h"
+
+namespace sft::model {
+namespace {
+
+using base::Error;
+using base::ExitCode;
+using nlohmann::json;
+
+DecoderSpec parse(const json& config) {
+  return spec_from_config_json(config.dump(), "dir/config.json");
+}
+
+json llama(const json& changes = json::object()) {
+  json config = {{"model_type", "llama"},   {"vocab_size", 64},       {"hidden_size", 32},
+                 {"intermediate_size", 48}, {"num_hidden_layers", 2}, {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2}};
+  config.update(changes);
+  return config;
+}
+json opt(const json& changes = json::object()) {
+  json config = {
+      {"model_type", "opt"}, {"hidden_size", 32}, {"num_attention_heads", 4}, {"num_hidden_layers", 2}};
+  config.update(changes);
+  return config;
+}
+json gpt2(const json& changes = json::object()) {
+  json config = {{"model_type", "gpt2"}, {"n_embd", 32}, {"n_head", 4}, {"n_layer", 2}};
+  config.update(changes);
+  return config;
+}
+
+void expect_refused(const json& config, const std::vector<std::string>& parts) {
+  try {
+    parse(config);
+    FAIL() << "accepted: " << config;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kInvalidData);
+    for (const std::string& part : parts) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
+          << part << " not in: " << error.what();
+    }
+    EXPECT_NE(std::string(error.what()).find("dir/config.json"), std::string::npos) << error.what();
+  }
+}
+
+// As transformers' configuration classes document them.
+TEST(Spec, DefaultsAreThoseOfTransformers) {
+  const DecoderSpec l = parse({{"model_type", "llama"}});
+  EXPECT_EQ(std::tuple(l.vocab_size, l.hidden_size, l.intermediate_size, l.num_hidden_layers,
+                       l.num_attention_heads, l.num_key_value_heads, l.head_dim, l.max_position_embeddings),
+            std::tuple(32000, 4096, 11008, 32, 32, 32, 128, 2048));
+  EXPECT_EQ(l.norm_eps, 1e-6);
+  EXPECT_EQ(l.rope_theta, 10000.0);
+  EXPECT_FALSE(l.tie_word_embeddings || l.attention_bias || l.mlp_bias || l.padding_idx);
+  const DecoderSpec o = parse({{"model_type", "opt"}});
+  EXPECT_EQ(std::tuple(o.vocab_size, o.hidden_size, o.embedding_size, o.intermediate_size,
+                       o.max_position_embeddings),
+            std::tuple(50272, 768, 768, 3072, 2048));
+  EXPECT_EQ(o.residual_dropout, 0.1);
+  EXPECT_EQ(o.padding_idx, 1);
+  EXPECT_TRUE(o.tie_word_embeddings);
+  const DecoderSpec g = parse({{"model_type", "gpt2"}});
+  EXPECT_EQ(std::tuple(g.vocab_size, g.hidden_size, g.intermediate_size, g.max_position_embeddings),
+            std::tuple(50257, 768, 3072, 1024));
+  EXPECT_EQ(std::tuple(g.embedding_dropout, g.residual_dropout, g.attention_dropout),
+            std::tuple(0.1, 0.1, 0.1));
+  EXPECT_TRUE(g.tie_word_embeddings && g.hf_counts_first_label && !g.padding_idx);
+}
+
+TEST(Spec, RopeOfOldAndNewFiles) {
+  EXPECT_EQ(parse(llama({{"rope_theta", 5e5}, {"rope_scaling", nullptr}})).rope_theta, 5e5);
+  const DecoderSpec parameters =
+      parse(llama({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e5}}}}));
+  EXPECT_EQ(parameters.rope_theta, 1e5);
+  EXPECT_EQ(parameters.rope_scaling, RopeScaling::kNone);
+  const DecoderSpec linear =
+      parse(llama({{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}, {"rope_theta", 2e4}}));
+  EXPECT_EQ(linear.rope_scaling, RopeScaling::kLinear);
+  EXPECT_EQ(std::pair(linear.rope_factor, linear.rope_theta), std::pair(2.0, 2e4));
+  const DecoderSpec scaled = parse(llama({{"rope_scaling",
+                                           {{"rope_type", "llama3"},
+                                            {"factor", 32.0},
+                                            {"low_freq_factor", 1.0},
+                                            {"high_freq_factor", 4.0},
+                                            {"original_max_position_embeddings", 8192}}}}));
+  EXPECT_EQ(scaled.rope_scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(scaled.rope_original_max_position_embeddings, 8192);
+}
+
+TEST(Spec, PaddingIndex) {
+  EXPECT_EQ(parse(llama({{"pad_token_id", 3}})).padding_idx, 3);
+  EXPECT_EQ(parse(llama({{"pad_token_id", -1}})).padding_idx, 63);
+  EXPECT_EQ(parse(llama({{"pad_token_id", nullptr}})).padding_idx, std::nullopt);
+  EXPECT_EQ(parse(opt({{"pad_token_id", nullptr}})).padding_idx, std::nullopt);
+  EXPECT_EQ(parse(gpt2({{"pad_token_id", 3}})).padding_idx, std::nullopt);
+}
+
+TEST(Spec, RefusesWhatItCannotRun) {
+  expect_refused(json::array(), {"JSON object"});
+  expect_refused({{"model_type", "mamba"}}, {"model_type", "mamba", "gpt2, llama, opt"});
+  expect_refused(json::object(), {"model_type", "missing", "gpt2, llama, opt"});
+  expect_refused(llama({{"hidden_act", "mish"}}), {"hidden_act", "mish", "silu"});
+  expect_refused(llama({{"hidden_size", "32"}}), {"hidden_size", "\"32\"", "whole number"});
+  expect_refused(llama({{"hidden_size", 0}}), {"hidden_size", "0"});
+  expect_refused(llama({{"hidden_size", 3.5}}), {"hidden_size", "3.5"});
+  expect_refused(llama({{"vocab_size", 5000000000}}), {"vocab_size", "5000000000"});
+  expect_refused(llama({{"hidden_size", 34}}), {"hidden_size = 34", "num_attention_heads = 4"});
+  expect_refused(llama({{"num_key_value_heads", 3}}), {"num_attention_heads = 4", "num_key_value_heads = 3"});
+  expect_refused(llama({{"head_dim", 7}}), {"head_dim", "7", "even"});
+  expect_refused(llama({{"pad_token_id", 64}}), {"pad_token_id", "64"});
+  expect_refused(llama({{"attention_dropout", 1.0}}), {"attention_dropout", "1.0"});
+  expect_refused(llama({{"tie_word_embeddings", 1}}), {"tie_word_embeddings", "true or false"});
+  expect_refused(llama({{"rms_norm_eps", 0.0}}), {"rms_norm_eps", "0.0"});
+  expect_refused(llama({{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}}),
+                 {"rope_scaling.type", "yarn", "llama3"});
+  expect_refused(llama({{"rope_scaling", {{"rope_type", "linear"}}}}), {"rope_scaling.factor", "missing"});
+  expect_refused(llama({{"rope_scaling", "linear"}}), {"rope_scaling", "JSON object"});
+  expect_refused(llama({{"partial_rotary_factor", 0.5}}), {"partial_rotary_factor", "0.5"});
+  expect_refused(llama({{"quantization_config", {{"bits", 4}}}}), {"quantization_config"});
+  expect_refused(opt({{"layerdrop", 0.1}}), {"layerdrop", "0.1"});
+  expect_refused(opt({{"dropout", -0.1}}), {"dropout", "-0.1"});
+  expect_refused(gpt2({{"scale_attn_by_inverse_layer_idx", true}}),
+                 {"scale_attn_by_inverse_layer_idx", "true"});
+  expect_refused(gpt2({{"reorder_and_upcast_attn", true}}), {"reorder_and_upcast_attn"});
+  expect_refused(gpt2({{"add_cross_attention", true}}), {"add_cross_attention"});
+}
+
+TEST(Decoder, TakesNamesOfCheckpointsOfTheBareModel) {
+  const auto first = [](const json& config, int64_t block) {
+    return Decoder::create(parse(config))->block_tensors(block).front();
+  };
+  EXPECT_EQ(first(gpt2(), 1).name, "transformer.h.0.attn.c_attn.weight");
+  EXPECT_EQ(first(gpt2(), 1).aliases, std::vector<std::string>{"h.0.attn.c_attn.weight"});
+  EXPECT_EQ(first(opt(), 0).aliases, std::vector<std::string>{"decoder.embed_tokens.weight"});
+  EXPECT_EQ(first(llama(), 2).aliases, std::vector<std::string>{"layers.1.self_attn.q_proj.weight"});
+  EXPECT_TRUE(first(llama(), 3).aliases.empty()) << "lm_head has no prefix";
+}
+
+TEST(Decoder, RefusesRowsBeyondLearnedPositions) {
+  const auto decoder = Decoder::create(parse(gpt2({{"n_positions", 8}})));
+  const auto batch_of = [](int64_t length) {
+    data::TokenRow row;
+    row.input_ids.assign(static_cast<std::size_t>(length), 1);
+    row.labels = row.input_ids;
+    return data::pack({row});
+  };
+  EXPECT_EQ(decoder->make_inputs(batch_of(8), at::kCPU).position_ids.numel(), 8);
+  EXPECT_THROW(decoder->make_inputs(batch_of(9), at::kCPU), Error);
+}
+
+class HubCache : public testing::Test {
+ protected:
+  void SetUp() override { setenv("HF_HUB_CACHE", folder_.path().c_str(), 1); }
+  void TearDown() override { unsetenv("HF_HUB_CACHE"); }
+  void add(const std::string& relative, const std::string& text) {
+    std::filesystem::create_directories((folder_ / relative).parent_path());
+    sft::test::write_file(folder_ / relative, text);
+  }
+  void expect_refused(const std::string& name, const std::string& part) {
+    try {
+      resolve_model_dir(name);
+      FAIL() << "found " << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kInvalidData);
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  }
+  const sft::test::TempDir folder_;
+};
+
+TEST_F(HubCache, FollowsTheMainReference) {
+  add("models--org--name/refs/main", "0123abc\n");
+  add("models--org--name/snapshots/0123abc/config.json", "{}");
+  EXPECT_EQ(resolve_model_dir("org/name"), folder_ / "models--org--name/snapshots/0123abc");
+}
+
+TEST_F(HubCache, TakesFolders) {
+  add("model/config.json", "{}");
+  EXPECT_EQ(resolve_model_dir((folder_ / "model").string()), folder_ / "model");
+  std::filesystem::create_directories(folder_ / "empty");
+  expect_refused((folder_ / "empty").string(), "no config.json");
+}
+
+TEST_F(HubCache, SaysWhatIsMissing) {
+  expect_refused("org/absent", "sft-prepare");
+  expect_refused("../escape", "neither a folder");
+  expect_refused("", "neither a folder");
+  add("models--org--half/refs/main", "0123abc");
+  expect_refused("org/half", "no config.json");
+  add("models--org--evil/refs/main", "../../elsewhere");
+  expect_refused("org/evil", "not a commit id");
+}
+
+}  // namespace
+}  // namespace sft::model
