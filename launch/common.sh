@@ -1,6 +1,6 @@
 # Shared by the scripts in launch/ and tests/: sourced, not run. Sets ROOT, the folder of this clone.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VENV=$ROOT/.venv
+VENV=${SFT_VENV:-$ROOT/.venv}
 VENV_PYTHON=$VENV/bin/python
 
 # A clone in another folder still finds its objects in the compiler cache.
@@ -8,6 +8,23 @@ export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$ROOT} CCACHE_NOHASHDIR=1
 
 note() { printf '    %s\n' "$*"; }
 die() { printf '%s: error: %s\n' "$(basename "$0")" "$1" >&2; exit "${2:-1}"; }
+
+# The program: $SFT_DIST, else built in this clone, else installed with this script, else on PATH.
+find_sft_dist() {
+  local program
+  if [ -n "${SFT_DIST:-}" ]; then
+    [ -x "$SFT_DIST" ] || die "SFT_DIST names $SFT_DIST, which is not a program" 92
+    realpath -s "$SFT_DIST"
+    return
+  fi
+  for program in "$ROOT/build/release/sft-dist" "$ROOT/../../bin/sft-dist" "$(command -v sft-dist || echo '')"; do
+    if [ -n "$program" ] && [ -x "$program" ]; then
+      realpath -s "$program"
+      return
+    fi
+  done
+  die "sft-dist is not built: cmake --preset release && cmake --build --preset release" 92
+}
 
 # usage FILE: its leading comment, without the interpreter line.
 usage() { awk 'NR > 1 && !/^#/ {exit} NR > 1 {sub(/^# ?/, ""); print}' "$1"; }

@@ -11,14 +11,14 @@ from .errors import CONFIG, PrepareError
 
 
 def find_sft_dist() -> Path:
-    """The program: $SFT_DIST, else beside this source tree or installation, else on PATH."""
+    """The program: $SFT_DIST, else built in this clone, else installed with this package, else on PATH."""
     root = Path(__file__).resolve().parents[2]
     if os.environ.get("SFT_DIST"):
         program = Path(os.environ["SFT_DIST"])
         if not program.is_file():
             raise PrepareError(f"SFT_DIST names {program}, which is not there.", CONFIG)
         return program
-    for program in (root / "build" / "release" / "sft-dist", root.parent / "bin" / "sft-dist"):
+    for program in (root / "build" / "release" / "sft-dist", root.parents[1] / "bin" / "sft-dist"):
         if program.is_file():
             return program
     if found := shutil.which("sft-dist"):
