@@ -3,18 +3,24 @@
 
 #include <mpi.h>
 
+#include <chrono>
 #include <memory>
 
 #include "sft/parallel/communicator.h"
 
 namespace sft::parallel {
 
-class DeviceRuntime;
-class NcclApi;
+struct DeviceBackend;
 
 std::unique_ptr<Communicator> make_single_communicator();
 
 // Collective over parent, which is only duplicated. threaded: see WorkQueue; needs MPI_THREAD_MULTIPLE.
 std::unique_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, bool threaded);
+
+// Collective over control, which serves the control plane. The calling thread's device must be set. deadline:
+// for all ranks to arrive.
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> control,
+                                                     const DeviceBackend& backend,
+                                                     std::chrono::milliseconds deadline);
 
 }  // namespace sft::parallel

@@ -4,12 +4,14 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 
 #include "parallel/backends.h"
 #include "parallel/control_plane.h"
 #include "parallel/cores.h"
+#include "parallel/device_backend.h"
 #include "parallel/mpi_handle.h"
 
 namespace sft::parallel {
@@ -141,7 +143,10 @@ std::unique_ptr<Communicator> MpiEnv::create_communicator(const std::string& bac
                "comm_backend = nccl needs device = cuda; with device = {} use mpi (or auto)", device_type);
   }
   if (impl_->topology.world_size == 1) return make_single_communicator();
-  return make_mpi_communicator(MPI_COMM_WORLD, mpi_allows_threads());
+  auto over_mpi = make_mpi_communicator(MPI_COMM_WORLD, mpi_allows_threads());
+  if (!cuda) return over_mpi;
+  constexpr std::chrono::minutes kDeadline{5};  // large jobs take about one
+  return make_nccl_communicator(std::move(over_mpi), load_device_backend(find_device_library()), kDeadline);
 }
 
 }  // namespace sft::parallel

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
+#include <string>
 #include <string_view>
 
 #include "parallel/cores.h"
@@ -33,9 +35,10 @@ bool user_chose_binding() {
 }
 
 struct Cores {
-  CoreSet own;                     // this rank's share
-  CoreSet allowed;                 // of all sharers together
-  bool bound_by_launcher = false;  // to fewer than it might use, and nobody asked for that
+  CoreSet allowed;                 // of all ranks that share them
+  CoreSet own;                     // this rank's share, all when there are more ranks than cores
+  int threads = 1;                 // that the share is good for
+  bool bound_by_launcher = false;  // elsewhere than the launcher itself, and nobody asked for that
 };
 
 Cores find_cores(const Topology& topology) {
@@ -44,7 +47,7 @@ Cores find_cores(const Topology& topology) {
   int sharers = topology.core_sharers, place = topology.core_place;
   if (!environment("OMPI_COMM_WORLD_LOCAL_RANK").empty() && !user_chose_binding()) {
     const auto launcher = launcher_cores();
-    if (launcher && launcher->size() > cores.allowed.size()) {
+    if (launcher && *launcher != cores.allowed) {
       cores.allowed = *launcher;
       sharers = topology.local_world_size;
       place = topology.local_rank;
@@ -52,15 +55,22 @@ Cores find_cores(const Topology& topology) {
     }
   }
   cores.own = share_of(cores.allowed, sharers, place);
+  cores.threads = std::max(1, static_cast<int>(cores.allowed.size()) / sharers);
+  if (const auto quota = cpu_quota())
+    cores.threads = std::clamp(*quota / topology.local_world_size, 1, cores.threads);
   return cores;
 }
 
+// Moves every thread of this process: MPI has started some.
 void run_on(const CoreSet& cores) {
   std::vector<cpu_set_t> set(static_cast<std::size_t>(cores.back()) / CPU_SETSIZE + 1);
   const std::size_t bytes = set.size() * sizeof(cpu_set_t);
   for (const int core : cores) CPU_SET_S(static_cast<std::size_t>(core), bytes, set.data());
-  if (sched_setaffinity(0, bytes, set.data()) != 0)
-    log::warning("the cores mpirun bound this rank to could not be changed");
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    sched_setaffinity(static_cast<pid_t>(std::stol(task.path().filename())), bytes,
+                      set.data());  // it may just have ended
+  }
+  if (cores_of(0) != cores) log::warning("this rank could not be moved off the cores mpirun bound it to");
 }
 
 int threads_from_environment() {
@@ -71,18 +81,12 @@ int threads_from_environment() {
   return value;
 }
 
-int default_threads(const Cores& cores, const Topology& topology) {
-  if (const int chosen = threads_from_environment(); chosen > 0) return chosen;
-  int threads = static_cast<int>(cores.own.size());
-  if (const auto quota = cpu_quota()) threads = std::min(threads, *quota / topology.local_world_size);
-  return std::max(threads, 1);
-}
-
 }  // namespace
 
 int configure_threads(int64_t requested, const Topology& topology) {
   const Cores cores = find_cores(topology);
-  const int threads = requested > 0 ? base::narrow<int>(requested) : default_threads(cores, topology);
+  int threads = requested > 0 ? base::narrow<int>(requested) : threads_from_environment();
+  if (threads <= 0) threads = cores.threads;
   if (cores.bound_by_launcher) {
     run_on(threads <= static_cast<int>(cores.own.size()) ? cores.own : cores.allowed);
   }

@@ -1,0 +1,73 @@
+// What the nccl back end does when NCCL fails, on test doubles.
+#include <ATen/ops/ones.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "parallel/backends.h"
+#include "sft/base/error.h"
+#include "support/fake_device.h"
+#include "support/mpi_test.h"
+
+namespace sft::testing {
+namespace {
+
+using base::ExitCode;
+
+std::unique_ptr<parallel::Communicator> make_nccl(
+    FakeDevice& device, std::chrono::milliseconds deadline = std::chrono::seconds(30)) {
+  return parallel::make_nccl_communicator(make_comm("mpi"), device.backend, deadline);
+}
+
+// The error's message; empty when there was none. Its code goes to `code`.
+template <typename Call>
+std::string error_of(Call&& call, ExitCode& code) {
+  try {
+    call();
+  } catch (const base::Error& error) {
+    code = error.code();
+    return error.what();
+  }
+  return {};
+}
+
+TEST(NcclFailures, AsynchronousErrorEndsTheWaitAndNamesTheOperation) {
+  FakeDevice device;
+  device.nccl.fail_operation(1);
+  const auto comm = make_nccl(device);
+  const at::Tensor tensor = at::ones({1000});
+  comm->all_reduce(tensor).wait();
+  ExitCode code = ExitCode::kDone;
+  parallel::Work hanging = comm->all_gather(at::ones({1000 * comm->size()}), tensor);
+  const std::string message = error_of([&] { hanging.wait(); }, code);
+  EXPECT_EQ(code, ExitCode::kInternal);
+  EXPECT_NE(message.find("all_gather"), std::string::npos) << message;
+  EXPECT_NE(message.find("network error"), std::string::npos) << message;
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+TEST(NcclFailures, NothingIsStartedAfterAnError) {
+  FakeDevice device;
+  device.nccl.fail_operation(0);
+  const auto comm = make_nccl(device);
+  const at::Tensor tensor = at::ones({1000});
+  ExitCode code = ExitCode::kDone;
+  error_of([&] { comm->all_reduce(tensor).wait(); }, code);
+  const std::string message = error_of([&] { comm->broadcast(tensor, 0); }, code);
+  EXPECT_NE(message.find("broadcast"), std::string::npos) << message;
+  EXPECT_TRUE(comm->all(true)) << "the control plane still works, to agree on what to do";
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+TEST(NcclFailures, InitialisationHasADeadline) {
+  FakeDevice device;
+  device.nccl.never_initialise();
+  ExitCode code = ExitCode::kDone;
+  const std::string message = error_of([&] { make_nccl(device, std::chrono::milliseconds(50)); }, code);
+  EXPECT_EQ(code, ExitCode::kHang);
+  EXPECT_NE(message.find("initialisation"), std::string::npos) << message;
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+}  // namespace
+}  // namespace sft::testing
