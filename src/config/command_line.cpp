@@ -1,10 +1,11 @@
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <boost/program_options.hpp>
-
-#include <fmt/core.h>
-
 #include <string>
 #include <vector>
 
+#include "option_table.h"
 #include "sft/base/error.h"
 #include "sft/config/parse.h"
 
@@ -14,85 +15,163 @@ namespace {
 namespace po = boost::program_options;
 using base::ExitCode;
 using base::fail;
+using Words = std::vector<std::string>;
 
-// Options of the program itself; everything else of the form --key value is a setting.
+constexpr const char *kSetting = "setting", *kOperand = "operand";
+
+// What the program itself is told. `setting` and `operand` are filled by SettingsReader.
 po::options_description own_options() {
   po::options_description description;
   auto add = description.add_options();
-  add("args", po::value<std::vector<std::string>>()->composing());
+  add("args", po::value<Words>()->composing());
   add("help,h", "");
   add("version", "");
   add("check-config", "");
   add("print-config", po::value<std::string>()->implicit_value("ini"));
   add("print-options-doc", "");
   add("ids", po::value<std::string>());
-  add("max_new_tokens", po::value<std::string>()->default_value("40"));
+  add("max-new-tokens", po::value<std::string>()->default_value("40"));
+  add(kSetting, po::value<Words>()->composing());
+  add(kOperand, po::value<Words>()->composing());
   return description;
 }
 
-Command command_of(const po::variables_map& values) {
-  if (values.count("help")) return Command::kHelp;
-  if (values.count("version")) return Command::kVersion;
-  if (values.count("check-config")) return Command::kCheckConfig;
-  if (values.count("print-options-doc")) return Command::kPrintOptionsDoc;
-  if (!values.count("print-config")) return Command::kTrain;
+// Hooks into Boost's parser: takes `--key value`, `--key=value`, `key=value` and words without dashes off the
+// front of the arguments, and leaves the program's own options (in the spelling with dashes) to Boost.
+class SettingsReader {
+ public:
+  explicit SettingsReader(const po::options_description& own) : own_(own) {}
+
+  std::vector<po::option> operator()(Words& words) {
+    std::string& word = words.front();
+    if (!word.starts_with('-')) return {take(words, is_setting(word) ? kSetting : kOperand, word)};
+    if (!word.starts_with("--") || word == "--") return {};
+    const auto equals = word.find('=');
+    const std::string key = word.substr(2, equals == std::string::npos ? equals : equals - 2);
+    const std::string own_key = replaced(key, '_', '-');
+    if (is_own(own_key)) {
+      word.replace(2, key.size(), own_key);
+      return {};
+    }
+    if (equals != std::string::npos) return {take(words, kSetting, word.substr(2))};
+    return {take_with_value(words, key)};
+  }
+
+ private:
+  static std::string replaced(std::string text, char from, char to) {
+    std::replace(text.begin(), text.end(), from, to);
+    return text;
+  }
+
+  bool is_own(const std::string& key) const {
+    return key != kSetting && key != kOperand && own_.find_nothrow(key, false) != nullptr;
+  }
+
+  bool is_setting(const std::string& word) {
+    has_command_ =
+        has_command_ || word.find('=') == std::string::npos;  // what follows a command is its operand
+    return !has_command_;
+  }
+
+  static po::option take(Words& words, const char* as, const std::string& value) {
+    po::option option(as, {value});
+    option.original_tokens = {words.front()};
+    words.erase(words.begin());
+    return option;
+  }
+
+  static po::option take_with_value(Words& words, const std::string& key) {
+    if (words.size() > 1 && !words[1].starts_with("--")) {
+      const std::string value = words[1];
+      words.erase(words.begin());
+      return take(words, kSetting, key + "=" + value);
+    }
+    if (!may_stand_alone(replaced(key, '-', '_')))
+      fail(ExitCode::kConfig, "command line: --{} needs a value", key);
+    return take(words, kSetting, key + "=true");
+  }
+
+  // Flags; and names that are not known here, for which parse_options has the better message.
+  static bool may_stand_alone(const std::string& name) {
+    const Alias* alias = find_alias(name);
+    const OptionRow* row = find_option(alias ? alias->option : name);
+    if (!row || (alias && alias->convert)) return true;
+    Options options;
+    const Slot slot = row->slot(options);
+    return std::holds_alternative<bool*>(slot) || std::holds_alternative<std::optional<bool>*>(slot) ||
+           row->rule.path == PathKind::kResume;
+  }
+
+  const po::options_description& own_;
+  bool has_command_ = false;
+};
+
+po::variables_map read(int argc, const char* const* argv) {
+  try {
+    const po::options_description own = own_options();
+    constexpr int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+    po::variables_map values;
+    po::store(po::command_line_parser(argc, argv)
+                  .options(own)
+                  .style(style)
+                  .extra_style_parser(SettingsReader(own))
+                  .run(),
+              values);
+    return values;
+  } catch (const po::error& error) {
+    fail(ExitCode::kConfig, "command line: {}; sft-dist --help lists the options", error.what());
+  }
+}
+
+Words words_of(const po::variables_map& values, const char* name) {
+  return values.count(name) ? values[name].as<Words>() : Words{};
+}
+
+Command print_config_of(const po::variables_map& values) {
   const std::string& form = values["print-config"].as<std::string>();
   if (form == "ini") return Command::kPrintConfig;
   if (form == "json") return Command::kPrintConfigJson;
-  fail(ExitCode::kConfig, "--print-config={}: use ini or json", form);
+  fail(ExitCode::kConfig, "--print-config={}: use --print-config=ini or --print-config=json", form);
 }
 
-// --key value, --key=value, and a bare --flag for true. `position` is at the token and is left at the last
-// one used.
-std::string read_setting(const std::vector<std::string>& tokens, std::size_t& position) {
-  const std::string body = tokens[position].substr(2);
-  if (body.find('=') != std::string::npos) return body;
-  const bool has_value = position + 1 < tokens.size() && tokens[position + 1].rfind("--", 0) != 0;
-  return body + "=" + (has_value ? tokens[++position] : "true");
+Command flag_command_of(const po::variables_map& values) {
+  if (values.count("help")) return Command::kHelp;
+  if (values.count("version")) return Command::kVersion;
+  if (values.count("print-options-doc")) return Command::kPrintOptionsDoc;
+  if (values.count("print-config")) return print_config_of(values);
+  return values.count("check-config") ? Command::kCheckConfig : Command::kTrain;
+}
+
+// verify PATH ..., generate MODEL --ids 1,2,3
+void read_command_word(CommandLine& result, const po::variables_map& values) {
+  const std::string word = result.operands.front();
+  result.operands.erase(result.operands.begin());
+  if (word == "verify") {
+    result.command = Command::kVerify;
+    if (result.operands.empty()) fail(ExitCode::kConfig, "usage: sft-dist verify PATH ...");
+  } else if (word == "generate") {
+    result.command = Command::kGenerate;
+    if (result.operands.size() != 1 || !values.count("ids")) {
+      fail(ExitCode::kConfig, "usage: sft-dist generate MODEL --ids 1,2,3 [--max-new-tokens 40]");
+    }
+    for (const char* name : {"ids", "max-new-tokens"})
+      result.operands.push_back(values[name].as<std::string>());
+  } else {
+    fail(ExitCode::kConfig,
+         "command line: '{}' is no command; options are given as --key value, files as --args FILE", word);
+  }
 }
 
 }  // namespace
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
+  const po::variables_map values = read(argc, argv);
   CommandLine result;
-  const std::vector<std::string> words(argv + 1, argv + argc);
-  const std::string verb = !words.empty() && words[0].rfind('-', 0) != 0 ? words[0] : "";
-  const po::options_description known = own_options();  // the parsed options refer to it
-  try {
-    const po::parsed_options parsed =
-        po::command_line_parser(std::vector<std::string>(words.begin() + (verb.empty() ? 0 : 1), words.end()))
-            .options(known)
-            .allow_unregistered()
-            .style(po::command_line_style::default_style & ~po::command_line_style::allow_guessing)
-            .run();
-    po::variables_map values;
-    po::store(parsed, values);
-    if (values.count("args")) result.ini_texts_from = values["args"].as<std::vector<std::string>>();
-    const std::vector<std::string> rest = po::collect_unrecognized(parsed.options, po::include_positional);
-
-    if (verb == "verify" || verb == "generate") {
-      result.command = verb == "verify" ? Command::kVerify : Command::kGenerate;
-      result.operands = rest;
-      if (rest.empty() || (verb == "generate" && (rest.size() != 1 || !values.count("ids")))) {
-        fail(ExitCode::kConfig, "usage: sft-dist {}",
-             verb == "verify" ? "verify PATH ..." : "generate MODEL --ids 1,2,3 [--max_new_tokens 40]");
-      }
-      if (verb == "generate") {
-        result.operands.push_back(values["ids"].as<std::string>());
-        result.operands.push_back(values["max_new_tokens"].as<std::string>());
-      }
-      return result;
-    }
-    if (!verb.empty()) fail(ExitCode::kConfig, "there is no command {}; sft-dist --help lists them", verb);
-    result.command = command_of(values);
-    for (std::size_t i = 0; i < rest.size(); ++i) {
-      if (rest[i].rfind("--", 0) != 0)
-        fail(ExitCode::kConfig, "'{}' is not an option; give options as --key value", rest[i]);
-      result.settings.push_back(read_setting(rest, i));
-    }
-  } catch (const po::error& error) {
-    fail(ExitCode::kConfig, "command line: {}", error.what());
-  }
+  result.command = flag_command_of(values);
+  result.ini_texts_from = words_of(values, "args");
+  result.settings = words_of(values, kSetting);
+  result.operands = words_of(values, kOperand);
+  if (result.command != Command::kHelp && !result.operands.empty()) read_command_word(result, values);
   return result;
 }
 

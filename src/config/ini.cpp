@@ -1,48 +1,90 @@
 #include "ini.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
+#include <optional>
 #include <sstream>
 
 #include "sft/base/log.h"
+#include "words.h"
 
 namespace sft::config {
 namespace {
 
-constexpr std::size_t kMaxLine = 64 << 10, kMaxText = 1 << 20;
-constexpr const char* kBlanks = " \t\r";
+constexpr std::size_t kMaxLineBytes = 64 << 10, kMaxTextBytes = 1 << 20;
+constexpr const char* kByteOrderMark = "\xEF\xBB\xBF";
 
-std::string trim(const std::string& text) {
-  const auto first = text.find_first_not_of(kBlanks), last = text.find_last_not_of(kBlanks);
-  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
-}
+enum class Comments { kAllowed, kNone };
 
-// Option names are accepted with dashes too.
-std::string canonical_key(std::string key) {
+std::string key_of(const std::string& text) {
+  std::string key = trim(text);
   std::replace(key.begin(), key.end(), '-', '_');
   return key;
 }
 
-// The value without its comment and quotes. Returns false for a quote that is not closed or is followed by
-// something.
-bool read_value(const std::string& raw, std::string& value) {
+std::string without_comment(const std::string& text) {
+  for (auto hash = text.find('#'); hash != std::string::npos; hash = text.find('#', hash + 1)) {
+    if (hash == 0 || text[hash - 1] == ' ' || text[hash - 1] == '\t') return trim(text.substr(0, hash));
+  }
+  return text;
+}
+
+char escaped(char c) {
+  return c == 'n' ? '\n' : c == 't' ? '\t' : c;
+}
+
+// A value that begins with a quote; nothing when the quote is not closed or is followed by more than a
+// comment.
+std::optional<RawValue> read_quoted(const std::string& text, Comments comments) {
+  const char quote = text.front();
+  RawValue value{"", true};
+  std::size_t i = 1;
+  for (; i < text.size() && text[i] != quote; ++i) {
+    const bool escape = quote == '"' && text[i] == '\\' && i + 1 < text.size();
+    value.text += escape ? escaped(text[++i]) : text[i];
+  }
+  if (i >= text.size()) return std::nullopt;
+  const std::string rest = text.substr(i + 1);
+  const bool only_comment = comments == Comments::kAllowed && without_comment(rest).empty();
+  return rest.empty() || only_comment ? std::optional(value) : std::nullopt;
+}
+
+std::optional<RawValue> read_value(const std::string& raw, Comments comments) {
   const std::string text = trim(raw);
-  if (!text.empty() && (text.front() == '"' || text.front() == '\'')) {
-    const auto close = text.find(text.front(), 1);
-    if (close == std::string::npos) return false;
-    value = text.substr(1, close - 1);
-    const std::string rest = trim(text.substr(close + 1));
-    return rest.empty() || rest.front() == '#';
+  if (!text.empty() && (text.front() == '"' || text.front() == '\'')) return read_quoted(text, comments);
+  return RawValue{comments == Comments::kAllowed ? without_comment(text) : text, false};
+}
+
+bool has_control_character(const std::string& text) {
+  return std::any_of(text.begin(), text.end(),
+                     [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; });
+}
+
+std::string bad_quotes(const std::string& where, const std::string& key) {
+  return fmt::format("{}: {}: quotes are not closed, or something follows them", where, log::printable(key));
+}
+
+// One line that is neither blank nor a comment. Returns what is wrong with it, or nothing.
+std::optional<std::string> read_line(const std::string& line, Assignment& assignment) {
+  const std::string content = trim(line);
+  if (line.size() > kMaxLineBytes) return fmt::format("{}: a line of more than 64 KiB", assignment.where);
+  if (has_control_character(content))
+    return fmt::format("{}: control characters; is this a text file?", assignment.where);
+  if (content.front() == '[') {
+    return fmt::format("{}: {}: there are no sections; write lines key = value", assignment.where,
+                       log::printable(content.substr(0, 60)));
   }
-  auto comment = text.find('#');
-  while (comment != std::string::npos && comment > 0 && text[comment - 1] != ' ' &&
-         text[comment - 1] != '\t') {
-    comment = text.find('#', comment + 1);
+  const auto equals = content.find('=');
+  if (equals != std::string::npos) assignment.key = key_of(content.substr(0, equals));
+  if (assignment.key.empty()) {
+    return fmt::format("{}: '{}' is not of the form key = value", assignment.where,
+                       log::printable(content.substr(0, 60)));
   }
-  value = trim(text.substr(0, comment));
-  return true;
+  const auto value = read_value(content.substr(equals + 1), Comments::kAllowed);
+  if (!value) return bad_quotes(assignment.where, assignment.key);
+  assignment.value = *value;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -50,34 +92,19 @@ bool read_value(const std::string& raw, std::string& value) {
 std::vector<Assignment> parse_ini(const std::string& file_name, const std::string& text,
                                   std::vector<std::string>& problems) {
   std::vector<Assignment> assignments;
-  if (text.size() > kMaxText) {
-    problems.push_back(fmt::format("{}: more than 1 MiB; this is not a run.ini", file_name));
+  if (text.size() > kMaxTextBytes) {
+    problems.push_back(fmt::format("{}: more than 1 MiB; this is no file of options", file_name));
     return assignments;
   }
-  std::map<std::string, int> first_line;
-  std::istringstream lines(text);
+  std::istringstream lines(text.starts_with(kByteOrderMark) ? text.substr(3) : text);
   int number = 0;
   for (std::string line; std::getline(lines, line);) {
-    const std::string where = fmt::format("{}:{}", file_name, ++number);
+    Assignment assignment;
+    assignment.where = fmt::format("{}:{}", file_name, ++number);
     const std::string content = trim(line);
     if (content.empty() || content.front() == '#') continue;
-    const auto equals = content.find('=');
-    Assignment assignment{equals == std::string::npos ? "" : canonical_key(trim(content.substr(0, equals))),
-                          "", where};
-    if (line.size() > kMaxLine) {
-      problems.push_back(fmt::format("{}: line of more than 64 KiB", where));
-    } else if (content.front() == '[') {
-      problems.push_back(fmt::format("{}: {}: sections are not used; write key = value lines only", where,
-                                     log::printable(content)));
-    } else if (assignment.key.empty()) {
-      problems.push_back(
-          fmt::format("{}: '{}' is not of the form key = value", where, log::printable(content)));
-    } else if (!read_value(content.substr(equals + 1), assignment.value)) {
-      problems.push_back(fmt::format("{}: {}: the quotes are not closed, or something follows them", where,
-                                     log::printable(assignment.key)));
-    } else if (const auto [seen, fresh] = first_line.emplace(assignment.key, number); !fresh) {
-      problems.push_back(fmt::format("{}: {} was already set in line {}", where,
-                                     log::printable(assignment.key), seen->second));
+    if (const auto problem = read_line(line, assignment)) {
+      problems.push_back(*problem);
     } else {
       assignments.push_back(std::move(assignment));
     }
@@ -85,10 +112,31 @@ std::vector<Assignment> parse_ini(const std::string& file_name, const std::strin
   return assignments;
 }
 
-Assignment parse_setting(const std::string& setting) {
+Assignment parse_setting(const std::string& setting, std::vector<std::string>& problems) {
   const auto equals = setting.find('=');
-  return {canonical_key(setting.substr(0, equals)),
-          equals == std::string::npos ? "" : setting.substr(equals + 1), "command line"};
+  Assignment assignment{key_of(setting.substr(0, equals)), {}, "command line"};
+  if (equals == std::string::npos || assignment.key.empty()) {
+    problems.push_back(
+        fmt::format("command line: '{}' is not of the form key=value", log::printable(setting)));
+  } else if (const auto value = read_value(setting.substr(equals + 1), Comments::kNone)) {
+    assignment.value = *value;
+  } else {
+    problems.push_back(bad_quotes(assignment.where, assignment.key));
+  }
+  return assignment;
+}
+
+std::string quoted_where_needed(const std::string& text) {
+  const bool plain = !text.empty() && trim(text) == text && text.front() != '"' && text.front() != '\'' &&
+                     without_comment(text) == text && !is_none(text) && !has_control_character(text) &&
+                     text.find('\t') == std::string::npos;
+  if (plain) return text;
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c == '\n' ? "\\n" : c == '\t' ? "\\t" : std::string(1, c);
+  }
+  return result + '"';
 }
 
 }  // namespace sft::config

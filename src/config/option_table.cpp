@@ -1,310 +1,156 @@
 #include "option_table.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <type_traits>
 
-#include "value.h"
+#include "rules.h"
 
 namespace sft::config {
 namespace {
 
-using Problem = std::optional<std::string>;
+// Name and binding of a row, from one spelling: an option is named as its field.
+#define SFT_OPTION(part, field) #field, [](Options & o) -> Slot { return &o.part.field; }
 
-template <typename T>
-nlohmann::json as_json(const T& value) {
-  return value;
-}
-template <typename T>
-nlohmann::json as_json(const std::optional<T>& value) {
-  return value ? nlohmann::json(*value) : nlohmann::json();
-}
-template <>
-nlohmann::json as_json(const std::string& value) {
-  return value.empty() ? nlohmann::json() : nlohmann::json(value);
-}
-
-// Checks on numbers. Each says what is allowed.
-template <typename T>
-using Check = Problem (*)(const T& value);
-
-template <typename T, int64_t Minimum>
-Problem at_least(const T& value) {
-  if (static_cast<double>(value) >= static_cast<double>(Minimum)) return std::nullopt;
-  return fmt::format("must be {} or more", Minimum);
-}
-Problem below_one(const double& value) {
-  if (value >= 0 && value < 1) return std::nullopt;
-  return "must be in [0, 1)";
-}
-// A number of steps (whole) or a fraction of all steps.
-Problem steps_or_fraction(const double& value) {
-  const bool whole = value >= 1 && static_cast<double>(static_cast<int64_t>(value)) == value;
-  if (value >= 0 && (value < 1 || whole)) return std::nullopt;
-  return "must be a whole number of steps, or a fraction of all steps below 1";
-}
-Problem epochs(const double& value) {
-  if (value > 0) return std::nullopt;
-  return "must be more than 0";
-}
-
-class TableBuilder {
+class Rows {
  public:
-  std::vector<OptionRow> rows;
-
-  void group(const std::string& name) { group_ = name; }
-
-  // `field(options)` is the struct member the option is bound to.
-  template <typename Field>
-  OptionRow& add(const std::string& name, Field field, const std::string& help) {
-    return add_checked(name, field, help, [](const auto&) -> Problem { return std::nullopt; });
-  }
-
-  template <typename Field, typename CheckFunction>
-  OptionRow& add_checked(const std::string& name, Field field, const std::string& help, CheckFunction check) {
-    using T = std::remove_cvref_t<decltype(field(std::declval<Options&>()))>;
-    OptionRow row;
-    row.group = group_;
-    row.name = name;
-    row.type = type_name(static_cast<const T*>(nullptr));
-    Options defaults;
-    row.default_text = format_value(field(defaults));
-    row.help = help;
-    row.set = [field, check](Options& options, const std::string& text) -> Problem {
-      T value = field(options);
-      if (auto problem = parse_value(text, value)) return problem;
-      if (auto problem = check_value(value, check)) return problem;
-      field(options) = value;
-      return std::nullopt;
-    };
-    row.get = [field](const Options& options) { return format_value(field(const_cast<Options&>(options))); };
-    row.get_json = [field](const Options& options) {
-      return as_json(field(const_cast<Options&>(options))).dump();
-    };
-    rows.push_back(std::move(row));
-    return rows.back();
-  }
-
-  // One of a few words.
-  template <typename Field>
-  OptionRow& add_choice(const std::string& name, Field field, std::vector<std::string> allowed,
-                        const std::string& help) {
-    OptionRow& row = add(name, field, help);
-    row.allowed = allowed;
-    row.set = [field, allowed, name](Options& options, const std::string& text) -> Problem {
-      // "None" is a word of transformers' for report_to, and the absence of a strategy.
-      const bool none = is_none(text);
-      const std::string value = !none                                                                ? text
-                                : std::find(allowed.begin(), allowed.end(), "none") != allowed.end() ? "none"
-                                                                                                     : "no";
-      if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
-        return fmt::format("must be one of {}", fmt::join(allowed, ", "));
-      }
-      field(options) = value;
-      return std::nullopt;
-    };
-    return row;
+  explicit Rows(std::vector<OptionRow>& rows) : rows_(rows) {}
+  void group(const std::string& heading) { group_ = heading; }
+  void add(const char* name, Slot (*slot)(Options&), const char* help, Rule rule = {}) {
+    rows_.push_back({group_, name, slot, help, std::move(rule)});
   }
 
  private:
-  template <typename T, typename CheckFunction>
-  static Problem check_value(const T& value, CheckFunction check) {
-    return check(value);
-  }
-  template <typename T, typename CheckFunction>
-  static Problem check_value(const std::optional<T>& value, CheckFunction check) {
-    return value ? check(*value) : std::nullopt;
-  }
+  std::vector<OptionRow>& rows_;
   std::string group_;
 };
 
-// Binds an option to member `member` of the struct `part` of Options.
-#define SFT_FIELD(part, member) \
-  [](Options & o) -> auto& {    \
-    return o.part.member;       \
-  }
+void add_model_and_data(Rows& rows) {
+  rows.group("Model");
+  rows.add(SFT_OPTION(model, model_name_or_path),
+           "Hugging Face model to fine-tune: a folder, or an id that is in the local cache",
+           folder_or_name());
+  rows.add(SFT_OPTION(prepare, tokenizer_name_or_path), "tokenizer, likewise; None: the model's",
+           folder_or_name());
 
-void add_model_and_data(TableBuilder& table) {
-  table.group("Model");
-  table
-      .add("model_name_or_path", SFT_FIELD(model, model_name_or_path),
-           "folder of a Hugging Face model, or its id in the local cache")
-      .is_path = true;
-  table
-      .add("tokenizer_name_or_path", SFT_FIELD(prepare, tokenizer_name_or_path),
-           "folder or id of the tokenizer; None: the model's")
-      .is_path = true;
+  rows.group("Data");
+  rows.add(SFT_OPTION(data, train_dataset), "prepared training set (HDF5), as sft-prepare writes it", path());
+  rows.add(SFT_OPTION(data, eval_dataset), "prepared evaluation set (HDF5)", path());
+  rows.add(SFT_OPTION(data, max_length), "rows are cut to this many tokens; None: rows stay whole",
+           at_least(1));
+  rows.add(SFT_OPTION(data, shuffle_dataset),
+           "permute the rows once before training, as datasets' shuffle(seed)");
+  rows.add(SFT_OPTION(data, train_sampling_strategy), "order of the rows within an epoch",
+           one_of({"random", "sequential"}));
+  rows.add(SFT_OPTION(data, dataloader_drop_last), "leave out the rows at the end that fill no whole batch");
+  rows.add(SFT_OPTION(data, seed), "seed of row order and dropout", seed());
+  rows.add(SFT_OPTION(data, data_seed), "seed of the row order alone; None: seed", seed());
 
-  table.group("Data");
-  table
-      .add("train_dataset", SFT_FIELD(data, train_dataset),
-           "prepared training set (HDF5), written by sft-prepare")
-      .is_path = true;
-  table.add("eval_dataset", SFT_FIELD(data, eval_dataset), "prepared evaluation set (HDF5)").is_path = true;
-  table.add_checked("max_length", SFT_FIELD(data, max_length),
-                    "rows are cut to this many tokens; None: not cut", at_least<int64_t, 1>);
-  table.add("shuffle_dataset", SFT_FIELD(data, shuffle_dataset),
-            "permute the rows once before training, as datasets' shuffle(seed)");
-  table.add_choice("train_sampling_strategy", SFT_FIELD(data, train_sampling_strategy),
-                   {"random", "sequential"}, "order of rows in an epoch");
-  table.add("dataloader_drop_last", SFT_FIELD(data, dataloader_drop_last),
-            "leave out the rows that do not fill a micro-batch on every rank");
-  table.add_checked("seed", SFT_FIELD(data, seed), "of row order and dropout", at_least<int64_t, 0>);
-  table.add_checked("data_seed", SFT_FIELD(data, data_seed), "of row order; None: seed",
-                    at_least<int64_t, 0>);
-
-  table.group("Preparing data (sft-prepare)");
-  table
-      .add("train_file", SFT_FIELD(prepare, train_file),
-           "source of the training set: JSONL, JSON, CSV, Parquet, text files or a folder")
-      .is_path = true;
-  table.add("eval_file", SFT_FIELD(prepare, eval_file), "source of the evaluation set").is_path = true;
-  table
-      .add("dataset_name", SFT_FIELD(prepare, dataset_name),
-           "saved datasets folder or hub id, instead of files")
-      .is_path = true;
-  table.add("dataset_split", SFT_FIELD(prepare, dataset_split), "split of dataset_name to train on");
-  table.add("eval_split", SFT_FIELD(prepare, eval_split), "split of dataset_name to evaluate on");
-  table.add("dataset_text_field", SFT_FIELD(prepare, dataset_text_field), "column that holds the text");
-  table.add("formatting_func", SFT_FIELD(prepare, formatting_func),
-            "file.py:function that turns a row into text");
-  table.add_checked("max_rows", SFT_FIELD(prepare, max_rows), "use the first rows only",
-                    at_least<int64_t, 1>);
-  table.add_checked("dataset_num_proc", SFT_FIELD(prepare, dataset_num_proc),
-                    "processes that tokenise; None: all cores", at_least<int64_t, 1>);
+  rows.group("Preparing data (sft-prepare)");
+  rows.add(SFT_OPTION(prepare, train_file),
+           "source of the training set: JSONL, JSON, CSV, Parquet or text, a file or a folder", path());
+  rows.add(SFT_OPTION(prepare, eval_file), "source of the evaluation set, likewise", path());
+  rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id");
+  rows.add(SFT_OPTION(prepare, dataset_split), "split of dataset_name to train on");
+  rows.add(SFT_OPTION(prepare, eval_split), "split of dataset_name to evaluate on");
+  rows.add(SFT_OPTION(prepare, dataset_text_field), "column that holds the text");
+  rows.add(SFT_OPTION(prepare, formatting_func),
+           "Python function from a row to its text, as file.py:function", python_function());
+  rows.add(SFT_OPTION(prepare, max_rows), "take only this many rows of each source; None: all", at_least(1));
+  rows.add(SFT_OPTION(prepare, dataset_num_proc), "processes; None: one for each core", at_least(1));
 }
 
-void add_training(TableBuilder& table) {
-  table.group("Batch");
-  table.add_checked("per_device_train_batch_size", SFT_FIELD(batch, per_device_train_batch_size),
-                    "rows of a micro-batch on one rank", at_least<int64_t, 1>);
-  table.add_checked("per_device_eval_batch_size", SFT_FIELD(batch, per_device_eval_batch_size),
-                    "rows evaluated at once on one rank", at_least<int64_t, 1>);
-  table.add_checked("gradient_accumulation_steps", SFT_FIELD(batch, gradient_accumulation_steps),
-                    "micro-batches of one step", at_least<int64_t, 1>);
-  table.add_checked(
-      "global_batch_size", SFT_FIELD(batch, global_batch_size),
-      "rows of one step over all ranks; fixes gradient_accumulation_steps whatever the number of ranks",
-      at_least<int64_t, 1>);
-  table.add("allow_batch_change", SFT_FIELD(batch, allow_batch_change),
-            "resume although the global batch is another");
+void add_training(Rows& rows) {
+  rows.group("Batch");
+  rows.add(SFT_OPTION(batch, per_device_train_batch_size), "rows of a micro-batch on each rank", at_least(1));
+  rows.add(SFT_OPTION(batch, per_device_eval_batch_size), "the same in evaluation", at_least(1));
+  rows.add(SFT_OPTION(batch, gradient_accumulation_steps), "micro-batches of a step on each rank",
+           at_least(1));
+  rows.add(SFT_OPTION(batch, global_batch_size),
+           "rows of a step over all ranks; when set, gradient_accumulation_steps is derived from it",
+           at_least(1));
+  rows.add(SFT_OPTION(batch, allow_batch_change), "let a resumed run use another global batch size");
 
-  table.group("Optimizer");
-  table.add_choice("optim", SFT_FIELD(optimizer, optim), {"adamw_torch", "adamw_torch_fused", "sgd"},
-                   "optimizer");
-  table.add_checked("learning_rate", SFT_FIELD(optimizer, learning_rate), "peak learning rate",
-                    at_least<double, 0>);
-  table.add_checked("weight_decay", SFT_FIELD(optimizer, weight_decay),
-                    "decoupled; on tensors of two dimensions", at_least<double, 0>);
-  table.add_checked("adam_beta1", SFT_FIELD(optimizer, adam_beta1), "decay of the first moment", below_one);
-  table.add_checked("adam_beta2", SFT_FIELD(optimizer, adam_beta2), "decay of the second moment", below_one);
-  table.add_checked("adam_epsilon", SFT_FIELD(optimizer, adam_epsilon), "added to the denominator",
-                    at_least<double, 0>);
-  table.add_checked("max_grad_norm", SFT_FIELD(optimizer, max_grad_norm),
-                    "clip the gradient's L2 norm; 0: do not clip", at_least<double, 0>);
-  table.add_checked("max_non_finite_steps", SFT_FIELD(optimizer, max_non_finite_steps),
-                    "end with code 87 after this many steps in a row whose loss or gradient is not finite",
-                    at_least<int64_t, 1>);
+  rows.group("Optimizer");
+  rows.add(SFT_OPTION(optimizer, optim), "optimizer; both adamw names are the same here",
+           one_of({"adamw_torch", "adamw_torch_fused", "sgd"}));
+  rows.add(SFT_OPTION(optimizer, learning_rate), "peak learning rate", at_least(0));
+  rows.add(SFT_OPTION(optimizer, weight_decay),
+           "decoupled weight decay of tensors with two dimensions or more", at_least(0));
+  rows.add(SFT_OPTION(optimizer, adam_beta1), "decay of AdamW's first moment", in_half_open_unit());
+  rows.add(SFT_OPTION(optimizer, adam_beta2), "decay of AdamW's second moment", in_half_open_unit());
+  rows.add(SFT_OPTION(optimizer, adam_epsilon), "AdamW's epsilon", at_least(0));
+  rows.add(SFT_OPTION(optimizer, max_grad_norm), "clip gradients to this global L2 norm; 0: never",
+           at_least(0));
+  rows.add(SFT_OPTION(optimizer, max_non_finite_steps),
+           "steps with a non-finite gradient in a row before the run ends with code 87", at_least(1));
 
-  table.group("Schedule");
-  table.add("max_steps", SFT_FIELD(schedule, max_steps),
-            "steps of the run; more than 0 overrides num_train_epochs");
-  table.add_checked("num_train_epochs", SFT_FIELD(schedule, num_train_epochs),
-                    "passes over the data; may be a fraction", epochs);
-  table.add_choice(
-      "lr_scheduler_type", SFT_FIELD(schedule, lr_scheduler_type),
-      {"linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
-       "inverse_sqrt", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"},
-      "how the learning rate changes");
-  table.add("lr_scheduler_kwargs", SFT_FIELD(schedule, lr_scheduler_kwargs),
-            "its arguments, as a JSON object or key=value, ...");
-  table.add_checked("warmup_steps", SFT_FIELD(schedule, warmup_steps),
-                    "steps from 0 to the peak; below 1 a fraction of all steps", steps_or_fraction);
+  rows.group("Length and learning rate schedule");
+  rows.add(SFT_OPTION(schedule, max_steps), "optimizer steps; -1: num_train_epochs decides", at_least(-1));
+  rows.add(SFT_OPTION(schedule, num_train_epochs), "epochs, fractions too", at_least(0));
+  rows.add(
+      SFT_OPTION(schedule, lr_scheduler_type), "how the learning rate changes",
+      one_of({"linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+              "inverse_sqrt", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"}));
+  rows.add(SFT_OPTION(schedule, lr_scheduler_kwargs), "its arguments", key_values());
+  rows.add(SFT_OPTION(schedule, warmup_steps), "steps of linear warm-up from 0", steps());
 
-  table.group("Precision and memory");
-  table.add("bf16", SFT_FIELD(precision, bf16),
-            "matrix products in bf16 over fp32 weights, as autocast does");
-  table.add("gradient_checkpointing", SFT_FIELD(precision, gradient_checkpointing),
-            "keep only each layer's input and compute the rest again");
+  rows.group("Precision and memory");
+  rows.add(SFT_OPTION(precision, bf16), "matrix products in bf16 over fp32 weights, as autocast does it");
+  rows.add(SFT_OPTION(precision, gradient_checkpointing),
+           "keep only the input of each layer, compute the rest again in the backward pass");
 }
 
-void add_around_training(TableBuilder& table) {
-  table.group("Logging");
-  table.add_choice("logging_strategy", SFT_FIELD(logging, logging_strategy), {"no", "steps", "epoch"},
-                   "when to log");
-  table.add_checked("logging_steps", SFT_FIELD(logging, logging_steps),
-                    "steps between log entries; below 1 a fraction of all steps", steps_or_fraction);
-  table.add("logging_first_step", SFT_FIELD(logging, logging_first_step), "log the first step too");
-  table.add_choice("report_to", SFT_FIELD(logging, report_to), {"none", "tensorboard", "all"},
-                   "also write TensorBoard event files");
-  table.add("run_name", SFT_FIELD(logging, run_name), "name of the run in TensorBoard");
-  table.add("disable_tqdm", SFT_FIELD(logging, disable_tqdm),
-            "no progress bar; None: a bar on a terminal only");
-  table.add_choice("log_level", SFT_FIELD(logging, log_level), {"debug", "info", "warning", "error"},
-                   "of messages on the console");
+void add_around_training(Rows& rows) {
+  rows.group("Logging");
+  rows.add(SFT_OPTION(logging, logging_strategy), "when to log", one_of({"no", "steps", "epoch"}));
+  rows.add(SFT_OPTION(logging, logging_steps), "steps from log entry to log entry", steps());
+  rows.add(SFT_OPTION(logging, logging_first_step), "log the first step too");
+  rows.add(SFT_OPTION(logging, report_to), "write TensorBoard event files to output_dir/runs",
+           list_of({"none", "tensorboard", "all"}));
+  rows.add(SFT_OPTION(logging, run_name), "name of the run in TensorBoard");
+  rows.add(SFT_OPTION(logging, disable_tqdm), "no progress bar; None: a bar on terminals only");
+  // Hugging Face's further levels have their nearest here.
+  rows.add(SFT_OPTION(logging, log_level), "least level of the messages on the console",
+           one_of({"debug", "info", "warning", "error"},
+                  {{"passive", "info"}, {"detail", "debug"}, {"warn", "warning"}, {"critical", "error"}}));
 
-  table.group("Evaluation");
-  table.add_choice("eval_strategy", SFT_FIELD(eval, eval_strategy), {"no", "steps", "epoch"},
-                   "when to evaluate");
-  table.add_checked("eval_steps", SFT_FIELD(eval, eval_steps),
-                    "steps between evaluations; None: logging_steps", steps_or_fraction);
-  table.add("eval_on_start", SFT_FIELD(eval, eval_on_start), "evaluate before the first step");
+  rows.group("Evaluation");
+  rows.add(SFT_OPTION(eval, eval_strategy), "when to evaluate", one_of({"no", "steps", "epoch"}));
+  rows.add(SFT_OPTION(eval, eval_steps), "steps from evaluation to evaluation; None: logging_steps", steps());
+  rows.add(SFT_OPTION(eval, eval_on_start), "evaluate before the first step");
 
-  table.group("Saving and resuming");
-  table.add("output_dir", SFT_FIELD(save, output_dir), "where checkpoints, logs and the final model go")
-      .is_path = true;
-  table.add("overwrite_output_dir", SFT_FIELD(save, overwrite_output_dir),
-            "replace the results that output_dir holds");
-  table.add_choice("save_strategy", SFT_FIELD(save, save_strategy), {"no", "steps", "epoch"}, "when to save");
-  table.add_checked("save_steps", SFT_FIELD(save, save_steps),
-                    "steps between checkpoints; below 1 a fraction of all steps", steps_or_fraction);
-  table.add_checked("save_total_limit", SFT_FIELD(save, save_total_limit), "checkpoints to keep; None: all",
-                    at_least<int64_t, 1>);
-  table.add("save_only_model", SFT_FIELD(save, save_only_model),
-            "checkpoints without optimizer state (cannot be resumed)");
-  table.add("max_shard_size", SFT_FIELD(save, max_shard_size), "largest safetensors file, e.g. 5GB");
-  OptionRow& resume =
-      table.add("resume_from_checkpoint", SFT_FIELD(save, resume_from_checkpoint),
-                "true: the newest checkpoint that verifies, if any; a folder: that one; false: start afresh");
-  resume.set = [](Options& options, const std::string& text) -> Problem {
-    bool flag = false;
-    options.save.resume_from_checkpoint =
-        parse_value(text, flag) ? (is_none(text) ? "" : text) : (flag ? "true" : "");
-    return std::nullopt;
-  };
-  resume.is_path = true;
+  rows.group("Saving and resuming");
+  rows.add(SFT_OPTION(save, output_dir), "folder of checkpoints, logs and the final model", path());
+  rows.add(SFT_OPTION(save, overwrite_output_dir), "allow a new run to replace the results in output_dir");
+  rows.add(SFT_OPTION(save, save_strategy), "when to save a checkpoint", one_of({"no", "steps", "epoch"}));
+  rows.add(SFT_OPTION(save, save_steps), "steps from checkpoint to checkpoint", steps());
+  rows.add(SFT_OPTION(save, save_total_limit), "checkpoints to keep; None: all", at_least(1));
+  rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs");
+  rows.add(SFT_OPTION(save, max_shard_size), "largest safetensors file of a checkpoint", size());
+  rows.add(SFT_OPTION(save, resume_from_checkpoint),
+           "true: go on from the newest checkpoint that verifies, if there is one; a folder: from that one",
+           resume());
 
-  table.group("Machine");
-  table.add_checked("threads_per_rank", SFT_FIELD(runtime, threads_per_rank),
-                    "CPU threads; 0: this rank's share of the cores", at_least<int64_t, 0>);
-  table.add_choice("device", SFT_FIELD(runtime, device), {"auto", "cpu", "cuda"},
-                   "auto: a GPU when one is visible");
-  table.add_choice("comm_backend", SFT_FIELD(runtime, comm_backend), {"auto", "mpi", "nccl"},
-                   "auto: nccl on GPUs, mpi on CPUs");
-  table.add("trl_compat", SFT_FIELD(runtime, trl_compat),
-            "reproduce TRL's numbers, its flaws included (docs/numerics.md)");
+  rows.group("Machine");
+  rows.add(SFT_OPTION(runtime, threads_per_rank), "CPU threads of a rank; 0: its share of the cores",
+           at_least(0));
+  rows.add(SFT_OPTION(runtime, device), "auto: a GPU where there is one", one_of({"auto", "cpu", "cuda"}));
+  rows.add(SFT_OPTION(runtime, comm_backend), "auto: nccl between GPUs, mpi between CPUs",
+           one_of({"auto", "mpi", "nccl"}));
+  rows.add(SFT_OPTION(runtime, trl_compat), "reproduce TRL's numbers with their flaws (docs/numerics.md)");
 }
 
-#undef SFT_FIELD
-
-std::optional<std::string> cpu_if_true(const std::string& text) {
-  bool flag = false;
-  if (parse_value(text, flag)) return std::nullopt;
-  return flag ? "cpu" : "auto";
-}
+#undef SFT_OPTION
 
 }  // namespace
 
 const std::vector<OptionRow>& option_table() {
   static const std::vector<OptionRow> table = [] {
-    TableBuilder builder;
-    add_model_and_data(builder);
-    add_training(builder);
-    add_around_training(builder);
-    return std::move(builder.rows);
+    std::vector<OptionRow> result;
+    Rows rows(result);
+    add_model_and_data(rows);
+    add_training(rows);
+    add_around_training(rows);
+    return result;
   }();
   return table;
 }
@@ -314,25 +160,6 @@ const OptionRow* find_option(const std::string& name) {
   const auto found =
       std::find_if(table.begin(), table.end(), [&](const OptionRow& row) { return row.name == name; });
   return found == table.end() ? nullptr : &*found;
-}
-
-const std::vector<Alias>& aliases() {
-  static const std::vector<Alias> list{{"evaluation_strategy", "eval_strategy"},
-                                       {"max_seq_length", "max_length"},
-                                       {"warmup_ratio", "warmup_steps"},
-                                       {"tokenizer", "tokenizer_name_or_path"},
-                                       {"tokenizer_name", "tokenizer_name_or_path"},
-                                       {"model", "model_name_or_path"},
-                                       {"model_name", "model_name_or_path"},
-                                       {"activation_checkpointing", "gradient_checkpointing"},
-                                       {"per_gpu_train_batch_size", "per_device_train_batch_size"},
-                                       {"per_gpu_eval_batch_size", "per_device_eval_batch_size"},
-                                       {"dataset_train_split", "dataset_split"},
-                                       {"dataset_test_split", "eval_split"},
-                                       {"lr", "learning_rate"},
-                                       {"no_cuda", "device", cpu_if_true},
-                                       {"use_cpu", "device", cpu_if_true}};
-  return list;
 }
 
 }  // namespace sft::config

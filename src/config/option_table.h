@@ -1,40 +1,66 @@
-// The one table of options. Parser, help, documentation, dumps and range checks are loops over it.
+// THE table of options: one row per option. Parser, --help, docs/options.md, dumps and checks are loops over
+// it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "sft/config/options.h"
 
 namespace sft::config {
 
+// The field of an Options that a row is bound to; its type is the option's type.
+using Slot = std::variant<bool*, int64_t*, double*, std::string*, std::optional<bool>*,
+                          std::optional<int64_t>*, std::optional<double>*>;
+
+// How to_ini and to_json make a value independent of the working directory.
+enum class PathKind {
+  kNone,
+  kPath,          // always a path
+  kFolderOrName,  // a path when such a folder exists or it is written as one (./x, /x), else a repository id
+  kFunction,      // file.py:function
+  kResume,        // a path, or the word true
+};
+
+// Which values of its type an option takes.
+struct Rule {
+  std::string allowed;  // in words, for messages and documentation; empty: every value of the type
+  std::vector<std::string> choices;  // of a string; empty: free text
+  bool is_list = false;              // choices separated by commas
+  std::function<bool(double)> number_is_allowed;
+  std::function<bool(const std::string&)> text_is_allowed;
+  std::vector<std::pair<std::string, std::string>> synonyms;  // other words for a choice
+  PathKind path = PathKind::kNone;
+};
+
 struct OptionRow {
   std::string group;  // heading in help and documentation
-  std::string name;   // as in Hugging Face where the option exists there
-  std::string type;   // "int", "float", "bool", "str", "... or None"
-  std::string default_text;
+  std::string name;   // the field's name; as in Hugging Face where the option exists there
+  Slot (*slot)(Options&);
   std::string help;
-  std::vector<std::string> allowed;  // values of an enumeration; empty: any
-  bool is_path = false;              // written as an absolute path in the effective configuration
-
-  // Reads text into options; returns what is wrong with it, or nothing.
-  std::function<std::optional<std::string>(Options& options, const std::string& text)> set;
-  std::function<std::string(const Options& options)> get;  // text that set() takes back
-  std::function<std::string(const Options& options)> get_json;
+  Rule rule;
 };
 
 const std::vector<OptionRow>& option_table();
 const OptionRow* find_option(const std::string& name);  // null: no such option
 
-// Another name under which an option is accepted, with a notice.
+// Another name of an option, taken with a notice.
 struct Alias {
+  struct Converted {
+    std::optional<std::string> value;  // nullopt: the option keeps what it has
+    std::string problem;               // what is wrong; empty: nothing
+  };
   std::string name, option;
-  // Where the value means something else under the old name: e.g. use_cpu = true -> device = cpu. Null: taken
-  // as it is.
-  std::optional<std::string> (*convert)(const std::string& text) = nullptr;
+  std::string note = {};  // for the documentation, where it is more than another name
+  // Where a value means something else under the other name. Null: taken as it is.
+  Converted (*convert)(const std::string& text) = nullptr;
 };
 const std::vector<Alias>& aliases();
+const Alias* find_alias(const std::string& name);
 
 }  // namespace sft::config

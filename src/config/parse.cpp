@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 
-#include "hf_names.h"
+#include "hf_arguments.h"
 #include "ini.h"
 #include "nearest.h"
 #include "option_table.h"
@@ -13,102 +16,155 @@
 #include "sft/base/log.h"
 #include "validate.h"
 #include "value.h"
+#include "words.h"
 
 namespace sft::config {
 namespace {
+
+// For messages: one line, not too long, harmless for a terminal.
+std::string shown(const std::string& text) {
+  constexpr std::size_t kLimit = 80;
+  return log::printable(text.size() > kLimit ? text.substr(0, kLimit) + "..." : text);
+}
 
 // Applies assignments to options and collects what there is to say about them.
 class Reader {
  public:
   ParsedOptions result;
   std::vector<std::string> problems;
-  std::vector<std::string> without_effect;
+  std::set<std::string> failed;  // options whose value is none
 
+  void read_file(const IniText& ini) {
+    first_given_.clear();
+    for (const Assignment& assignment : parse_ini(ini.name, ini.text, problems)) {
+      if (is_first_in_file(assignment)) apply(assignment);
+    }
+  }
+
+  // Later ones win.
+  void read_setting(const std::string& setting) {
+    const std::size_t before = problems.size();
+    const Assignment assignment = parse_setting(setting, problems);
+    if (problems.size() == before) apply(assignment);
+  }
+
+  void add_notices() {
+    if (!renamed_.empty()) result.notices.push_back(fmt::format("taken as: {}", fmt::join(renamed_, ", ")));
+    if (!without_effect_.empty()) {
+      result.notices.push_back(
+          fmt::format("without effect in sft-dist: {}", fmt::join(without_effect_, ", ")));
+    }
+  }
+
+ private:
   void apply(const Assignment& assignment) {
     if (const OptionRow* row = find_option(assignment.key)) {
       set(*row, assignment, assignment.value);
     } else if (const Alias* alias = find_alias(assignment.key)) {
       apply_alias(*alias, assignment);
     } else if (const HfArgument* argument = find_hf_argument(assignment.key)) {
-      if (const auto problem = hf_argument_problem(*argument, assignment.value)) {
-        problems.push_back(fmt::format("{}: {} = {}: {}", assignment.where, assignment.key,
-                                       log::printable(assignment.value), *problem));
-      } else {
-        without_effect.push_back(assignment.key);
-      }
+      apply_hf_argument(*argument, assignment);
     } else {
-      unknown(assignment);
+      problems.push_back(fmt::format("{}: there is no option {}{}", assignment.where, shown(assignment.key),
+                                     suggestion(assignment.key)));
     }
   }
 
- private:
-  static const Alias* find_alias(const std::string& name) {
-    for (const Alias& alias : aliases()) {
-      if (alias.name == name) return &alias;
+  void set(const OptionRow& row, const Assignment& assignment, const RawValue& value) {
+    if (const auto problem = set_value(row, value, result.options)) {
+      report(assignment, *problem);
+      failed.insert(row.name);
+    } else {
+      failed.erase(row.name);
     }
-    return nullptr;
   }
 
   void apply_alias(const Alias& alias, const Assignment& assignment) {
-    const std::optional<std::string> value =
-        alias.convert ? alias.convert(assignment.value) : assignment.value;
-    if (!value) {
-      problems.push_back(fmt::format("{}: {} = {}: must be true or false", assignment.where, assignment.key,
-                                     log::printable(assignment.value)));
-      return;
-    }
-    result.notices.push_back(fmt::format("{} is another name of {}", alias.name, alias.option));
-    set(*find_option(alias.option), assignment, *value);
+    const Alias::Converted converted =
+        alias.convert ? alias.convert(assignment.value.text) : Alias::Converted{assignment.value.text, ""};
+    if (!converted.problem.empty()) return report(assignment, converted.problem);
+    if (!converted.value) return without_effect(alias.name);
+    const std::string as =
+        alias.convert ? fmt::format("{} = {}", alias.option, *converted.value) : alias.option;
+    renamed_.push_back(fmt::format("{} -> {}", alias.name, as));
+    set(*find_option(alias.option), assignment, {*converted.value, assignment.value.was_quoted});
   }
 
-  void set(const OptionRow& row, const Assignment& assignment, const std::string& value) {
-    if (const auto problem = row.set(result.options, value)) {
-      problems.push_back(
-          fmt::format("{}: {} = {}: {}", assignment.where, assignment.key, log::printable(value), *problem));
+  void apply_hf_argument(const HfArgument& argument, const Assignment& assignment) {
+    if (!is_harmless(argument, assignment.value.text)) return report(assignment, argument.advice);
+    if (argument.any_value_is_harmless && !argument.advice.empty()) {
+      result.notices.push_back(fmt::format("{}: {}", argument.name, argument.advice));
+    } else {
+      without_effect(argument.name);
     }
   }
 
-  void unknown(const Assignment& assignment) {
+  void without_effect(const std::string& name) {
+    if (std::find(without_effect_.begin(), without_effect_.end(), name) == without_effect_.end()) {
+      without_effect_.push_back(name);
+    }
+  }
+
+  void report(const Assignment& assignment, const std::string& problem) {
+    problems.push_back(fmt::format("{}: {} = {}: {}", assignment.where, assignment.key,
+                                   shown(assignment.value.text), problem));
+  }
+
+  // One file must not say two things about one option, under whatever names.
+  bool is_first_in_file(const Assignment& assignment) {
+    const Alias* alias = find_alias(assignment.key);
+    const bool sets_option = alias && (!alias->convert || alias->convert(assignment.value.text).value);
+    const std::string name = sets_option ? alias->option : assignment.key;
+    const auto [first, is_first] = first_given_.emplace(name, assignment);
+    if (is_first) return true;
+    const bool same_name = first->second.key == assignment.key;
+    problems.push_back(fmt::format("{}: {} was already given at {}{}", assignment.where,
+                                   shown(assignment.key), first->second.where,
+                                   same_name ? "" : " as " + shown(first->second.key)));
+    return false;
+  }
+
+  static std::string suggestion(const std::string& key) {
     std::vector<std::string> names;
     for (const OptionRow& row : option_table()) names.push_back(row.name);
     for (const Alias& alias : aliases()) names.push_back(alias.name);
-    const std::string nearest = nearest_name(assignment.key, names);
-    problems.push_back(fmt::format(
-        "{}: there is no option {}{}", assignment.where, log::printable(assignment.key),
-        nearest.empty() ? "; sft-dist --help lists them" : fmt::format("; did you mean {}?", nearest)));
+    const std::string nearest = nearest_name(lower(key), names);
+    return nearest.empty() ? "; sft-dist --help lists them" : fmt::format("; did you mean {}?", nearest);
   }
+
+  std::map<std::string, Assignment> first_given_;  // of the present file
+  std::vector<std::string> renamed_, without_effect_;
 };
+
+bool involves(const Contradiction& finding, const std::set<std::string>& names) {
+  return std::any_of(finding.options.begin(), finding.options.end(),
+                     [&](const std::string& option) { return names.contains(option); });
+}
 
 }  // namespace
 
 ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::vector<std::string>& settings) {
   Reader reader;
-  for (const IniText& ini : ini_texts) {
-    for (const Assignment& assignment : parse_ini(ini.name, ini.text, reader.problems))
-      reader.apply(assignment);
+  for (const IniText& ini : ini_texts) reader.read_file(ini);
+  for (const std::string& setting : settings) reader.read_setting(setting);
+  // What follows only from a value that was refused is not worth a second message.
+  for (const Contradiction& finding : contradictions(reader.result.options)) {
+    if (!involves(finding, reader.failed)) reader.problems.push_back(finding.text);
   }
-  for (const std::string& setting : settings) reader.apply(parse_setting(setting));
-
-  if (reader.problems.empty()) reader.problems = contradictions(reader.result.options);
-  if (!reader.problems.empty())
-    throw base::Error(base::ExitCode::kConfig, fmt::format("{}", fmt::join(reader.problems, "\n")));
-  if (!reader.without_effect.empty()) {
-    reader.result.notices.push_back(
-        fmt::format("these have no effect in sft-dist: {}", fmt::join(reader.without_effect, ", ")));
-  }
+  throw_problems(reader.problems);
+  reader.add_notices();
+  for (const std::string& doubt : doubts(reader.result.options)) reader.result.notices.push_back(doubt);
   return std::move(reader.result);
 }
 
 int64_t parse_integer(const std::string& text, const std::string& what) {
-  int64_t value = 0;
-  if (const auto problem = parse_value(text, value))
-    base::fail(base::ExitCode::kConfig, "{} = {}: {}", what, log::printable(text), *problem);
-  return value;
+  const auto value = parse_number<int64_t>(trim(text));
+  if (!value) base::fail(base::ExitCode::kConfig, "{} = {}: must be a whole number", what, shown(text));
+  return *value;
 }
 
 int64_t resolve_steps(double value, int64_t max_steps) {
-  return value < 1 ? static_cast<int64_t>(std::ceil(static_cast<double>(max_steps) * value))
-                   : static_cast<int64_t>(value);
+  return static_cast<int64_t>(value < 1 ? std::ceil(static_cast<double>(max_steps) * value) : value);
 }
 
 }  // namespace sft::config

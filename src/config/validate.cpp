@@ -1,67 +1,110 @@
 #include "validate.h"
 
+#include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "option_table.h"
 #include "sft/base/error.h"
 #include "sft/config/parse.h"
+#include "value.h"
 
 namespace sft::config {
 namespace {
 
-class Problems {
+class Findings {
  public:
   template <typename... Args>
-  void when(bool condition, fmt::format_string<Args...> format, Args&&... args) {
-    if (condition) list.push_back(fmt::format(format, std::forward<Args>(args)...));
+  void when(bool condition, std::vector<std::string> options, fmt::format_string<Args...> format,
+            Args&&... args) {
+    if (condition) list.push_back({std::move(options), fmt::format(format, std::forward<Args>(args)...)});
   }
-  std::vector<std::string> list;
+  std::vector<Contradiction> list;
 };
+
+// A strategy of "steps" needs a number of steps.
+void check_steps(Findings& found, const std::string& what, const std::string& strategy, double steps) {
+  found.when(strategy == "steps" && steps == 0, {what + "_strategy", what + "_steps", "logging_steps"},
+             "{0}_strategy = steps needs {0}_steps above 0 (never: {0}_strategy = no)", what);
+}
 
 }  // namespace
 
-std::vector<std::string> contradictions(const Options& o) {
-  Problems problems;
-  problems.when(o.schedule.max_steps == 0,
-                "max_steps = 0: nothing would be trained; use a number of steps, or -1 for num_train_epochs");
-  problems.when(
-      o.batch.global_batch_size && *o.batch.global_batch_size % o.batch.per_device_train_batch_size != 0,
-      "global_batch_size = {} is not a multiple of per_device_train_batch_size = {}",
-      o.batch.global_batch_size.value_or(0), o.batch.per_device_train_batch_size);
-  problems.when(
-      o.logging.logging_strategy == "steps" && o.logging.logging_steps == 0,
-      "logging_strategy = steps needs logging_steps above 0; to log nothing set logging_strategy = no");
-  problems.when(o.save.save_strategy == "steps" && o.save.save_steps == 0,
-                "save_strategy = steps needs save_steps above 0; to save nothing set save_strategy = no");
-  const bool evaluates = o.eval.eval_strategy != "no" || o.eval.eval_on_start;
-  problems.when(evaluates && o.data.eval_dataset.empty(),
-                "evaluation is asked for ({}), but eval_dataset is not set",
-                o.eval.eval_on_start ? "eval_on_start = true" : "eval_strategy = " + o.eval.eval_strategy);
-  problems.when(o.eval.eval_strategy == "steps" && o.eval.eval_steps.value_or(o.logging.logging_steps) == 0,
-                "eval_strategy = steps needs eval_steps above 0");
-  problems.when(o.save.overwrite_output_dir && !o.save.resume_from_checkpoint.empty(),
-                "overwrite_output_dir = true and resume_from_checkpoint = {} contradict one another",
-                o.save.resume_from_checkpoint);
-  problems.when(o.runtime.device == "cpu" && o.runtime.comm_backend == "nccl",
-                "comm_backend = nccl needs device = cuda");
-  problems.when(!o.prepare.train_file.empty() && !o.prepare.dataset_name.empty(),
-                "train_file and dataset_name: give one source, not both");
-  return problems.list;
+std::vector<Contradiction> contradictions(const Options& o) {
+  Findings found;
+  found.when(
+      o.schedule.max_steps <= 0 && o.schedule.num_train_epochs <= 0, {"max_steps", "num_train_epochs"},
+      "max_steps = {} and num_train_epochs = {}: nothing would be trained; one of them must be above 0",
+      o.schedule.max_steps, o.schedule.num_train_epochs);
+
+  const int64_t global = o.batch.global_batch_size.value_or(0),
+                per_device = o.batch.per_device_train_batch_size;
+  found.when(per_device > 0 && global % per_device != 0, {"global_batch_size", "per_device_train_batch_size"},
+             "global_batch_size = {} is not a multiple of per_device_train_batch_size = {}", global,
+             per_device);
+
+  check_steps(found, "logging", o.logging.logging_strategy, o.logging.logging_steps);
+  check_steps(found, "eval", o.eval.eval_strategy, o.eval.eval_steps.value_or(o.logging.logging_steps));
+  check_steps(found, "save", o.save.save_strategy, o.save.save_steps);
+
+  const bool no_eval_data = o.data.eval_dataset.empty();
+  found.when(o.eval.eval_strategy != "no" && no_eval_data, {"eval_strategy", "eval_dataset"},
+             "eval_strategy = {} needs eval_dataset, the HDF5 file to evaluate on", o.eval.eval_strategy);
+  found.when(o.eval.eval_on_start && no_eval_data, {"eval_on_start", "eval_dataset"},
+             "eval_on_start = true needs eval_dataset, the HDF5 file to evaluate on");
+
+  found.when(o.save.overwrite_output_dir && !o.save.resume_from_checkpoint.empty(),
+             {"overwrite_output_dir", "resume_from_checkpoint"},
+             "overwrite_output_dir = true and resume_from_checkpoint = {}: choose one",
+             o.save.resume_from_checkpoint);
+  found.when(o.logging.report_to.find("none,") != std::string::npos ||
+                 o.logging.report_to.find(",none") != std::string::npos,
+             {"report_to"}, "report_to = {}: none goes with nothing else", o.logging.report_to);
+  found.when(o.runtime.device == "cpu" && o.runtime.comm_backend == "nccl", {"device", "comm_backend"},
+             "comm_backend = nccl is for GPUs, but device = cpu");
+  found.when(!o.prepare.train_file.empty() && !o.prepare.dataset_name.empty(), {"train_file", "dataset_name"},
+             "train_file and dataset_name are both set: give one source");
+  return found.list;
 }
 
-void validate(const Options& options) {
-  const std::vector<std::string> problems = contradictions(options);
+std::vector<std::string> doubts(const Options& o) {
+  Findings found;
+  const auto& [max_steps, epochs, type, kwargs, warmup] = o.schedule;
+  found.when(max_steps > 0 && warmup >= 1 && warmup > static_cast<double>(max_steps), {},
+             "warmup_steps = {} is more than max_steps = {}: learning_rate is never reached", warmup,
+             max_steps);
+  found.when(o.batch.global_batch_size && o.batch.gradient_accumulation_steps != 1, {},
+             "gradient_accumulation_steps = {} is not used: global_batch_size decides",
+             o.batch.gradient_accumulation_steps);
+  std::vector<std::string> texts;
+  for (const Contradiction& finding : found.list) texts.push_back(finding.text);
+  return texts;
+}
+
+void throw_problems(const std::vector<std::string>& problems) {
   if (!problems.empty())
     throw base::Error(base::ExitCode::kConfig, fmt::format("{}", fmt::join(problems, "\n")));
 }
 
+void validate(const Options& options) {
+  std::vector<std::string> problems;
+  for (const OptionRow& row : option_table()) {
+    if (const auto problem = check_value(row, options)) {
+      problems.push_back(fmt::format("{} = {}: {}", row.name, plain_value(row, options), *problem));
+    }
+  }
+  for (const Contradiction& finding : contradictions(options)) problems.push_back(finding.text);
+  throw_problems(problems);
+}
+
 void validate_for_training(const Options& options) {
-  Problems problems;
-  problems.when(options.model.model_name_or_path.empty(),
-                "model_name_or_path is not set: the folder or id of the model to fine-tune");
-  problems.when(options.data.train_dataset.empty(),
-                "train_dataset is not set: the HDF5 file that sft-prepare writes");
-  if (!problems.list.empty())
-    throw base::Error(base::ExitCode::kConfig, fmt::format("{}", fmt::join(problems.list, "\n")));
+  std::vector<std::string> problems;
+  if (options.model.model_name_or_path.empty()) {
+    problems.push_back("model_name_or_path is not set: the folder or id of the model to fine-tune");
+  }
+  if (options.data.train_dataset.empty()) {
+    problems.push_back("train_dataset is not set: the HDF5 file that sft-prepare writes");
+  }
+  throw_problems(problems);
 }
 
 }  // namespace sft::config

@@ -8,7 +8,16 @@
 
 namespace sft::config {
 
-// One message per contradiction; empty when the options go together.
-std::vector<std::string> contradictions(const Options& options);
+struct Contradiction {
+  std::vector<std::string> options;  // the names of those involved
+  std::string text;
+};
+std::vector<Contradiction> contradictions(const Options& options);
+
+// Not wrong, but perhaps not meant.
+std::vector<std::string> doubts(const Options& options);
+
+// Throws Error(kConfig) with all problems, when there is one.
+void throw_problems(const std::vector<std::string>& problems);
 
 }  // namespace sft::config

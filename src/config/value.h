@@ -1,57 +1,32 @@
-// Option values as text, in both directions.
+// Values of options as text, in both directions.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 
+#include "option_table.h"
+
 namespace sft::config {
 
-// Reads text into value. Returns what is wrong ("must be a whole number"), or nothing when it is fine.
-// "None" (any case) unsets an optional and empties a string; other types refuse it.
-std::optional<std::string> parse_value(const std::string& text, bool& value);
-std::optional<std::string> parse_value(const std::string& text, int64_t& value);
-std::optional<std::string> parse_value(const std::string& text, double& value);
-std::optional<std::string> parse_value(const std::string& text, std::string& value);
-template <typename T>
-std::optional<std::string> parse_value(const std::string& text, std::optional<T>& value);
+// A value as it was written.
+struct RawValue {
+  std::string text;         // without quotes
+  bool was_quoted = false;  // then `None` is a word and not the absence of a value
+};
 
-bool is_none(const std::string& text);
+// Gives the row's field of `options` this value. Returns what is wrong with it, or nothing.
+std::optional<std::string> set_value(const OptionRow& row, const RawValue& value, Options& options);
 
-// parse_value gives the same value back. Doubles in shortest form.
-std::string format_value(bool value);
-std::string format_value(int64_t value);
-std::string format_value(double value);
-std::string format_value(const std::string& value);
-template <typename T>
-std::string format_value(const std::optional<T>& value) {
-  return value ? format_value(*value) : "None";
-}
+// The same check for a value that is already there.
+std::optional<std::string> check_value(const OptionRow& row, const Options& options);
 
-// In quotes where the ini syntax would take part of it for a comment, quotes or blanks around the value. Not
-// empty.
-std::string quoted_for_ini(const std::string& value);
+// As an ini file holds it (set_value takes it back), and as JSON. Absolute paths where the row is one.
+std::string ini_value(const OptionRow& row, const Options& options);
+std::string json_value(const OptionRow& row, const Options& options);
 
-// For help and documentation.
-std::string type_name(const bool*);
-std::string type_name(const int64_t*);
-std::string type_name(const double*);
-std::string type_name(const std::string*);
-template <typename T>
-std::string type_name(const std::optional<T>*) {
-  return type_name(static_cast<const T*>(nullptr)) + " or None";
-}
-
-template <typename T>
-std::optional<std::string> parse_value(const std::string& text, std::optional<T>& value) {
-  if (is_none(text)) {
-    value.reset();
-    return std::nullopt;
-  }
-  T parsed{};
-  if (auto problem = parse_value(text, parsed)) return *problem + " or None";
-  value = parsed;
-  return std::nullopt;
-}
+// "int", "float or None", ...: for people.
+std::string type_name(const OptionRow& row);
+// The value without making paths absolute: for messages and documentation.
+std::string plain_value(const OptionRow& row, const Options& options);
 
 }  // namespace sft::config

@@ -35,7 +35,8 @@ struct IniText {
 };
 ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::vector<std::string>& settings);
 
-// Contradictions between options (those that need no file, model or world size). Called by parse_options.
+// Ranges, and contradictions between options: those that need no file, model or world size. parse_options
+// makes the same checks. Throws Error(kConfig) listing every problem.
 void validate(const Options& options);
 // What training needs to be set. Throws Error(kConfig).
 void validate_for_training(const Options& options);

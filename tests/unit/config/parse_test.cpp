@@ -1,167 +1,247 @@
-#include "sft/config/parse.h"
-
+// From texts and settings to options: values, precedence, other names, messages.
 #include <gtest/gtest.h>
 
-#include <fstream>
-
-#include "config/hf_names.h"
-#include "config/option_table.h"
-#include "sft/base/error.h"
+#include "support.h"
 
 namespace sft::config {
 namespace {
 
-Options parsed(const std::string& ini, const std::vector<std::string>& settings = {}) {
-  return parse_options({{"run.ini", ini}}, settings).options;
+TEST(Parse, NothingGivesTheDefaults) {
+  const ParsedOptions parsed = parse_options({}, {});
+  EXPECT_EQ(to_ini(parsed.options), to_ini(Options{}));
+  EXPECT_TRUE(parsed.notices.empty());
 }
 
-std::string refusal(const std::string& ini, const std::vector<std::string>& settings = {}) {
-  try {
-    parse_options({{"run.ini", ini}}, settings);
-  } catch (const base::Error& error) {
-    EXPECT_EQ(error.code(), base::ExitCode::kConfig);
-    return error.what();
-  }
-  return "(accepted)";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-TEST(Ini, ReadsValuesCommentsQuotesAndNone) {
-  const Options o = parsed(
-      "# comment\n"
-      "  learning_rate = 2e-4   # trailing comment\n"
-      "output_dir = a#b\n"
-      "run_name = \"x # y\"\r\n"
-      "bf16=True\n"
-      "max-steps = 12\n"
-      "max_length = None\n"
-      "save_total_limit = 3\n");
-  EXPECT_EQ(o.optimizer.learning_rate, 2e-4);
-  EXPECT_EQ(o.save.output_dir, "a#b");
-  EXPECT_EQ(o.logging.run_name, "x # y");
-  EXPECT_TRUE(o.precision.bf16);
-  EXPECT_EQ(o.schedule.max_steps, 12);
-  EXPECT_FALSE(o.data.max_length.has_value());
-  EXPECT_EQ(o.save.save_total_limit, 3);
-}
-
-TEST(Ini, LaterFilesAndTheCommandLineWin) {
+TEST(Parse, ReadsEveryType) {
   const Options o =
-      parse_options({{"a.ini", "seed = 1\nmax_steps = 5\n"}, {"b.ini", "seed = 2\n"}}, {"max_steps=7"})
+      parse_text(
+          "bf16 = True\nmax_steps = 1000\nlearning_rate = 2e-5\noutput_dir = out/x\nmax_length = None\n"
+          "eval_steps = 0.25\ndisable_tqdm = 1\nlr_scheduler_type = cosine\ndata_seed = 7\nsave_total_limit "
+          "= 2\n")
           .options;
-  EXPECT_EQ(o.data.seed, 2);
-  EXPECT_EQ(o.schedule.max_steps, 7);
+  EXPECT_TRUE(o.precision.bf16);
+  EXPECT_EQ(o.schedule.max_steps, 1000);
+  EXPECT_EQ(o.optimizer.learning_rate, 2e-5);
+  EXPECT_EQ(o.save.output_dir, "out/x");
+  EXPECT_EQ(o.data.max_length, std::nullopt);
+  EXPECT_EQ(o.eval.eval_steps, 0.25);
+  EXPECT_EQ(o.logging.disable_tqdm, true);
+  EXPECT_EQ(o.schedule.lr_scheduler_type, "cosine");
+  EXPECT_EQ(o.data.data_seed, 7);
+  EXPECT_EQ(o.save.save_total_limit, 2);
 }
 
-TEST(Ini, NamesFileAndLineOfEveryProblemAtOnce) {
-  const std::string text =
-      refusal("seed = 1\nlerning_rate = 1\nbf16 = maybe\nseed = 2\n[section]\nnonsense\nrun_name = \"open\n");
-  EXPECT_TRUE(contains(text, "run.ini:2: there is no option lerning_rate; did you mean learning_rate?"))
-      << text;
-  EXPECT_TRUE(contains(text, "run.ini:3: bf16 = maybe: must be true or false")) << text;
-  EXPECT_TRUE(contains(text, "run.ini:4: seed was already set in line 1")) << text;
-  EXPECT_TRUE(contains(text, "run.ini:5: [section]: sections are not used")) << text;
-  EXPECT_TRUE(contains(text, "run.ini:6: 'nonsense' is not of the form key = value")) << text;
-  EXPECT_TRUE(contains(text, "run.ini:7: run_name: the quotes are not closed")) << text;
-}
-
-TEST(Values, WrongTypesAndRangesSayWhatIsAllowed) {
-  EXPECT_TRUE(contains(refusal("max_steps = many"), "must be a whole number"));
-  EXPECT_TRUE(contains(refusal("learning_rate = fast"), "must be a number"));
-  EXPECT_TRUE(contains(refusal("learning_rate = nan"), "must be a number"));
-  EXPECT_TRUE(contains(refusal("learning_rate = -1"), "must be 0 or more"));
-  EXPECT_TRUE(contains(refusal("per_device_train_batch_size = 0"), "must be 1 or more"));
-  EXPECT_TRUE(contains(refusal("adam_beta1 = 1"), "must be in [0, 1)"));
-  EXPECT_TRUE(contains(refusal("save_steps = 2.5"), "whole number of steps"));
-  EXPECT_TRUE(contains(refusal("lr_scheduler_type = triangle"), "must be one of linear, cosine"));
-  EXPECT_TRUE(contains(refusal("optim = adafactor"), "adamw_torch"));
-  EXPECT_TRUE(contains(refusal("seed = None"), "must be a whole number"));
-  EXPECT_EQ(parsed("max_steps = 1e3").schedule.max_steps, 1000);
-  EXPECT_EQ(parsed("save_steps = 0.25").save.save_steps, 0.25);
-}
-
-TEST(Values, ContradictionsAreRefused) {
-  EXPECT_TRUE(contains(refusal("max_steps = 0"), "max_steps = 0"));
-  EXPECT_TRUE(contains(refusal("eval_strategy = steps"), "eval_dataset is not set"));
-  EXPECT_TRUE(contains(refusal("global_batch_size = 9\nper_device_train_batch_size = 2"), "not a multiple"));
-  EXPECT_TRUE(contains(refusal("logging_steps = 0"), "logging_strategy = no"));
-  EXPECT_TRUE(contains(refusal("save_steps = 0"), "save_strategy = no"));
-  EXPECT_TRUE(contains(refusal("overwrite_output_dir = true\nresume_from_checkpoint = true"), "contradict"));
-  EXPECT_TRUE(contains(refusal("device = cpu\ncomm_backend = nccl"), "device = cuda"));
-  EXPECT_TRUE(contains(refusal("num_train_epochs = 0"), "more than 0"));
-}
-
-TEST(Names, OldOnesAreTakenWithANotice) {
-  const ParsedOptions p = parse_options(
-      {{"run.ini", "evaluation_strategy = no\nmax_seq_length = 77\nwarmup_ratio = 0.1\nno_cuda = true\n"}},
-      {});
-  EXPECT_EQ(p.options.data.max_length, 77);
-  EXPECT_EQ(p.options.schedule.warmup_steps, 0.1);
-  EXPECT_EQ(p.options.runtime.device, "cpu");
-  ASSERT_EQ(p.notices.size(), 4U);
-  EXPECT_TRUE(contains(p.notices[1], "max_seq_length is another name of max_length"));
-}
-
-TEST(Names, ThoseWithoutEffectAreNamedInOneNoticeAndUnsupportedOnesRefused) {
-  const ParsedOptions p = parse_options(
-      {{"run.ini", "dataloader_num_workers = 4\npacking = False\nfp16 = false\npush_to_hub = false\n"}}, {});
-  ASSERT_EQ(p.notices.size(), 1U);
-  EXPECT_TRUE(contains(p.notices[0], "dataloader_num_workers, packing, fp16, push_to_hub"));
-  EXPECT_TRUE(contains(refusal("fp16 = true"), "use bf16 = true"));
-  EXPECT_TRUE(contains(refusal("deepspeed = zero3.json"), "data parallelism"));
-  EXPECT_TRUE(contains(refusal("neftune_noise_alpha = 5"), "NEFTune is not supported yet"));
-  EXPECT_TRUE(contains(refusal("use_peft = true"), "adapters"));
-}
-
-TEST(Names, EveryHuggingFaceArgumentIsKnown) {
-  std::ifstream file(SFT_SOURCE_DIR "/tests/golden/hf_argument_names.txt");
-  int count = 0;
-  for (std::string name; std::getline(file, name); ++count) {
-    bool known = find_option(name) || find_hf_argument(name);
-    for (const Alias& alias : aliases()) known = known || alias.name == name;
-    EXPECT_TRUE(known) << name;
+TEST(Parse, TruthHasSeveralWords) {
+  for (const char* word : {"true", "True", "TRUE", "1", "yes", "on"}) {
+    EXPECT_TRUE(parse_text(std::string("bf16 = ") + word).options.precision.bf16) << word;
   }
-  EXPECT_GT(count, 180);
+  for (const char* word : {"false", "False", "0", "no", "off"}) {
+    EXPECT_FALSE(parse_text("bf16 = true", {std::string("bf16=") + word}).options.precision.bf16) << word;
+  }
 }
 
-TEST(Steps, FractionsAreRoundedUpAsTransformersDoes) {
-  EXPECT_EQ(resolve_steps(5, 100), 5);
-  EXPECT_EQ(resolve_steps(0.1, 25), 3);
-  EXPECT_EQ(resolve_steps(0.5, 1), 1);
+TEST(Parse, ChoicesIgnoreCaseAndTakeHuggingFacesLogLevels) {
+  EXPECT_EQ(parse_text("lr_scheduler_type = Cosine").options.schedule.lr_scheduler_type, "cosine");
+  EXPECT_EQ(parse_text("log_level = passive").options.logging.log_level, "info");
+  EXPECT_EQ(parse_text("log_level = critical").options.logging.log_level, "error");
+  EXPECT_EQ(parse_text("report_to = None").options.logging.report_to, "none");
+  EXPECT_EQ(parse_text("report_to = tensorboard, all").options.logging.report_to, "tensorboard,all");
 }
 
-CommandLine command_line(std::vector<const char*> words) {
-  words.insert(words.begin(), "sft-dist");
-  return parse_command_line(static_cast<int>(words.size()), words.data());
+TEST(Parse, LaterFilesWinAndTheCommandLineWinsOverAll) {
+  const std::vector<IniText> files{{"a.ini", "seed = 1\nmax_steps = 10\nevaluation_strategy = no"},
+                                   {"b.ini", "seed = 2\neval_strategy = epoch\neval_dataset = e.h5"}};
+  EXPECT_EQ(parse_options(files, {}).options.data.seed, 2);
+  EXPECT_EQ(parse_options(files, {}).options.schedule.max_steps, 10);
+  EXPECT_EQ(parse_options(files, {}).options.eval.eval_strategy, "epoch");
+  EXPECT_EQ(parse_options(files, {"seed=3", "seed=4"}).options.data.seed, 4);
+  EXPECT_EQ(parse_options(files, {"evaluation-strategy=no"}).options.eval.eval_strategy, "no");
 }
 
-TEST(CommandLine, TakesFilesSettingsAndCommands) {
-  const CommandLine c = command_line(
-      {"--args", "a.ini", "--max_steps", "-1", "--bf16", "--learning-rate=3e-4", "--args", "b.ini"});
-  EXPECT_EQ(c.command, Command::kTrain);
-  EXPECT_EQ(c.ini_texts_from, (std::vector<std::string>{"a.ini", "b.ini"}));
-  EXPECT_EQ(c.settings, (std::vector<std::string>{"max_steps=-1", "bf16=true", "learning-rate=3e-4"}));
-  EXPECT_EQ(command_line({"--help"}).command, Command::kHelp);
-  EXPECT_EQ(command_line({"--args", "a", "--print-config=json"}).command, Command::kPrintConfigJson);
-  EXPECT_EQ(command_line({"--print-config"}).command, Command::kPrintConfig);
-  EXPECT_EQ(command_line({"verify", "x", "y"}).operands, (std::vector<std::string>{"x", "y"}));
-  EXPECT_EQ(command_line({"generate", "m", "--ids", "1,2"}).operands,
-            (std::vector<std::string>{"m", "1,2", "40"}));
-  EXPECT_THROW(command_line({"train"}), base::Error);
-  EXPECT_THROW(command_line({"verify"}), base::Error);
-  EXPECT_THROW(command_line({"generate", "m"}), base::Error);
-  EXPECT_THROW(command_line({"--print-config=xml"}), base::Error);
-  EXPECT_THROW(command_line({"--args", "a.ini", "stray"}), base::Error);
+TEST(Parse, OneFileMayNotSayTwoThings) {
+  EXPECT_EQ(error_of_text("seed = 1\nmax_steps = 5\nseed = 1"),
+            "run.ini:3: seed was already given at run.ini:1");
+  EXPECT_EQ(error_of_text("warmup_steps = 3\nwarmup-ratio = 0.1"),
+            "run.ini:2: warmup_ratio was already given at run.ini:1 as warmup_steps");
+  EXPECT_EQ(error_of_text("packing = false\npacking = false"),
+            "run.ini:2: packing was already given at run.ini:1");
+  EXPECT_EQ(parse_text("use_cpu = false\ndevice = cuda").options.runtime.device, "cuda");
 }
 
-TEST(CommandLine, ResumeIsAFlagOrAFolder) {
-  EXPECT_EQ(parsed("", {"resume_from_checkpoint=true"}).save.resume_from_checkpoint, "true");
-  EXPECT_EQ(parsed("resume_from_checkpoint = False").save.resume_from_checkpoint, "");
-  EXPECT_EQ(parsed("resume_from_checkpoint = out/checkpoint-5").save.resume_from_checkpoint,
-            "out/checkpoint-5");
+TEST(Parse, OtherNamesAreTakenWithOneNotice) {
+  const ParsedOptions parsed = parse_text(
+      "evaluation_strategy = steps\nmax_seq_length = 512\nwarmup_ratio = 0.03\ntokenizer = t\n"
+      "model = m\nuse_cpu = true\nactivation_checkpointing = true\neval_dataset = e.h5\n"
+      "per_gpu_train_batch_size = 2\nno_cuda = false\n");
+  EXPECT_EQ(parsed.options.eval.eval_strategy, "steps");
+  EXPECT_EQ(parsed.options.data.max_length, 512);
+  EXPECT_EQ(parsed.options.schedule.warmup_steps, 0.03);
+  EXPECT_EQ(parsed.options.prepare.tokenizer_name_or_path, "t");
+  EXPECT_EQ(parsed.options.model.model_name_or_path, "m");
+  EXPECT_EQ(parsed.options.runtime.device, "cpu");
+  EXPECT_TRUE(parsed.options.precision.gradient_checkpointing);
+  EXPECT_EQ(parsed.options.batch.per_device_train_batch_size, 2);
+  ASSERT_EQ(parsed.notices.size(), 2u);
+  EXPECT_EQ(parsed.notices[0],
+            "taken as: evaluation_strategy -> eval_strategy, max_seq_length -> max_length, warmup_ratio -> "
+            "warmup_steps = 0.03, "
+            "tokenizer -> tokenizer_name_or_path, model -> model_name_or_path, use_cpu -> device = cpu, "
+            "activation_checkpointing -> gradient_checkpointing, per_gpu_train_batch_size -> "
+            "per_device_train_batch_size");
+  EXPECT_EQ(parsed.notices[1], "without effect in sft-dist: no_cuda");
+}
+
+TEST(Parse, OtherNamesHaveTheirOwnRanges) {
+  // As warmup_steps these would be one step, and five.
+  EXPECT_EQ(error_of_text("warmup_ratio = 1"),
+            "run.ini:1: warmup_ratio = 1: must be a fraction of all steps in [0, 1)");
+  EXPECT_EQ(error_of_text("warmup_ratio = 5"),
+            "run.ini:1: warmup_ratio = 5: must be a fraction of all steps in [0, 1)");
+  EXPECT_EQ(error_of_text("use_cpu = maybe"), "run.ini:1: use_cpu = maybe: must be true or false");
+  EXPECT_EQ(error_of_text("max_seq_length = big"),
+            "run.ini:1: max_seq_length = big: must be a whole number, or None");
+}
+
+TEST(Parse, UnknownNamesGetTheNearest) {
+  EXPECT_EQ(error_of_text("\nlerning_rate = 1"),
+            "run.ini:2: there is no option lerning_rate; did you mean learning_rate?");
+  EXPECT_EQ(error_of_text("Max_Steps = 1"),
+            "run.ini:1: there is no option Max_Steps; did you mean max_steps?");
+  EXPECT_EQ(error_of_text("evaluation_strateg = no"),
+            "run.ini:1: there is no option evaluation_strateg; did you mean evaluation_strategy?");
+  EXPECT_EQ(error_of_text("frobnicate = 1"),
+            "run.ini:1: there is no option frobnicate; sft-dist --help lists them");
+  EXPECT_EQ(error_of_text("", {"bf61=true"}), "command line: there is no option bf61; did you mean bf16?");
+}
+
+TEST(Parse, WrongTypesNameKeyPlaceValueAndWhatIsAllowed) {
+  EXPECT_EQ(error_of_text("max_steps = many"), "run.ini:1: max_steps = many: must be a whole number");
+  EXPECT_EQ(error_of_text("max_steps = 1.5"), "run.ini:1: max_steps = 1.5: must be a whole number");
+  EXPECT_EQ(error_of_text("max_steps = 99999999999999999999"),
+            "run.ini:1: max_steps = 99999999999999999999: must be a whole number");
+  EXPECT_EQ(error_of_text("learning_rate = 2e-5x"), "run.ini:1: learning_rate = 2e-5x: must be a number");
+  EXPECT_EQ(error_of_text("learning_rate = nan"), "run.ini:1: learning_rate = nan: must be a number");
+  EXPECT_EQ(error_of_text("learning_rate = inf"), "run.ini:1: learning_rate = inf: must be a number");
+  EXPECT_EQ(error_of_text("learning_rate = 1e999"), "run.ini:1: learning_rate = 1e999: must be a number");
+  EXPECT_EQ(error_of_text("bf16 = ja"), "run.ini:1: bf16 = ja: must be true or false");
+  EXPECT_EQ(error_of_text("disable_tqdm = 2"), "run.ini:1: disable_tqdm = 2: must be true or false, or None");
+  EXPECT_EQ(error_of_text("seed ="), "run.ini:1: seed = : must be a whole number");
+  EXPECT_EQ(error_of_text("device = tpu"), "run.ini:1: device = tpu: must be one of auto, cpu, cuda");
+  EXPECT_EQ(error_of_text("optim = adamw_8bit"),
+            "run.ini:1: optim = adamw_8bit: must be one of adamw_torch, adamw_torch_fused, sgd");
+  EXPECT_EQ(error_of_text("report_to = tensorboard,wandb"),
+            "run.ini:1: report_to = tensorboard,wandb: must be one of none, tensorboard, all");
+  EXPECT_EQ(error_of_text("seed = None"),
+            "run.ini:1: seed = None: None is not allowed: leave the option out for its default");
+  EXPECT_EQ(error_of_text("output_dir = ''"), "run.ini:1: output_dir = : must not be empty");
+}
+
+TEST(Parse, RangesAreChecked) {
+  EXPECT_EQ(error_of_text("per_device_train_batch_size = 0"),
+            "run.ini:1: per_device_train_batch_size = 0: must be a whole number, 1 or more");
+  EXPECT_EQ(error_of_text("global_batch_size = 0"),
+            "run.ini:1: global_batch_size = 0: must be a whole number, 1 or more, or None");
+  EXPECT_EQ(
+      error_of_text("save_steps = 1.5"),
+      "run.ini:1: save_steps = 1.5: must be a whole number of steps, or a fraction of all steps below 1");
+  for (const char* line : {"per_device_eval_batch_size = -1",
+                           "gradient_accumulation_steps = 0",
+                           "learning_rate = -1e-5",
+                           "weight_decay = -0.1",
+                           "adam_beta1 = 1",
+                           "adam_beta2 = -0.1",
+                           "adam_epsilon = -1",
+                           "max_grad_norm = -1",
+                           "max_non_finite_steps = 0",
+                           "max_steps = -2",
+                           "num_train_epochs = -1",
+                           "warmup_steps = -1",
+                           "warmup_steps = 2.5",
+                           "logging_steps = -5",
+                           "logging_steps = 1.01",
+                           "eval_steps = 7.5",
+                           "save_total_limit = 0",
+                           "max_length = 0",
+                           "max_rows = 0",
+                           "dataset_num_proc = 0",
+                           "seed = -1",
+                           "seed = 4294967296",
+                           "data_seed = -1",
+                           "threads_per_rank = -1",
+                           "max_shard_size = 5",
+                           "max_shard_size = 0GB",
+                           "max_shard_size = GB",
+                           "max_shard_size = 5GX",
+                           "formatting_func = file.py",
+                           "formatting_func = :f",
+                           "lr_scheduler_kwargs = {\"a\": 1",
+                           "lr_scheduler_kwargs = [1]",
+                           "lr_scheduler_kwargs = a",
+                           "lr_scheduler_kwargs = a=1,",
+                           "lr_scheduler_kwargs = =1"}) {
+    const std::string message = error_of_text(line);
+    EXPECT_EQ(message.rfind(std::string("run.ini:1: ") + line + ": must be ", 0), 0u) << message;
+  }
+}
+
+TEST(Parse, EdgesOfRangesAreTaken) {
+  for (const char* line :
+       {"learning_rate = 0", "adam_beta1 = 0", "adam_beta2 = 0.9999", "max_grad_norm = 0", "max_length = 1",
+        "max_steps = 1e3", "max_steps = 500.0", "max_steps = -1", "seed = 4294967295", "warmup_steps = 0.5",
+        "warmup_steps = 1e3", "save_steps = 0.001", "max_shard_size = 2.5gb", "max_shard_size = 500 MiB",
+        "lr_scheduler_kwargs = num_cycles=2, power=1.5", "lr_scheduler_kwargs = {\"num_cycles\": 2}",
+        "lr_scheduler_kwargs = None", "formatting_func = a/b.py:f", "global_batch_size = 8"}) {
+    EXPECT_NO_THROW(parse_text(line)) << line;
+  }
+}
+
+TEST(Parse, AllProblemsOfAllSourcesAreListed) {
+  const std::string message = config_error_of([] {
+    parse_options(
+        {{"a.ini", "seed = x\nfp16 = true\nnonsense"}, {"b.ini", "mx_steps = 1\neval_strategy = epoch"}},
+        {"optim=lion"});
+  });
+  EXPECT_EQ(message,
+            "a.ini:3: 'nonsense' is not of the form key = value\n"
+            "a.ini:1: seed = x: must be a whole number\n"
+            "a.ini:2: fp16 = true: use bf16 = true, or float32\n"
+            "b.ini:1: there is no option mx_steps; did you mean max_steps?\n"
+            "command line: optim = lion: must be one of adamw_torch, adamw_torch_fused, sgd\n"
+            "eval_strategy = epoch needs eval_dataset, the HDF5 file to evaluate on");
+}
+
+TEST(Parse, ARefusedValueCausesNoSecondMessage) {
+  // Were save_steps taken as its default, or as 0, there would be another message about save_strategy.
+  EXPECT_EQ(error_of_text("global_batch_size = 12\nper_device_train_batch_size = five"),
+            "run.ini:2: per_device_train_batch_size = five: must be a whole number");
+}
+
+TEST(Parse, MessagesAreShortAndHarmlessForATerminal) {
+  const std::string message = error_of_text("", {"seed=\x1b[31m" + std::string(500, 'x')});
+  EXPECT_EQ(message.find('\x1b'), std::string::npos);
+  EXPECT_LT(message.size(), 200u);
+}
+
+TEST(Parse, ResumeTakesFlagsAndFolders) {
+  const auto resume = [](const std::string& value) {
+    return parse_text("resume_from_checkpoint = " + value).options.save.resume_from_checkpoint;
+  };
+  EXPECT_EQ(resume("True"), "true");
+  EXPECT_EQ(resume("false"), "");
+  EXPECT_EQ(resume("None"), "");
+  EXPECT_EQ(resume("out/checkpoint-5"), "out/checkpoint-5");
+}
+
+TEST(Parse, HomeFolderIsExpanded) {
+  setenv("HOME", "/home/somebody", 1);
+  EXPECT_EQ(parse_text("output_dir = ~/out").options.save.output_dir, "/home/somebody/out");
+  EXPECT_EQ(parse_text("output_dir = out~").options.save.output_dir, "out~");
+  EXPECT_EQ(parse_text("run_name = ~/out").options.logging.run_name, "~/out");
+}
+
+TEST(ParseInteger, NamesWhatIsWrong) {
+  EXPECT_EQ(parse_integer(" 42", "--ids"), 42);
+  EXPECT_EQ(config_error_of([] { parse_integer("4x", "--ids"); }), "--ids = 4x: must be a whole number");
 }
 
 }  // namespace

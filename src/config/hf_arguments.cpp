@@ -1,0 +1,244 @@
+#include "hf_arguments.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "words.h"
+
+namespace sft::config {
+namespace {
+
+// true/1/1.0, false/0/0.0, none/null/empty, numbers and words each in one spelling.
+std::string canonical(const std::string& value) {
+  const std::string word = lower(trim(value));
+  if (word.empty() || word == "null" || word == "{}" || word == "[]") return "none";
+  if (const auto flag = parse_bool(word)) return *flag ? "true" : "false";
+  const auto number = parse_number<double>(word);
+  if (!number) return word;
+  return *number == 0 ? "false" : *number == 1 ? "true" : fmt::format("{}", *number);
+}
+
+// How the machine is used, what is printed, the hub: no value changes a loss or a weight. And details of
+// features that are off, because switching them on is refused below.
+constexpr const char* kHarmless[] = {
+    "activation_checkpointing_kwargs",
+    "activation_offloading",
+    "attn_implementation",
+    "batch_eval_metrics",
+    "bnb_4bit_quant_storage",
+    "bnb_4bit_quant_type",
+    "chars_per_token",
+    "dataloader_in_order",
+    "dataloader_multiprocessing_context",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "dataset_batch_size",
+    "dataset_streaming",
+    "ddp_backend",
+    "ddp_broadcast_buffers",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+    "ddp_static_graph",
+    "ddp_timeout",
+    "debug",
+    "do_eval",
+    "do_predict",
+    "do_train",
+    "enable_jit_checkpoint",
+    "eval_accumulation_steps",
+    "eval_do_concat_batches",
+    "eval_use_gather_object",
+    "fp16_backend",
+    "fp16_opt_level",
+    "fsdp_config",
+    "fsdp_min_num_params",
+    "fsdp_transformer_layer_cls_to_wrap",
+    "full_determinism",
+    "gradient_checkpointing_kwargs",
+    "greater_is_better",
+    "half_precision_backend",
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "hub_token",
+    "ignore_bias_buffers",
+    "include_num_input_tokens_seen",
+    "include_tokens_per_second",
+    "jit_mode_eval",
+    "label_names",
+    "length_column_name",
+    "liger_kernel_config",
+    "local_rank",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_nan_inf_filter",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_modules_to_save",
+    "lora_r",
+    "lora_target_modules",
+    "lora_target_parameters",
+    "lora_task_type",
+    "metric_for_best_model",
+    "mp_parameters",
+    "num_of_sequences",
+    "packing_strategy",
+    "pad_to_multiple_of",
+    "pad_token",
+    "padding_free",
+    "past_index",
+    "prediction_loss_only",
+    "project",
+    "push_to_hub_model_id",
+    "push_to_hub_organization",
+    "push_to_hub_token",
+    "ray_scope",
+    "remove_unused_columns",
+    "restore_callback_states_from_checkpoint",
+    "router_aux_loss_coef",
+    "skip_memory_metrics",
+    "tf32",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "torch_empty_cache_steps",
+    "torchdynamo",
+    "tpu_metrics_debug",
+    "tpu_num_cores",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+    "trust_remote_code",
+    "use_bnb_nested_quant",
+    "use_cache",
+    "use_dora",
+    "use_legacy_prediction_loop",
+    "use_liger_kernel",
+    "use_rslora",
+};
+
+constexpr const char* kNoLora = "adapters are not supported yet: leave it out to train all weights";
+constexpr const char* kNoQuantization = "quantized weights are not supported yet: leave it out";
+constexpr const char* kNoPython = "Python objects cannot be given to sft-dist: leave it out";
+constexpr const char* kNoSharding =
+    "leave it out: every rank holds the whole model; gradient_checkpointing = true and a smaller "
+    "per_device_train_batch_size save memory";
+
+std::vector<HfArgument> arguments_with_harmless_values() {
+  const std::vector<std::string> off{"false", "none"}, on{"true", "none"}, none{"none"};
+  return {
+      // numbers of the loss and of the optimizer
+      {"adafactor", false, off, "use optim = adamw_torch"},
+      {"average_tokens_across_devices", false, on,
+       "the loss is always a mean over the tokens of all ranks: leave it out"},
+      {"label_smoothing_factor", false, off, "label smoothing is not supported: leave it out"},
+      {"loss_type", false, {"nll", "chunked_nll", "none"}, "use loss_type = nll"},
+      {"neftune_noise_alpha", false, off, "NEFTune is not supported yet: leave it out"},
+      {"optim_args", false, none, "use adam_beta1, adam_beta2 and adam_epsilon"},
+      {"optim_target_modules", false, none, "one optimizer serves all weights: leave it out"},
+      // precision
+      {"dtype",
+       false,
+       {"float32", "auto", "none"},
+       "weights are kept in float32; for bf16 products set bf16 = true"},
+      {"torch_dtype",
+       false,
+       {"float32", "auto", "none"},
+       "weights are kept in float32; for bf16 products set bf16 = true"},
+      {"fp16", false, off, "use bf16 = true, or float32"},
+      {"bf16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
+      {"fp16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
+      {"load_in_4bit", false, off, kNoQuantization},
+      {"load_in_8bit", false, off, kNoQuantization},
+      {"quantization_config", false, none, kNoQuantization},
+      // distribution
+      {"accelerator_config", false, none,
+       "leave it out; for accelerate's even batches set trl_compat = true"},
+      {"auto_find_batch_size", false, off,
+       "choose per_device_train_batch_size yourself; global_batch_size keeps the sum"},
+      {"deepspeed", false, off, kNoSharding},
+      {"fsdp", false, off, kNoSharding},
+      {"parallelism_config", false, none, kNoSharding},
+      {"use_mps_device", false, off, "use device = cpu or cuda"},
+      // adapters
+      {"peft_config", false, none, kNoLora},
+      {"use_peft", false, off, kNoLora},
+      // data
+      {"assistant_only_loss", false, off, "masks for chat data are not supported yet: every token is learnt"},
+      {"chat_template_path", false, none, "chat data is not supported yet: render it with formatting_func"},
+      {"completion_only_loss", false, off, "prompt masks are not supported yet: every token is learnt"},
+      {"data_collator", false, none, kNoPython},
+      {"dataset_config", false, none,
+       "save that configuration with save_to_disk and name the folder in dataset_name"},
+      {"dataset_kwargs", false, none, "sft-prepare prepares the data: leave it out"},
+      {"datasets", false, none, "mixtures are not supported: write one file and name it in train_file"},
+      {"eos_token", false, none, "set it in the tokenizer's files"},
+      {"eval_packing", false, off,
+       "packing is not supported yet; batches hold no padding anyway: leave it out"},
+      {"group_by_length", false, off, "batches hold no padding, so grouping gains nothing: leave it out"},
+      {"ignore_data_skip", false, off, "a resumed run goes on at its next row, at no cost: leave it out"},
+      {"infinite", false, off, "set max_steps: epochs repeat until it is reached"},
+      {"packing", false, off, "packing is not supported yet; batches hold no padding anyway: leave it out"},
+      {"truncation_mode",
+       false,
+       {"keep_start", "none"},
+       "rows are cut at their end: use truncation_mode = keep_start"},
+      // model
+      {"model_init", false, none, kNoPython},
+      {"model_init_kwargs", false, none, "leave it out; the model's config.json says what is built"},
+      {"model_revision",
+       false,
+       {"main", "none"},
+       "download that revision and name its folder in model_name_or_path"},
+      // evaluation, best model, saving
+      {"compute_loss_func", false, none, kNoPython},
+      {"compute_metrics", false, none, kNoPython},
+      {"preprocess_logits_for_metrics", false, none, kNoPython},
+      {"eval_delay", false, off, "it is not supported: leave it out, or use larger eval_steps"},
+      {"include_for_metrics", false, none, "metrics of your own are not supported: leave it out"},
+      {"include_inputs_for_metrics", false, off, "metrics of your own are not supported: leave it out"},
+      {"load_best_model_at_end", false, off,
+       "it is not supported yet: take the checkpoint with the smallest eval_loss in trainer_log.jsonl"},
+      {"push_to_hub", false, off, "output_dir is a Hugging Face model folder: upload it with the hf tool"},
+      {"save_on_each_node", false, off, "use an output_dir that all machines share"},
+      {"save_safetensors", false, on, "weights are always saved as safetensors: leave it out"},
+      // arguments that are objects
+      {"args", false, {}, "name files of options with --args on the command line"},
+      {"callbacks", false, none, kNoPython},
+      {"config", false, {}, "name files of options with --args on the command line"},
+      {"optimizers", false, none, "use optim and lr_scheduler_type"},
+      {"optimizer_cls_and_kwargs", false, none, "use optim and lr_scheduler_type"},
+  };
+}
+
+}  // namespace
+
+const std::vector<HfArgument>& hf_arguments() {
+  static const std::vector<HfArgument> all = [] {
+    std::vector<HfArgument> list = arguments_with_harmless_values();
+    for (const char* name : kHarmless) list.push_back({name, true, {}, ""});
+    list.push_back({"logging_dir", true, {}, "TensorBoard files go to output_dir/runs"});
+    return list;
+  }();
+  return all;
+}
+
+const HfArgument* find_hf_argument(const std::string& name) {
+  const auto& all = hf_arguments();
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const HfArgument& argument) { return argument.name == name; });
+  return found == all.end() ? nullptr : &*found;
+}
+
+bool is_harmless(const HfArgument& argument, const std::string& value) {
+  const auto& harmless = argument.harmless;
+  return argument.any_value_is_harmless ||
+         std::find(harmless.begin(), harmless.end(), canonical(value)) != harmless.end();
+}
+
+}  // namespace sft::config

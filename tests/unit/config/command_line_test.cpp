@@ -1,0 +1,102 @@
+// argv.
+#include <gtest/gtest.h>
+
+#include "support.h"
+
+namespace sft::config {
+namespace {
+
+using Words = std::vector<std::string>;
+
+CommandLine parse(const Words& words) {
+  std::vector<const char*> argv{"sft-dist"};
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  return parse_command_line(static_cast<int>(argv.size()), argv.data());
+}
+
+std::string error_of(const Words& words) {
+  return config_error_of([&] { parse(words); });
+}
+
+TEST(CommandLine, TrainsByDefault) {
+  EXPECT_EQ(parse({}).command, Command::kTrain);
+  const CommandLine line = parse({"--args", "a.ini", "--max_steps", "5", "--args=b.ini"});
+  EXPECT_EQ(line.command, Command::kTrain);
+  EXPECT_EQ(line.ini_texts_from, (Words{"a.ini", "b.ini"}));
+  EXPECT_EQ(line.settings, (Words{"max_steps=5"}));
+  EXPECT_TRUE(line.operands.empty());
+}
+
+TEST(CommandLine, SettingsHaveThreeForms) {
+  EXPECT_EQ(parse({"--learning-rate", "2e-5", "--seed=3", "max_length=None", "--run_name=a=b", "--run_name",
+                   "x y", "--output_dir="})
+                .settings,
+            (Words{"learning-rate=2e-5", "seed=3", "max_length=None", "run_name=a=b", "run_name=x y",
+                   "output_dir="}));
+}
+
+TEST(CommandLine, NegativeNumbersAndSingleDashesAreValues) {
+  EXPECT_EQ(parse({"--max_steps", "-1", "--run_name", "-h"}).settings,
+            (Words{"max_steps=-1", "run_name=-h"}));
+}
+
+TEST(CommandLine, FlagsMayStandAlone) {
+  EXPECT_EQ(parse({"--bf16", "--disable-tqdm", "--resume_from_checkpoint", "--use_cpu",
+                   "--activation_checkpointing"})
+                .settings,
+            (Words{"bf16=true", "disable-tqdm=true", "resume_from_checkpoint=true", "use_cpu=true",
+                   "activation_checkpointing=true"}));
+  EXPECT_EQ(parse({"--bf16", "false", "--resume_from_checkpoint", "out/checkpoint-2"}).settings,
+            (Words{"bf16=false", "resume_from_checkpoint=out/checkpoint-2"}));
+  EXPECT_EQ(parse({"--push_to_hub"}).settings, (Words{"push_to_hub=true"}));  // parse_options says why not
+}
+
+TEST(CommandLine, OthersNeedAValue) {
+  EXPECT_EQ(error_of({"--max_steps"}), "command line: --max_steps needs a value");
+  EXPECT_EQ(error_of({"--evaluation-strategy", "--bf16"}),
+            "command line: --evaluation-strategy needs a value");
+  EXPECT_NE(error_of({"--args"}).find("args"), std::string::npos);
+}
+
+TEST(CommandLine, HasCommands) {
+  EXPECT_EQ(parse({"--help"}).command, Command::kHelp);
+  EXPECT_EQ(parse({"-h"}).command, Command::kHelp);
+  EXPECT_EQ(parse({"--version"}).command, Command::kVersion);
+  EXPECT_EQ(parse({"--args", "a.ini", "--check-config"}).command, Command::kCheckConfig);
+  EXPECT_EQ(parse({"--check_config"}).command, Command::kCheckConfig);
+  EXPECT_EQ(parse({"--print-config"}).command, Command::kPrintConfig);
+  EXPECT_EQ(parse({"--print-config=ini"}).command, Command::kPrintConfig);
+  EXPECT_EQ(parse({"--print_config=json", "--seed", "1"}).command, Command::kPrintConfigJson);
+  EXPECT_EQ(parse({"--print-options-doc"}).command, Command::kPrintOptionsDoc);
+  EXPECT_EQ(parse({"--print-config", "--args", "a.ini"}).ini_texts_from, (Words{"a.ini"}));
+}
+
+TEST(CommandLine, VerifyTakesPaths) {
+  const CommandLine line = parse({"verify", "out/checkpoint-5", "a=b.h5"});
+  EXPECT_EQ(line.command, Command::kVerify);
+  EXPECT_EQ(line.operands, (Words{"out/checkpoint-5", "a=b.h5"}));
+  EXPECT_EQ(error_of({"verify"}), "usage: sft-dist verify PATH ...");
+}
+
+TEST(CommandLine, GenerateTakesAModelAndIds) {
+  const CommandLine line = parse({"generate", "out", "--ids", "1,2"});
+  EXPECT_EQ(line.command, Command::kGenerate);
+  EXPECT_EQ(line.operands, (Words{"out", "1,2", "40"}));
+  EXPECT_EQ(parse({"generate", "out", "--ids", "1", "--max_new_tokens", "3"}).operands,
+            (Words{"out", "1", "3"}));
+  EXPECT_EQ(error_of({"generate", "out"}),
+            "usage: sft-dist generate MODEL --ids 1,2,3 [--max-new-tokens 40]");
+}
+
+TEST(CommandLine, RefusesWhatItDoesNotKnow) {
+  EXPECT_EQ(error_of({"run.ini"}),
+            "command line: 'run.ini' is no command; options are given as --key value, files as --args FILE");
+  EXPECT_EQ(error_of({"--print-config=yaml"}),
+            "--print-config=yaml: use --print-config=ini or --print-config=json");
+  EXPECT_NE(error_of({"-x"}).find("sft-dist --help"), std::string::npos);
+  // Nothing is guessed from a beginning.
+  EXPECT_EQ(parse({"--hel", "1"}).settings, (Words{"hel=1"}));
+}
+
+}  // namespace
+}  // namespace sft::config

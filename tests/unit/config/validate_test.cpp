@@ -1,0 +1,88 @@
+// Options that do not go together, and numbers of steps.
+#include <gtest/gtest.h>
+
+#include "support.h"
+
+namespace sft::config {
+namespace {
+
+TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
+  EXPECT_EQ(error_of_text("max_steps = 0\nnum_train_epochs = 0"),
+            "max_steps = 0 and num_train_epochs = 0: nothing would be trained; one of them must be above 0");
+  EXPECT_EQ(error_of_text("global_batch_size = 12\nper_device_train_batch_size = 5"),
+            "global_batch_size = 12 is not a multiple of per_device_train_batch_size = 5");
+  EXPECT_EQ(error_of_text("logging_steps = 0"),
+            "logging_strategy = steps needs logging_steps above 0 (never: logging_strategy = no)");
+  EXPECT_EQ(error_of_text("save_steps = 0"),
+            "save_strategy = steps needs save_steps above 0 (never: save_strategy = no)");
+  EXPECT_EQ(error_of_text("eval_strategy = steps\neval_steps = 0\neval_dataset = e.h5"),
+            "eval_strategy = steps needs eval_steps above 0 (never: eval_strategy = no)");
+  EXPECT_EQ(error_of_text("eval_strategy = epoch"),
+            "eval_strategy = epoch needs eval_dataset, the HDF5 file to evaluate on");
+  EXPECT_EQ(error_of_text("eval_on_start = true"),
+            "eval_on_start = true needs eval_dataset, the HDF5 file to evaluate on");
+  EXPECT_EQ(error_of_text("overwrite_output_dir = true\nresume_from_checkpoint = true"),
+            "overwrite_output_dir = true and resume_from_checkpoint = true: choose one");
+  EXPECT_EQ(error_of_text("report_to = none,tensorboard"),
+            "report_to = none,tensorboard: none goes with nothing else");
+  EXPECT_EQ(error_of_text("device = cpu\ncomm_backend = nccl"),
+            "comm_backend = nccl is for GPUs, but device = cpu");
+  EXPECT_EQ(error_of_text("train_file = a\ndataset_name = b"),
+            "train_file and dataset_name are both set: give one source");
+}
+
+TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {
+  EXPECT_NO_THROW(parse_text(
+      "logging_strategy = no\nlogging_steps = 0\nsave_strategy = epoch\nsave_steps = 0\neval_steps = 0"));
+  EXPECT_NO_THROW(parse_text("max_steps = 3\nnum_train_epochs = 0"));
+  // eval_steps is logging_steps when unset.
+  EXPECT_EQ(
+      error_of_text("eval_strategy = steps\nlogging_strategy = no\nlogging_steps = 0\neval_dataset = e.h5"),
+      "eval_strategy = steps needs eval_steps above 0 (never: eval_strategy = no)");
+}
+
+TEST(Validate, ChecksRangesOfOptionsMadeByHand) {
+  Options options;
+  options.batch.gradient_accumulation_steps = 0;
+  options.optimizer.optim = "lion";
+  options.save.save_steps = 0;
+  EXPECT_EQ(config_error_of([&] { validate(options); }),
+            "gradient_accumulation_steps = 0: must be a whole number, 1 or more\n"
+            "optim = lion: must be one of adamw_torch, adamw_torch_fused, sgd\n"
+            "save_strategy = steps needs save_steps above 0 (never: save_strategy = no)");
+}
+
+TEST(Validate, TrainingNeedsAModelAndData) {
+  EXPECT_EQ(config_error_of([] { validate_for_training(Options{}); }),
+            "model_name_or_path is not set: the folder or id of the model to fine-tune\n"
+            "train_dataset is not set: the HDF5 file that sft-prepare writes");
+  EXPECT_NO_THROW(validate_for_training(parse_text("model_name_or_path = m\ntrain_dataset = t.h5").options));
+}
+
+TEST(Notices, DoubtsAreNoErrors) {
+  const auto warmup = parse_text("max_steps = 10\nwarmup_steps = 20").notices;
+  ASSERT_EQ(warmup.size(), 1u);
+  EXPECT_EQ(warmup[0], "warmup_steps = 20 is more than max_steps = 10: learning_rate is never reached");
+  EXPECT_TRUE(parse_text("max_steps = 10\nwarmup_steps = 10").notices.empty());
+  EXPECT_TRUE(parse_text("max_steps = 10\nwarmup_steps = 0.9").notices.empty());
+  EXPECT_TRUE(parse_text("warmup_steps = 20").notices.empty());
+
+  const auto derived = parse_text("global_batch_size = 32\ngradient_accumulation_steps = 2").notices;
+  ASSERT_EQ(derived.size(), 1u);
+  EXPECT_EQ(derived[0], "gradient_accumulation_steps = 2 is not used: global_batch_size decides");
+}
+
+// transformers' TrainerState.compute_steps: math.ceil(max_steps * num_steps) below 1, else the number itself.
+TEST(ResolveSteps, FractionsAreRoundedUp) {
+  EXPECT_EQ(resolve_steps(500, 1000), 500);
+  EXPECT_EQ(resolve_steps(1, 1000), 1);
+  EXPECT_EQ(resolve_steps(0.25, 1000), 250);
+  EXPECT_EQ(resolve_steps(0.3, 7), 3);
+  EXPECT_EQ(resolve_steps(0.5, 1), 1);
+  EXPECT_EQ(resolve_steps(1e-9, 1000), 1);
+  EXPECT_EQ(resolve_steps(0, 1000), 0);
+  EXPECT_EQ(resolve_steps(0.07, 100), 8);  // 0.07 * 100 is 7.000000000000001, in Python too
+}
+
+}  // namespace
+}  // namespace sft::config
