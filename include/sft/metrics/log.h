@@ -1,5 +1,9 @@
 // What a run tells people and tools: start table, progress bar, console lines, trainer_log.jsonl, trainer_state.json, TensorBoard.
-// Keys are Hugging Face's. Everything is Local; only rank 0 writes, on other ranks all calls do nothing.
+// Keys are Hugging Face's. Everything is Local; only rank 0 writes, on other ranks all calls do nothing (trainer_state is empty there).
+//
+// The table, entries and the bar go to stdout. trainer_log.jsonl is appended to, also by a resumed run, one write per line; numbers are
+// the shortest that read back exactly; JSON has no NaN, so non-finite ones are the strings "NaN", "Infinity" and "-Infinity".
+// A log that cannot be written any more (disk full) is warned about once and never stops a run.
 #pragma once
 
 #include <cstdint>
@@ -35,16 +39,17 @@ class TrainLog {
   // After every step; cheap. Draws the bar at most ten times a second.
   virtual void progress(int64_t step, double loss, double learning_rate, double tokens_per_second) = 0;
 
-  // A training or evaluation entry: console line, JSONL object {"event": event, "step", "epoch", "time", values...}, TensorBoard scalars
-  // (train/<key>, eval/<key>), and log_history of trainer_state.json. event: "train" | "eval" | "summary".
+  // A training or evaluation entry: console line, JSONL object {"event": event, "step", "epoch", "time" (Unix seconds), values...},
+  // TensorBoard scalars (eval_<key> as eval/<key>, others as train/<key>), and log_history of trainer_state.json.
+  // event: "train" | "eval" | "summary". Keys that begin with num_ are counts and written as whole numbers.
   virtual void entry(const std::string& event, int64_t step, double epoch, const Values& values) = 0;
 
-  // JSONL only: checkpoint written, step skipped, resumed ... `details` is a JSON object.
+  // JSONL only: checkpoint written, step skipped, resumed ... `details` is a JSON object whose keys follow "event", "step", "time".
   virtual void event(const std::string& name, int64_t step, const std::string& details) = 0;
 
   // transformers' trainer_state.json for this moment.
   virtual std::string trainer_state(int64_t step, double epoch, double total_flos, int64_t num_tokens) const = 0;
-  // Takes log_history from a checkpoint's trainer_state.json.
+  // Takes log_history from a checkpoint's trainer_state.json. Error(kInvalidData).
   virtual void restore(const std::string& trainer_state_json) = 0;
   virtual void flush() = 0;
 };
