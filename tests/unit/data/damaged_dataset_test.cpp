@@ -11,6 +11,13 @@
 #include "support/dataset_writer.h"
 #include "support/temp_dir.h"
 
+// libhdf5 1.10 reads beyond its buffers on some damaged metadata: docs/data-format.md, "What a reader
+// refuses". Only such reads inside that library are passed over, and only in this test.
+extern "C" const char* __asan_default_suppressions();
+extern "C" const char* __asan_default_suppressions() {
+  return "interceptor_via_lib:libhdf5\n";
+}
+
 namespace sft::data {
 namespace {
 
