@@ -53,6 +53,10 @@ void delete_or_warn(const fs::path& path) {
   if (error) log::warning("cannot delete {}: {}", path.string(), error.message());
 }
 
+bool exchange(const fs::path& a, const fs::path& b) {
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
+}
+
 std::optional<int64_t> step_of(const std::string& name) {
   if (!name.starts_with(kCheckpointPrefix)) return std::nullopt;
   const char* begin = name.data() + kCheckpointPrefix.size();
@@ -117,26 +121,36 @@ void sweep(const fs::path& output_dir) {
 }
 
 void put_in_place(const fs::path& temporary, const fs::path& target) {
-  if (!fs::exists(fs::symlink_status(target))) {
-    rename_or_fail(temporary, target);
-    base::sync_directory(target.parent_path());
-    return;
-  }
+  fs::path old;  // where what was there before has gone
+  const bool replaces = fs::exists(fs::symlink_status(target));
   // One step where the file system can exchange two names, so that at no moment neither is there; two steps
   // elsewhere.
-  fs::path old = temporary;
-  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) != 0) {
-    old = trash_path(target);
-    rename_or_fail(target, old);
+  if (replaces && exchange(temporary, target)) {
+    old = temporary;
+  } else {
+    if (replaces) {
+      old = trash_path(target);
+      rename_or_fail(target, old);
+    }
     try {
       rename_or_fail(temporary, target);
     } catch (const base::Error&) {
-      rename_or_fail(old, target);
+      if (replaces) rename_or_fail(old, target);
       throw;
     }
   }
-  base::sync_directory(target.parent_path());
-  delete_or_warn(old);
+  try {
+    base::sync_directory(target.parent_path());
+  } catch (const base::Error&) {
+    if (old == temporary) {
+      exchange(temporary, target);
+    } else {
+      rename_or_fail(target, temporary);
+      if (replaces) rename_or_fail(old, target);
+    }
+    throw;
+  }
+  if (replaces) delete_or_warn(old);
 }
 
 void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t limit) {

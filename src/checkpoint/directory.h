@@ -25,7 +25,8 @@ bool holds_results(const std::filesystem::path& output_dir);
 void discard(const std::filesystem::path& path);
 // Local. What runs that died left behind. Only with the lease held. Failures are warnings.
 void sweep(const std::filesystem::path& output_dir);
-// Local. Moves temporary to target and makes that durable; what was there before is then deleted.
+// Local. Moves temporary to target and makes that durable; what was there before is then deleted. After an
+// Error both are where they were.
 void put_in_place(const std::filesystem::path& temporary, const std::filesystem::path& target);
 // Local. Keeps `saved_step` and the limit - 1 newest checkpoints before it. Those with a higher step are of
 // another course of training that this one has left: they go too. Failures are warnings.
@@ -35,7 +36,8 @@ void apply_limit(const std::filesystem::path& output_dir, int64_t saved_step, in
 // in any way.
 class Lease {
  public:
-  // Waits up to `patience` for a run that is just ending. Error(kStorage) naming process and host of the holder.
+  // Waits up to `patience` for a run that is just ending. Error(kStorage) naming process and host of the
+  // holder.
   Lease(const std::filesystem::path& output_dir, std::chrono::milliseconds patience);
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;

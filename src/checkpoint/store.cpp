@@ -83,8 +83,8 @@ class DirectoryStore final : public Store {
     if (options_.save_total_limit && *options_.save_total_limit < 1) {
       throw base::Error(ExitCode::kConfig, "save_total_limit must be at least 1", base::SeenBy::kAllRanks);
     }
-    claim_output_dir();
     try {
+      claim_output_dir();
       check_shared();
     } catch (...) {
       std::error_code ignored;

@@ -12,7 +12,7 @@ import xxhash
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-TOOL = Path(os.environ["SFT_BUILD_DIR"]) / "tests/unit/checkpoint/copy_model_tool"
+TOOL = Path(os.environ["SFT_BUILD_DIR"]) / "tests/unit/checkpoint/checkpoint_tool"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -26,7 +26,8 @@ def copy_model(tmp_path):
                              num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False)
         model = LlamaForCausalLM(config).to(DTYPES[dtype])
         model.save_pretrained(tmp_path / "model", max_shard_size=saved_shard_size)
-        subprocess.run([TOOL, tmp_path / "model", tmp_path / "out", written_shard_size], check=True, timeout=60)
+        for command in ("save", "final"):
+            subprocess.run([TOOL, command, tmp_path / "model", tmp_path / "out", written_shard_size, "3"], check=True, timeout=60)
         return {name: tensor.float() for name, tensor in model.state_dict().items()}, tmp_path / "out"
 
     return run

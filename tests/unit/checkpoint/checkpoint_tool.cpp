@@ -1,0 +1,80 @@
+// checkpoint_tool save MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP   a model folder as checkpoint-STEP, by two
+// ranks (threads) checkpoint_tool final MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP  the same as the final model
+// checkpoint_tool newest OUTPUT_DIR...                            prints the step of the newest valid
+// checkpoint of each, or -1 The optimizer state exp_avg is half of each parameter, so that a reader can tell
+// where it came from.
+#include <ATen/ops/empty.h>
+#include <fmt/core.h>
+
+#include <exception>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "sft/base/file.h"
+#include "sft/checkpoint/checkpoint.h"
+#include "support/checkpoint_contents.h"
+#include "support/thread_ranks.h"
+
+namespace {
+
+sft::checkpoint::Contents read_model(const std::filesystem::path& model_dir, int64_t step) {
+  const auto source = sft::model::open_model_weights(model_dir);
+  sft::checkpoint::Contents contents;
+  contents.step = step;
+  contents.train_state = contents.environment = "{}";
+  for (const std::string& name : source->names()) {
+    const std::vector<int64_t> shape = source->shape(name);
+    const int64_t numel = sft::test::numel(shape);
+    const at::Tensor values = at::empty({numel}, at::kFloat);
+    source->read(name, 0, numel, values);
+    contents.model.push_back({name, shape, 0, numel, values});
+    contents.optimizer.push_back({"exp_avg." + name, shape, 0, numel, values.mul(0.5)});
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(model_dir)) {
+    const std::string name = entry.path().filename();
+    if (name.ends_with("config.json")) contents.files.push_back({name, sft::base::read_text(entry.path())});
+  }
+  return contents;
+}
+
+void save(const std::vector<std::string>& arguments) {
+  sft::checkpoint::StoreOptions options;
+  options.output_dir = arguments.at(2);
+  options.max_shard_bytes = sft::checkpoint::parse_size(arguments.at(3));
+  const int64_t step = std::stoll(arguments.at(4));
+  sft::test::run_ranks(2, [&](sft::parallel::Communicator& comm) {
+    const auto store = sft::checkpoint::Store::open(options, comm);
+    const auto contents = read_model(arguments.at(1), step);
+    const auto report = arguments[0] == "final" ? store->save_final_model(contents) : store->save(contents);
+    if (comm.rank() == 0) sft::checkpoint::verify_directory(report.path);
+  });
+}
+
+void print_newest(const std::filesystem::path& output_dir) {
+  sft::checkpoint::StoreOptions options;
+  options.output_dir = output_dir;
+  sft::test::run_ranks(2, [&](sft::parallel::Communicator& comm) {
+    const auto store = sft::checkpoint::Store::open(options, comm);
+    const auto reader = store->open_newest();
+    if (comm.rank() == 0) fmt::print("{}\n", reader ? reader->step() : -1);
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (arguments.size() == 5 && (arguments[0] == "save" || arguments[0] == "final")) {
+    save(arguments);
+  } else if (arguments.size() >= 2 && arguments[0] == "newest") {
+    for (std::size_t i = 1; i < arguments.size(); ++i) print_newest(arguments[i]);
+  } else {
+    throw std::invalid_argument("unknown arguments: see the head of checkpoint_tool.cpp");
+  }
+  return 0;
+} catch (const std::exception& error) {
+  fmt::print(stderr, "checkpoint_tool: {}\n", error.what());
+  return 1;
+}
