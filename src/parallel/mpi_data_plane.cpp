@@ -4,12 +4,10 @@
 #include <cstring>
 #include <utility>
 
-#include "parallel/pieces.h"
-
 namespace sft::parallel {
 
-MpiDataPlane::MpiDataPlane(MPI_Comm parent)
-    : comm_(MpiComm::duplicate(parent)), rank_(comm_.rank()), size_(comm_.size()) {}
+MpiDataPlane::MpiDataPlane(MPI_Comm parent, int64_t piece_elements)
+    : comm_(MpiComm::duplicate(parent)), rank_(comm_.rank()), size_(comm_.size()), piece_(piece_elements) {}
 
 // Ranks reach a collective at different times. Waiting for the last one inside MPI would take a core from the
 // rank's own computation.
@@ -35,7 +33,7 @@ void MpiDataPlane::shift(const void* send, void* receive, int count, MPI_Datatyp
 
 void MpiDataPlane::all_reduce(std::byte* data, int64_t count, const ElementType& type, ReduceOp op) {
   meet("all_reduce (MPI_Ibarrier)");
-  for_each_piece(count, kPieceElements, [&](int64_t offset, int n) {
+  for_each_piece(count, piece_, [&](int64_t offset, int n) {
     check_mpi(
         MPI_Allreduce(MPI_IN_PLACE, data + offset * type.bytes, n, type.mpi, mpi_op(type, op), comm_.get()),
         "all_reduce (MPI_Allreduce)");
@@ -47,12 +45,12 @@ void MpiDataPlane::all_reduce(std::byte* data, int64_t count, const ElementType&
 void MpiDataPlane::reduce_scatter(std::byte* output, const std::byte* input, int64_t n,
                                   const ElementType& type) {
   meet("reduce_scatter (MPI_Ibarrier)");
-  const auto buffer_bytes = static_cast<std::size_t>(std::min(n, kPieceElements) * type.bytes);
+  const auto buffer_bytes = static_cast<std::size_t>(std::min(n, piece_) * type.bytes);
   if (partial_.size() < buffer_bytes) {
     partial_.resize(buffer_bytes);
     received_.resize(buffer_bytes);
   }
-  for_each_piece(n, kPieceElements, [&](int64_t offset, int count) {
+  for_each_piece(n, piece_, [&](int64_t offset, int count) {
     const auto part = [&](int r) { return input + (((r + 2 * size_) % size_) * n + offset) * type.bytes; };
     std::byte* const result = output + offset * type.bytes;
     const auto bytes = static_cast<std::size_t>(count * type.bytes);
@@ -73,7 +71,7 @@ void MpiDataPlane::reduce_scatter(std::byte* output, const std::byte* input, int
 
 void MpiDataPlane::all_gather(std::byte* output, const std::byte* input, int64_t n, const ElementType& type) {
   meet("all_gather (MPI_Ibarrier)");
-  for_each_piece(n, kPieceElements, [&](int64_t offset, int count) {
+  for_each_piece(n, piece_, [&](int64_t offset, int count) {
     const auto part = [&](int r) { return output + (((r + size_) % size_) * n + offset) * type.bytes; };
     const std::byte* const own = input + offset * type.bytes;
     if (part(rank_) != own) std::memcpy(part(rank_), own, static_cast<std::size_t>(count * type.bytes));
@@ -85,7 +83,7 @@ void MpiDataPlane::all_gather(std::byte* output, const std::byte* input, int64_t
 
 void MpiDataPlane::broadcast(std::byte* data, int64_t count, const ElementType& type, int root) {
   meet("broadcast (MPI_Ibarrier)");
-  for_each_piece(count, kPieceElements, [&](int64_t offset, int n) {
+  for_each_piece(count, piece_, [&](int64_t offset, int n) {
     check_mpi(MPI_Bcast(data + offset * type.bytes, n, type.mpi, root, comm_.get()), "broadcast (MPI_Bcast)");
   });
 }

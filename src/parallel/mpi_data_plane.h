@@ -8,6 +8,7 @@
 
 #include "parallel/bf16_ops.h"
 #include "parallel/mpi_handle.h"
+#include "parallel/pieces.h"
 #include "sft/parallel/communicator.h"
 
 namespace sft::parallel {
@@ -20,7 +21,7 @@ struct ElementType {
 
 class MpiDataPlane {
  public:
-  explicit MpiDataPlane(MPI_Comm parent);  // Collective
+  explicit MpiDataPlane(MPI_Comm parent, int64_t piece_elements = kPieceElements);  // Collective
 
   // Counts are elements; n is one rank's part. In-place use (output within input or the reverse, at this
   // rank's part) is allowed.
@@ -37,6 +38,7 @@ class MpiDataPlane {
   MpiComm comm_;
   Bf16Ops bf16_ops_;
   int rank_, size_;
+  int64_t piece_;
   std::vector<std::byte> partial_, received_;
 };
 

@@ -8,7 +8,8 @@
 
 namespace sft::parallel {
 
-// Elements a data-plane collective moves at a time.
+// Elements a data-plane collective moves at a time. Two ranks on one host (tests/bench/allreduce): 256 Ki to
+// 1 Mi floats 4.4 GB/s, 4 Mi 0.9; beside a computation 512 Ki and 1 Mi were the best.
 inline constexpr int64_t kPieceElements = 512 * 1024;
 
 // Calls visit(offset, count) for consecutive pieces of at most `piece` elements; count is an int because MPI

@@ -56,8 +56,9 @@ Cores find_cores(const Topology& topology) {
   }
   cores.own = share_of(cores.allowed, sharers, place);
   cores.threads = std::max(1, static_cast<int>(cores.allowed.size()) / sharers);
-  if (const auto quota = cpu_quota())
+  if (const auto quota = cpu_quota()) {
     cores.threads = std::clamp(*quota / topology.local_world_size, 1, cores.threads);
+  }
   return cores;
 }
 
@@ -67,15 +68,15 @@ void run_on(const CoreSet& cores) {
   const std::size_t bytes = set.size() * sizeof(cpu_set_t);
   for (const int core : cores) CPU_SET_S(static_cast<std::size_t>(core), bytes, set.data());
   for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
-    sched_setaffinity(static_cast<pid_t>(std::stol(task.path().filename())), bytes,
-                      set.data());  // it may just have ended
+    // No error: the thread may just have ended.
+    sched_setaffinity(static_cast<pid_t>(std::stol(task.path().filename())), bytes, set.data());
   }
   if (cores_of(0) != cores) log::warning("this rank could not be moved off the cores mpirun bound it to");
 }
 
+// OMP_NUM_THREADS may be a list, one number per nesting level: the first counts. 0 when it is not set.
 int threads_from_environment() {
-  const std::string_view text =
-      environment("OMP_NUM_THREADS");  // may be a list, one number per nesting level
+  const std::string_view text = environment("OMP_NUM_THREADS");
   int value = 0;
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;
