@@ -17,8 +17,9 @@ struct Assignment {
 
 // Key and value around the first `=`. `#` starts a comment at a line's start or after white space. Quotes:
 // between ' and ' everything stands for itself; between " and " \" \\ \n \t are read as in JSON. There are no
-// [sections]. Lines up to 64 KiB, text up to 1 MiB, no control characters. Problems are appended to
-// `problems`, each naming file and line; the other lines are still read.
+// [sections]. Lines up to 64 KiB, text up to 1 MiB, UTF-8 without
+// control characters. Problems are appended to `problems`, each naming file and line; the other lines are
+// still read.
 std::vector<Assignment> parse_ini(const std::string& file_name, const std::string& text,
                                   std::vector<std::string>& problems);
 

@@ -1,0 +1,94 @@
+// The training loop.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sft/base/error.h"
+#include "sft/base/timer.h"
+#include "sft/checkpoint/checkpoint.h"
+#include "sft/config/options.h"
+#include "sft/data/loader.h"
+#include "sft/engine/engine.h"
+#include "sft/metrics/log.h"
+#include "sft/optim/optimizer.h"
+#include "sft/optim/schedule.h"
+#include "sft/parallel/communicator.h"
+#include "sft/train/evaluator.h"
+#include "sft/train/plan.h"
+#include "sft/train/stop_signals.h"
+#include "sft/train/train_state.h"
+
+namespace sft::train {
+
+// What the loop works with. Everything outlives the trainer.
+struct TrainerParts {
+  parallel::Communicator& comm;
+  data::DataLoader& loader;
+  engine::Engine& engine;
+  optim::Optimizer& optimizer;
+  const optim::Schedule& schedule;
+  Evaluator* evaluator;  // null: no evaluation set
+  checkpoint::Store& checkpoints;
+  metrics::TrainLog& log;
+  const StopSignals& signals;
+  base::PhaseTimers& timers;
+};
+
+struct TrainerOptions {
+  RunPlan plan;
+  config::LoggingOptions logging;
+  config::EvalOptions eval;
+  config::SaveOptions save;
+  double max_grad_norm = 1.0;
+  int64_t max_non_finite_steps = 10;
+  bool trl_compat = false;
+  std::string identity;                          // run_identity()
+  std::vector<checkpoint::SideFile> side_files;  // config.json, tokenizer, run.ini
+};
+
+class Trainer {
+ public:
+  Trainer(const TrainerParts& parts, TrainerOptions options);
+
+  // Collective. Trains from `state`, whose parameters and optimizer state are already in place, to the end or until asked to stop.
+  // kDone: final model written. kRequeue: stopped on request, checkpoint written.
+  // Error(kNonFinite) on all ranks after max_non_finite_steps skipped steps in a row.
+  base::ExitCode run(TrainState state);
+
+ private:
+  // Sums over all ranks' parts of a window.
+  struct WindowCounts {
+    int64_t num_targets = 0, num_first_labels = 0, num_tokens = 0;
+    bool stop_requested = false;
+  };
+
+  WindowCounts count(const data::Window& window);
+  double loss_divisor(const WindowCounts& counts) const;
+  void update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate);
+  void skip_update(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);
+  void advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const;
+  void log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate, bool epoch_ended);
+  void log_timing(const TrainState& state, double seconds);
+  void evaluate(const TrainState& state);
+  void save(const TrainState& state);
+  checkpoint::Contents contents(const TrainState& state) const;
+  base::ExitCode finish(const TrainState& state);
+  base::ExitCode save_and_leave(const TrainState& state);
+  bool finished(const TrainState& state) const { return state.step >= options_.plan.max_steps; }
+
+  TrainerParts parts_;
+  TrainerOptions options_;
+  Trigger log_trigger_, eval_trigger_, save_trigger_;
+  StopVote stop_vote_;
+  int64_t last_saved_step_ = -1;
+  int64_t first_step_ = 0, first_num_tokens_ = 0;  // of this process
+  double started_ = 0;                             // monotonic seconds
+  // Since the last log entry.
+  double log_started_ = 0;
+  int64_t log_num_tokens_ = 0, log_step_ = 0;
+};
+
+}  // namespace sft::train

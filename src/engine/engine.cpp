@@ -1,0 +1,120 @@
+#include "sft/engine/engine.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "sft/engine/flat_io.h"
+
+namespace sft::engine {
+
+Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm, base::PhaseTimers& timers)
+    : decoder_(decoder), options_(options), comm_(comm), timers_(timers), reducer_(comm, timers) {
+  for (int64_t block = 0; block < decoder.num_blocks(); ++block) {
+    blocks_.emplace_back(decoder.block_tensors(block), options.device);
+  }
+  loss_sum_ = at::zeros({}, at::TensorOptions().dtype(c10::kDouble).device(options.device));
+}
+
+void Engine::load_parameters(const model::TensorSource& source) {
+  for (const ParameterBlock& block : blocks_) load_flat(block, block.parameters(), source, "", comm_);
+}
+
+void Engine::zero_grad() {
+  for (const ParameterBlock& block : blocks_) block.gradients().zero_();
+  loss_sum_.zero_();
+}
+
+at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunMode& mode, std::vector<model::BlockSaved>* saved,
+                           std::vector<at::Tensor>* layer_inputs) {
+  const auto timed = timers_.scope(base::Phase::kForward);
+  at::Tensor x = decoder_.embedding_forward(embedding().weights_only(), inputs, mode, saved ? &saved->front() : nullptr);
+  for (int64_t layer = 0; layer < decoder_.num_layers(); ++layer) {
+    const auto block = static_cast<std::size_t>(layer + 1);
+    const bool keep = saved && !options_.gradient_checkpointing;
+    if (layer_inputs && options_.gradient_checkpointing) layer_inputs->push_back(x);
+    x = decoder_.layer_forward(layer, blocks_[block].weights_only(), x, inputs, mode, keep ? &(*saved)[block] : nullptr);
+  }
+  return x;
+}
+
+void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode,
+                      std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs, bool reduce) {
+  const auto timed = timers_.scope(base::Phase::kBackward);
+  for (int64_t layer = decoder_.num_layers() - 1; layer >= 0; --layer) {
+    const auto block = static_cast<std::size_t>(layer + 1);
+    if (options_.gradient_checkpointing) {
+      decoder_.layer_forward(layer, blocks_[block].weights_only(), layer_inputs.back(), inputs, mode, &saved[block]);
+      layer_inputs.pop_back();
+    }
+    grad = decoder_.layer_backward(layer, blocks_[block].views(), grad, inputs, mode, saved[block]);
+    saved[block] = {};
+    if (reduce) reducer_.start(blocks_[block]);
+  }
+  decoder_.embedding_backward(embedding().views(), grad, inputs, mode, saved.front());
+  if (reduce) reducer_.start(embedding());
+}
+
+void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window) {
+  const c10::AutoGradMode no_autograd(false);
+  if (batch.num_targets() == 0) {  // nothing to learn: the gradient is zero
+    if (last_of_window) {
+      for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block) reducer_.start(*block);
+    }
+    return;
+  }
+  const model::DecoderInputs inputs = decoder_.make_inputs(batch, options_.device);
+  const model::RunMode mode{.compute = options_.compute, .training = true, .seed = options_.seed};
+  std::vector<model::BlockSaved> saved(blocks_.size());
+  std::vector<at::Tensor> layer_inputs;
+  const at::Tensor hidden = forward(inputs, mode, &saved, &layer_inputs);
+
+  model::Decoder::HeadOutput out;
+  {
+    const auto timed = timers_.scope(base::Phase::kBackward);
+    out = decoder_.head_forward_backward(head().views(), embedding().views(), hidden, inputs, mode, loss_scale);
+    loss_sum_.add_(out.loss_sum);
+    if (last_of_window) reducer_.start(head());
+  }
+  backward(out.grad, inputs, mode, saved, layer_inputs, last_of_window);
+}
+
+void Engine::finish_reduction() { reducer_.finish(); }
+
+StepMetrics Engine::metrics() {
+  const auto timed = timers_.scope(base::Phase::kOptimizer);
+  double sum_of_squares = 0;
+  for (const ParameterBlock& block : blocks_) sum_of_squares += ops::sum_of_squares(block.gradients());
+
+  StepMetrics result;
+  result.loss_sum = comm_.sum(loss_sum_.item<double>());
+  result.grad_norm = std::sqrt(sum_of_squares);
+  result.finite = std::isfinite(result.loss_sum) && std::isfinite(result.grad_norm);
+  return result;
+}
+
+double Engine::evaluate(const data::MicroBatch& batch) {
+  if (batch.num_targets() == 0) return 0;
+  const c10::AutoGradMode no_autograd(false);
+  const model::DecoderInputs inputs = decoder_.make_inputs(batch, options_.device);
+  const model::RunMode mode{.compute = options_.compute};
+  const at::Tensor hidden = forward(inputs, mode, nullptr, nullptr);
+  return decoder_.head_forward(head().weights_only(), embedding().weights_only(), hidden, inputs, mode).loss_sum.item<double>();
+}
+
+at::Tensor Engine::logits(const data::MicroBatch& batch) {
+  const c10::AutoGradMode no_autograd(false);
+  const model::DecoderInputs inputs = decoder_.make_inputs(batch, options_.device);
+  const model::RunMode mode{.compute = options_.compute};
+  const at::Tensor hidden = forward(inputs, mode, nullptr, nullptr);
+  return decoder_.head_logits(head().weights_only(), embedding().weights_only(), hidden, mode);
+}
+
+int64_t Engine::num_parameters() const {
+  int64_t total = 0;
+  for (const ParameterBlock& block : blocks_) total += block.num_parameters();
+  return total;
+}
+
+}  // namespace sft::engine

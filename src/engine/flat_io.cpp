@@ -1,0 +1,62 @@
+#include "sft/engine/flat_io.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "sft/base/checked.h"
+#include "sft/base/error.h"
+
+namespace sft::engine {
+namespace {
+
+// Reads elements [begin, end) of the flat buffer into `out`; gaps are left as they are.
+void read_interval(const ParameterBlock& block, const std::vector<std::string>& names, const model::TensorSource& source,
+                   int64_t begin, int64_t end, const at::Tensor& out) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const auto [offset, numel] = block.placement(i);
+    const int64_t first = std::max(begin, offset), last = std::min(end, offset + numel);
+    if (first >= last) continue;
+    source.read(names[i], first - offset, last - offset, out.narrow(0, first - begin, last - first));
+  }
+}
+
+}  // namespace
+
+std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source, const std::string& name_prefix) {
+  std::vector<std::string> names{name_prefix + tensor.name};
+  for (const std::string& alias : tensor.aliases) names.push_back(name_prefix + alias);
+  const auto found = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return source.contains(name); });
+  if (found == names.end()) {
+    base::fail(base::ExitCode::kInvalidData, "tensor {} is missing from the weights (looked for {})", tensor.name, names);
+  }
+  const std::vector<int64_t> shape = source.shape(*found);
+  if (shape != tensor.shape) {
+    base::fail(base::ExitCode::kInvalidData, "tensor {} has shape {} in the weights, config.json says {}", *found, shape, tensor.shape);
+  }
+  return *found;
+}
+
+void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source, const std::string& name_prefix,
+               parallel::Communicator& comm) {
+  std::vector<std::string> names;
+  for (const model::TensorDef& tensor : block.tensors()) names.push_back(name_in_source(tensor, source, name_prefix));
+
+  const bool on_host = flat.device().is_cpu();
+  if (comm.size() == 1 && on_host) {
+    read_interval(block, names, source, 0, block.size(), flat);
+    return;
+  }
+  const int64_t share = base::ceil_div(block.size(), comm.size());
+  const int64_t begin = std::min(block.size(), share * comm.rank());
+  const int64_t end = std::min(block.size(), begin + share);
+  at::Tensor mine = at::zeros({share}, flat.options().device(c10::kCPU));
+  read_interval(block, names, source, begin, end, mine.narrow(0, 0, end - begin));
+  const at::Tensor gathered = at::empty({share * comm.size()}, flat.options());
+  comm.all_gather(gathered, mine.to(flat.device())).wait();
+  flat.copy_(gathered.narrow(0, 0, block.size()));
+}
+
+}  // namespace sft::engine

@@ -1,0 +1,183 @@
+// sft-dist: parse, environment, command, exit code.
+
+#include <c10/util/Exception.h>
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <new>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "sft/base/error.h"
+#include "sft/base/file.h"
+#include "sft/base/log.h"
+#include "sft/checkpoint/checkpoint.h"
+#include "sft/config/parse.h"
+#include "sft/data/dataset.h"
+#include "sft/parallel/environment.h"
+#include "sft/train/agree.h"
+#include "sft/train/generate.h"
+#include "sft/train/run.h"
+
+namespace {
+
+using sft::base::Error;
+using sft::base::ExitCode;
+using sft::base::SeenBy;
+namespace config = sft::config;
+
+std::vector<config::IniText> read_ini_files(const config::CommandLine& command_line) {
+  std::vector<config::IniText> texts;
+  for (const std::string& path : command_line.ini_texts_from) {
+    if (!std::filesystem::is_regular_file(path)) {
+      throw Error(ExitCode::kConfig, fmt::format("--args {}: there is no such file", path), SeenBy::kAllRanks);
+    }
+    texts.push_back({path, sft::base::read_text(path, int64_t{1} << 20)});
+  }
+  return texts;
+}
+
+config::ParsedOptions read_options(const config::CommandLine& command_line) {
+  return config::parse_options(read_ini_files(command_line), command_line.settings);
+}
+
+// Rank 0 reads the files; every rank parses the same text and so comes to the same options or the same error.
+config::ParsedOptions read_options_once(const config::CommandLine& command_line, sft::parallel::Communicator& comm) {
+  std::vector<config::IniText> texts;
+  sft::train::on_rank_0(comm, [&] { texts = read_ini_files(command_line); });
+  const std::string count = comm.broadcast_bytes(std::to_string(texts.size()), 0);
+  texts.resize(std::stoul(count));
+  for (config::IniText& text : texts) {
+    text.name = comm.broadcast_bytes(text.name, 0);
+    text.text = comm.broadcast_bytes(text.text, 0);
+  }
+  try {
+    config::ParsedOptions parsed = config::parse_options(texts, command_line.settings);
+    config::validate_for_training(parsed.options);
+    return parsed;
+  } catch (const Error& error) {
+    throw Error(error.code(), error.what(), SeenBy::kAllRanks);
+  }
+}
+
+ExitCode verify(const std::vector<std::string>& operands) {
+  for (const std::string& path : operands) {
+    if (std::filesystem::is_directory(path)) {
+      sft::checkpoint::verify_directory(path);
+    } else {
+      sft::data::verify_dataset(path);
+    }
+    fmt::print("{}: ok\n", path);
+  }
+  return ExitCode::kDone;
+}
+
+// Commands that need no other rank.
+ExitCode run_local(const config::CommandLine& command_line) {
+  switch (command_line.command) {
+    case config::Command::kHelp: fmt::print("{}", config::help_text()); break;
+    case config::Command::kVersion: fmt::print("sft-dist {}\n", SFT_VERSION); break;
+    case config::Command::kVerify: return verify(command_line.operands);
+    case config::Command::kPrintOptionsDoc: fmt::print("{}", config::options_markdown()); break;
+    case config::Command::kPrintConfig: fmt::print("{}", config::to_ini(read_options(command_line).options)); break;
+    case config::Command::kPrintConfigJson: fmt::print("{}\n", config::to_json(read_options(command_line).options)); break;
+    case config::Command::kCheckConfig: {
+      for (const std::string& notice : read_options(command_line).notices) sft::log::info("note: {}", notice);
+      fmt::print("the configuration is valid\n");
+      break;
+    }
+    default: throw Error(ExitCode::kInternal, "not a local command");
+  }
+  return ExitCode::kDone;
+}
+
+struct Failure {
+  ExitCode code;
+  std::string message;
+  SeenBy seen_by = SeenBy::kThisRank;
+};
+
+// Calls action; an exception becomes a Failure.
+template <typename Action>
+std::optional<Failure> failure_of(Action&& action) {
+  try {
+    action();
+    return std::nullopt;
+  } catch (const Error& error) {
+    return Failure{error.code(), error.what(), error.seen_by()};
+  } catch (const c10::OutOfMemoryError& error) {
+    return Failure{ExitCode::kOutOfMemory, fmt::format("out of memory: {}", error.what_without_backtrace())};
+  } catch (const std::bad_alloc&) {
+    return Failure{ExitCode::kOutOfMemory, "out of memory; use a smaller per_device_train_batch_size or max_length, or gradient_checkpointing = true"};
+  } catch (const c10::Error& error) {
+    const std::string message = error.what_without_backtrace();
+    const bool memory = message.find("can't allocate memory") != std::string::npos;
+    return Failure{memory ? ExitCode::kOutOfMemory : ExitCode::kInternal, message};
+  } catch (const std::exception& error) {
+    return Failure{ExitCode::kInternal, error.what()};
+  }
+}
+
+ExitCode generate(const config::CommandLine& command_line, sft::parallel::MpiEnv& env) {
+  std::vector<int64_t> ids;
+  std::istringstream text(command_line.operands[1]);
+  for (std::string id; std::getline(text, id, ',');) ids.push_back(sft::config::parse_integer(id, "--ids"));
+  if (ids.empty()) throw Error(ExitCode::kConfig, "--ids is empty");
+  const auto comm = env.create_communicator("auto", "cpu");
+  sft::parallel::configure_threads(0, env.topology());
+  const auto continuation = sft::train::generate_greedily(command_line.operands[0], ids,
+                                                          sft::config::parse_integer(command_line.operands[2], "--max_new_tokens"), *comm);
+  fmt::print("{}\n", fmt::join(continuation, ","));
+  return ExitCode::kDone;
+}
+
+// Commands that need MPI: training, and whatever runs a model.
+int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
+  sft::parallel::MpiEnv env(&argc, &argv);
+  const sft::parallel::Topology& topology = env.topology();
+  ExitCode code = ExitCode::kDone;
+  const std::optional<Failure> failure = failure_of([&] {
+    if (command_line.command == config::Command::kGenerate) {
+      code = generate(command_line, env);
+      return;
+    }
+    const auto control = env.create_communicator("auto", "cpu");
+    const config::ParsedOptions parsed = read_options_once(command_line, *control);
+    sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank, topology.world_size, topology.host);
+    code = sft::train::run_training(parsed, env);
+  });
+  if (!failure) {
+    env.finish_ok();
+    return static_cast<int>(code);
+  }
+  if (failure->seen_by == SeenBy::kAllRanks) {
+    if (topology.rank == 0) sft::log::error("{}", failure->message);
+    env.finish_ok();
+    return static_cast<int>(failure->code);
+  }
+  sft::log::error("[rank {} {}] {}", topology.rank, topology.host, failure->message);
+  env.abort(failure->code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  config::CommandLine command_line;
+  int code = 0;
+  bool needs_mpi = false;
+  const std::optional<Failure> failure = failure_of([&] {
+    command_line = config::parse_command_line(argc, argv);
+    needs_mpi = command_line.command == config::Command::kTrain || command_line.command == config::Command::kGenerate;
+    if (!needs_mpi) code = static_cast<int>(run_local(command_line));
+  });
+  if (failure) {
+    sft::log::error("{}", failure->message);
+    return static_cast<int>(failure->code);
+  }
+  return needs_mpi ? run_with_mpi(command_line, argc, argv) : code;
+}

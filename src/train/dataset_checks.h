@@ -1,0 +1,24 @@
+// Whether a prepared data set is the one this run's options and model ask for.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "sft/checkpoint/checkpoint.h"
+#include "sft/config/options.h"
+#include "sft/data/dataset.h"
+#include "sft/model/spec.h"
+
+namespace sft::train {
+
+// Local. Opens it; what is missing or does not fit is refused naming the file and the remedy.
+// option_name: "train_dataset" or "eval_dataset".
+std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name, const std::string& path,
+                                                         const config::Options& options, const model::DecoderSpec& spec,
+                                                         const std::filesystem::path& model_dir);
+
+// Local. The tokenizer's files that lie beside the data set, for checkpoints.
+std::vector<checkpoint::SideFile> tokenizer_files(const std::string& dataset_path);
+
+}  // namespace sft::train

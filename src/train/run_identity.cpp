@@ -1,0 +1,110 @@
+#include "sft/train/run_identity.h"
+
+#include <ATen/Version.h>
+
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "sft/base/error.h"
+#include "sft/base/json.h"
+#include "sft/base/log.h"
+
+namespace sft::train {
+namespace {
+
+using nlohmann::json;
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw base::Error(base::ExitCode::kConfig, message, base::SeenBy::kAllRanks);
+}
+
+json value_or_null(const json& object, const char* section, const std::string& key) {
+  if (!object.contains(section) || !object[section].is_object()) return nullptr;
+  return object[section].value(key, json());
+}
+
+void check_global_batch(const json& saved, const RunPlan& plan, bool allow_batch_change) {
+  const json before = value_or_null(saved, "run", "global_batch_size");
+  const int64_t now = plan.layout.global_batch_size();
+  if (before == now) return;
+  const int64_t per_micro_step = plan.layout.micro_batch_size * plan.layout.world_size;
+  const int64_t wanted = before.is_number_integer() ? before.get<int64_t>() : 0;
+  if (allow_batch_change) {
+    log::warning("the global batch was {} rows before and is {} now (allow_batch_change = true): losses and schedule change with it", wanted, now);
+    return;
+  }
+  const std::string remedy =
+      wanted > 0 && wanted % per_micro_step == 0
+          ? fmt::format("set gradient_accumulation_steps = {}", wanted / per_micro_step)
+          : fmt::format("choose per_device_train_batch_size x gradient_accumulation_steps x {} ranks = {}", plan.layout.world_size, wanted);
+  refuse(fmt::format("the checkpoint was trained with a global batch of {} rows, this run has {} = {} per device x {} accumulation x {} ranks; "
+                     "{} (or global_batch_size = {}), or allow_batch_change = true",
+                     wanted, now, plan.layout.micro_batch_size, plan.layout.gradient_accumulation_steps, plan.layout.world_size, remedy, wanted));
+}
+
+}  // namespace
+
+std::string run_identity(const config::Options& options, const RunPlan& plan, const data::DatasetInfo& dataset,
+                         const model::DecoderSpec& spec, const std::string& device, int threads_per_rank) {
+  json run;
+  run["dataset_xxh3"] = dataset.content_xxh3;
+  run["num_rows"] = plan.layout.num_rows;
+  run["max_length"] = options.data.max_length ? json(*options.data.max_length) : json();
+  run["seed"] = options.data.seed;
+  run["data_seed"] = options.data.data_seed.value_or(options.data.seed);
+  run["train_sampling_strategy"] = options.data.train_sampling_strategy;
+  run["shuffle_dataset"] = options.data.shuffle_dataset;
+  run["dataloader_drop_last"] = options.data.dataloader_drop_last;
+  run["trl_compat"] = options.runtime.trl_compat;
+  run["model_type"] = spec.model_type;
+  run["num_parameters"] = spec.num_parameters;
+  run["global_batch_size"] = plan.layout.global_batch_size();
+  run["optim"] = options.optimizer.optim;
+
+  json schedule;
+  schedule["learning_rate"] = options.optimizer.learning_rate;
+  schedule["weight_decay"] = options.optimizer.weight_decay;
+  schedule["adam_beta1"] = options.optimizer.adam_beta1;
+  schedule["adam_beta2"] = options.optimizer.adam_beta2;
+  schedule["adam_epsilon"] = options.optimizer.adam_epsilon;
+  schedule["max_grad_norm"] = options.optimizer.max_grad_norm;
+  schedule["max_steps"] = plan.max_steps;
+  schedule["lr_scheduler_type"] = options.schedule.lr_scheduler_type;
+  schedule["lr_scheduler_kwargs"] = options.schedule.lr_scheduler_kwargs;
+  schedule["warmup_steps"] = options.schedule.warmup_steps;
+
+  json bits;
+  bits["world_size"] = plan.layout.world_size;
+  bits["per_device_train_batch_size"] = plan.layout.micro_batch_size;
+  bits["threads_per_rank"] = threads_per_rank;
+  bits["device"] = device;
+  bits["bf16"] = options.precision.bf16;
+  bits["cpu_capability"] = at::get_cpu_capability();
+  bits["sft_dist"] = SFT_VERSION;
+  return json{{"run", run}, {"schedule", schedule}, {"bits", bits}}.dump();
+}
+
+void check_resumable(const std::string& saved_identity, const std::string& identity, const RunPlan& plan, bool allow_batch_change) {
+  const json saved = base::parse_json(saved_identity, "the checkpoint's environment");
+  const json current = json::parse(identity);
+  for (const auto& [key, value] : current["run"].items()) {
+    if (key == "global_batch_size") continue;
+    const json before = value_or_null(saved, "run", key);
+    if (before != value) {
+      refuse(fmt::format("the checkpoint belongs to another run: {} was {} and is {} now; use the same value to resume it, or start "
+                         "afresh in another output_dir (the checkpoint's folder can be the model_name_or_path)",
+                         key, log::printable(before.dump()), value.dump()));
+    }
+  }
+  check_global_batch(saved, plan, allow_batch_change);
+  for (const char* section : {"schedule", "bits"}) {
+    for (const auto& [key, value] : current[section].items()) {
+      const json before = value_or_null(saved, section, key);
+      if (before == value) continue;
+      log::warning("{} was {} in the checkpoint and is {} now: {}", key, log::printable(before.dump()), value.dump(),
+                   std::string(section) == "bits" ? "results agree within rounding, not bit for bit" : "the new value is used from here on");
+    }
+  }
+}
+
+}  // namespace sft::train

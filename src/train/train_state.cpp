@@ -1,0 +1,48 @@
+#include "sft/train/train_state.h"
+
+#include <nlohmann/json.hpp>
+
+#include "sft/base/error.h"
+#include "sft/base/json.h"
+
+namespace sft::train {
+namespace {
+
+// One list of fields for both directions.
+template <typename State, typename Visitor>
+void visit(State& state, Visitor&& field) {
+  field("step", state.step);
+  field("epoch_index", state.cursor.epoch);
+  field("epoch_position", state.cursor.position);
+  field("epoch", state.epoch);
+  field("optimizer_steps", state.optimizer_steps);
+  field("num_tokens", state.num_tokens);
+  field("total_flos", state.total_flos);
+  field("non_finite_in_row", state.non_finite_in_row);
+  field("non_finite_total", state.non_finite_total);
+  field("loss_sum", state.loss_sum);
+  field("window_loss_sum", state.window_loss_sum);
+  field("window_steps", state.window_steps);
+}
+
+}  // namespace
+
+std::string TrainState::to_json() const {
+  nlohmann::json object;
+  visit(*this, [&](const char* name, const auto& value) { object[name] = value; });
+  return object.dump();
+}
+
+TrainState TrainState::from_json(const std::string& text) {
+  const nlohmann::json object = base::parse_json(text, "train_state");
+  TrainState state;
+  visit(state, [&](const char* name, auto& value) {
+    if (!object.contains(name) || !object[name].is_number()) {
+      base::fail(base::ExitCode::kInvalidData, "the checkpoint's train_state has no number '{}'", name);
+    }
+    value = object[name].get<std::decay_t<decltype(value)>>();
+  });
+  return state;
+}
+
+}  // namespace sft::train

@@ -1,0 +1,80 @@
+#include "sft/train/plan.h"
+
+#include <gtest/gtest.h>
+
+#include "sft/base/error.h"
+
+namespace sft::train {
+namespace {
+
+config::Options options(int64_t micro_batch, int64_t accumulation) {
+  config::Options result;
+  result.batch.per_device_train_batch_size = micro_batch;
+  result.batch.gradient_accumulation_steps = accumulation;
+  return result;
+}
+
+std::string message_of(const config::Options& opts, int64_t rows, int64_t world_size) {
+  try {
+    make_plan(opts, rows, world_size);
+  } catch (const base::Error& error) {
+    EXPECT_EQ(error.code(), base::ExitCode::kConfig);
+    EXPECT_EQ(error.seen_by(), base::SeenBy::kAllRanks);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Plan, CountsStepsAsTransformersDoes) {
+  config::Options opts = options(2, 3);
+  opts.schedule.num_train_epochs = 2;
+  const RunPlan plan = make_plan(opts, 25, 2);  // 7 micro-steps an epoch, windows of 3, 3, 1
+  EXPECT_EQ(plan.steps_per_epoch, 3);
+  EXPECT_EQ(plan.max_steps, 6);
+  opts.schedule.num_train_epochs = 0.5;
+  EXPECT_EQ(make_plan(opts, 25, 2).max_steps, 2);
+  opts.schedule.max_steps = 7;
+  EXPECT_EQ(make_plan(opts, 25, 2).max_steps, 7);
+  EXPECT_EQ(make_plan(opts, 25, 2).num_train_epochs, 3);
+}
+
+TEST(Plan, FractionsOfStepsAreRoundedUp) {
+  config::Options opts = options(1, 1);
+  opts.schedule.max_steps = 25;
+  opts.logging.logging_steps = 0.1;
+  opts.save.save_steps = 7;
+  opts.eval.eval_strategy = "steps";
+  const RunPlan plan = make_plan(opts, 100, 1);
+  EXPECT_EQ(plan.logging_steps, 3);
+  EXPECT_EQ(plan.eval_steps, 3);  // unset: as logging_steps
+  EXPECT_EQ(plan.save_steps, 7);
+}
+
+TEST(Plan, GlobalBatchSizeFixesAccumulation) {
+  config::Options opts = options(2, 99);
+  opts.batch.global_batch_size = 12;
+  EXPECT_EQ(make_plan(opts, 100, 3).layout.gradient_accumulation_steps, 2);
+  EXPECT_EQ(make_plan(opts, 100, 1).layout.gradient_accumulation_steps, 6);
+  EXPECT_NE(message_of(opts, 100, 4).find("per_device_train_batch_size can be 1, 3"), std::string::npos);
+  EXPECT_NE(message_of(opts, 100, 5).find("divides 12"), std::string::npos);
+}
+
+TEST(Plan, RefusesDropLastWithNothingLeft) {
+  config::Options opts = options(8, 1);
+  opts.data.dataloader_drop_last = true;
+  EXPECT_NE(message_of(opts, 15, 2).find("dataloader_drop_last"), std::string::npos);
+}
+
+TEST(Trigger, FiresByStepsOrByEpochs) {
+  const Trigger steps("steps", 5), epochs("epoch", 0), never("no", 5);
+  EXPECT_TRUE(steps.due(10, false));
+  EXPECT_FALSE(steps.due(11, true));
+  EXPECT_TRUE(epochs.due(11, true));
+  EXPECT_FALSE(epochs.due(10, false));
+  EXPECT_FALSE(never.due(5, true));
+  EXPECT_TRUE(steps.by_steps());
+  EXPECT_FALSE(epochs.by_steps());
+}
+
+}  // namespace
+}  // namespace sft::train

@@ -1,0 +1,68 @@
+#include "sft/train/run_identity.h"
+
+#include <gtest/gtest.h>
+
+#include "sft/base/error.h"
+
+namespace sft::train {
+namespace {
+
+struct RunSettings {
+  config::Options options;
+  data::DatasetInfo dataset;
+  model::DecoderSpec spec;
+  int64_t world_size = 2;
+  int threads = 1;
+
+  RunSettings() {
+    options.batch.per_device_train_batch_size = 3;
+    options.batch.gradient_accumulation_steps = 1;
+    dataset.content_xxh3 = "abc";
+    spec.model_type = "llama";
+  }
+  RunPlan plan() const { return make_plan(options, 100, world_size); }
+  std::string identity() const { return run_identity(options, plan(), dataset, spec, "cpu", threads); }
+};
+
+std::string refusal(const RunSettings& before, const RunSettings& now, bool allow_batch_change = false) {
+  try {
+    check_resumable(before.identity(), now.identity(), now.plan(), allow_batch_change);
+  } catch (const base::Error& error) {
+    EXPECT_EQ(error.code(), base::ExitCode::kConfig);
+    EXPECT_EQ(error.seen_by(), base::SeenBy::kAllRanks);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(RunIdentity, SameRunAndChangedScheduleOrThreadsMayResume) {
+  RunSettings before, now;
+  EXPECT_EQ(refusal(before, now), "");
+  now.options.optimizer.learning_rate *= 2;
+  now.threads = 7;
+  EXPECT_EQ(refusal(before, now), "");
+}
+
+TEST(RunIdentity, OtherDataOrderOrModelIsRefusedByName) {
+  const RunSettings before;
+  RunSettings data, seed, model;
+  data.dataset.content_xxh3 = "def";
+  seed.options.data.seed = 43;
+  model.spec.model_type = "opt";
+  EXPECT_NE(refusal(before, data).find("dataset_xxh3"), std::string::npos);
+  EXPECT_NE(refusal(before, seed).find("seed"), std::string::npos);
+  EXPECT_NE(refusal(before, model).find("model_type"), std::string::npos);
+}
+
+TEST(RunIdentity, AnotherWorldSizeNeedsTheSameGlobalBatch) {
+  const RunSettings before;  // 3 x 1 x 2
+  RunSettings one_rank;
+  one_rank.world_size = 1;
+  EXPECT_NE(refusal(before, one_rank).find("gradient_accumulation_steps = 2"), std::string::npos);
+  EXPECT_EQ(refusal(before, one_rank, true), "");
+  one_rank.options.batch.gradient_accumulation_steps = 2;
+  EXPECT_EQ(refusal(before, one_rank), "");
+}
+
+}  // namespace
+}  // namespace sft::train
