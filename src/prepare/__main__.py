@@ -15,6 +15,7 @@ the model ready for sft-dist. Options are those of run.ini (`sft-dist --help`); 
 """
 
 import errno
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def main(arguments: list[str]) -> int:
     except PrepareError as error:
         print(f"sft-prepare: error: {error}", file=sys.stderr)
         return error.code
+    except BrokenPipeError:  # nobody reads what we print, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         print(f"sft-prepare: error: {error}{full}", file=sys.stderr)
