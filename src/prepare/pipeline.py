@@ -63,10 +63,10 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
         if existing is None:
             raise PrepareError(f"{part.output} exists and is not a data set that sft-prepare wrote: choose another "
                                f"{part.name}_dataset, or remove it.", CONFIG)
-        if existing == config and part.tokenizer_output.is_dir() and not force:
+        changed = changed_keys(existing, config)
+        if not changed and part.tokenizer_output.is_dir() and not force:
             say(f"{part.name}: {part.output} is up to date (--force prepares it again)")
             return False
-        changed = [key for key in config if existing.get(key) != config[key]]
         say(f"{part.name}: {part.output} is prepared again ({', '.join(changed) or '--force'})")
 
     started = time.monotonic()
@@ -93,6 +93,18 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
     for line in lengths.lines(part.max_length):
         say(f"  {line}")
     return True
+
+
+def changed_keys(existing: dict, config: dict) -> list[str]:
+    """What differs in more than the folder it lies in: a data folder may be moved (docs/data-format.md)."""
+
+    def essence(values: dict, key: str):
+        if key == "tokenizer_name_or_path":  # tokenizer_sha256 decides
+            return None
+        value = values.get(key)
+        return Path(value).name if value and key in ("source_file", "formatting_func") else value
+
+    return [key for key in config if essence(existing, key) != essence(config, key)]
 
 
 def tokenise(part: Part, tokenizer: Tokenizer) -> Iterator[tuple[list, list]]:

@@ -1,6 +1,7 @@
 """python -m prepare.report run.ini: what a run has changed and where its results lie; the last step of launch/quickstart."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +67,9 @@ def main(arguments: list[str]) -> int:
     for what, path in (("fine-tuned model (a Hugging Face folder)", output_dir), ("checkpoints", output_dir / "checkpoint-*"),
                        ("log, one JSON object a line", output_dir / "trainer_log.jsonl"), ("token ids", options["train_dataset"]),
                        ("pretrained model", options["model_name_or_path"])):
-        print(f"{what + ':':<42} {path}")
+        print(f"{what + ':':<42} {os.path.relpath(path)}")
     print(f"""
-next:  load it:        AutoModelForCausalLM.from_pretrained("{options['output_dir']}")   (launch/setup --full brings transformers with PyTorch)
+next:  load it:        AutoModelForCausalLM.from_pretrained("{os.path.relpath(output_dir)}")   (launch/setup --full brings transformers with PyTorch)
        your own text:  copy {ini}, set train_file, train_dataset, output_dir; then
                        launch/sft-prepare --args mine.ini && launch/run -n 2 --args mine.ini
        all options:    build/release/sft-dist --help

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -195,6 +196,9 @@ def test_up_to_date_files_are_left_alone(model, tmp_path, capsys):
     assert "prepared again (--force)" in said() and output.stat().st_mtime_ns > written
     prepare(model, source, output, max_rows=5)
     assert "prepared again (max_rows)" in said() and len(read_rows(output)) == 5
+    shutil.copytree(tmp_path, tmp_path.parent / "moved", copy_function=shutil.copy2)  # keeps the times
+    prepare(model, tmp_path.parent / "moved" / "rows.jsonl", tmp_path.parent / "moved" / "rows.h5", max_rows=5)
+    assert "up to date" in said()
     write_jsonl(source, ROWS[:21])
     prepare(model, source, output, max_rows=5)
     assert "source_fingerprint" in said()
