@@ -1,3 +1,4 @@
+#include "ops/cpu/cpu.h"
 #include "ops/generic/generic.h"
 #include "sft/ops/ops.h"
 
@@ -12,10 +13,14 @@ at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const 
 }
 
 at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up) {
+  if (kind == Activation::kSilu && cpu::fits(gate_up)) return cpu::swiglu_forward(gate_up);
   return generic::gated_activation_forward(kind, gate_up);
 }
 
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up) {
+  if (kind == Activation::kSilu && cpu::fits(gate_up) && cpu::fits(grad_y)) {
+    return cpu::swiglu_backward(grad_y, gate_up);
+  }
   return generic::gated_activation_backward(kind, grad_y, gate_up);
 }
 

@@ -9,7 +9,7 @@
 namespace sft::ops {
 namespace {
 
-enum class Implementation { kGeneric, kCpuFlash, kCudaFlash };
+enum class Implementation { kGeneric, kCpuFused, kCpuFlash, kCudaFlash };
 
 int64_t longest_row(std::span<const int64_t> cu_seqlens) {
   int64_t longest = 0;
@@ -18,11 +18,14 @@ int64_t longest_row(std::span<const int64_t> cu_seqlens) {
   return longest;
 }
 
-Implementation choose(const at::Tensor& q, std::span<const int64_t> cu_seqlens,
-                      const AttentionOptions& options, const DropoutSite* dropout, ComputeDtype compute) {
+Implementation choose(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                      std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                      const DropoutSite* dropout, ComputeDtype compute) {
   if (is_active(dropout) || options.softcap) return Implementation::kGeneric;
   const bool windowed = options.sliding_window && *options.sliding_window < longest_row(cu_seqlens);
-  if (q.is_cpu() && q.scalar_type() == at::kFloat && !windowed) return Implementation::kCpuFlash;
+  if (q.is_cpu() && q.scalar_type() == at::kFloat && !windowed) {
+    return cpu::fused_attention_serves(q, k, v) ? Implementation::kCpuFused : Implementation::kCpuFlash;
+  }
   if (q.is_cuda() && compute == ComputeDtype::kBf16) return Implementation::kCudaFlash;
   return Implementation::kGeneric;
 }
@@ -32,9 +35,11 @@ Implementation choose(const at::Tensor& q, std::span<const int64_t> cu_seqlens,
 at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                              std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                              const DropoutSite* dropout, ComputeDtype compute, AttentionSaved* saved) {
-  switch (choose(q, cu_seqlens, options, dropout, compute)) {
+  switch (choose(q, k, v, cu_seqlens, options, dropout, compute)) {
+    case Implementation::kCpuFused:
+      return cpu::fused_attention_forward(q, k, v, cu_seqlens, options, compute, saved);
     case Implementation::kCpuFlash:
-      return cpu::attention_forward(q, k, v, cu_seqlens, options, compute, saved);
+      return cpu::flash_attention_forward(q, k, v, cu_seqlens, options, compute, saved);
     case Implementation::kCudaFlash:
       return cuda::attention_forward(q, k, v, cu_seqlens, options, saved);
     case Implementation::kGeneric:
@@ -48,9 +53,11 @@ AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& 
                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                                   const DropoutSite* dropout, ComputeDtype compute,
                                   const AttentionSaved& saved) {
-  switch (choose(q, cu_seqlens, options, dropout, compute)) {
+  switch (choose(q, k, v, cu_seqlens, options, dropout, compute)) {
+    case Implementation::kCpuFused:
+      return cpu::fused_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
     case Implementation::kCpuFlash:
-      return cpu::attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
+      return cpu::flash_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
     case Implementation::kCudaFlash:
       return cuda::attention_backward(grad_out, q, k, v, out, cu_seqlens, options, saved);
     case Implementation::kGeneric:

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "ops/cpu/cpu.h"
 #include "ops/generic/generic.h"
 #include "ops/matmul.h"
 #include "sft/ops/ops.h"
@@ -27,7 +28,9 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, co
     if (grad_scale != nullptr) cap_derivative = 1.0 - logits.square();
     logits.mul_(*options.softcap);
   }
-  const at::Tensor losses = generic::cross_entropy_inplace(logits, targets, grad_scale);
+  const at::Tensor losses = cpu::fits(logits)
+                                ? cpu::cross_entropy_inplace(logits, targets.contiguous(), grad_scale)
+                                : generic::cross_entropy_inplace(logits, targets, grad_scale);
   if (grad_scale != nullptr) {
     if (cap_derivative.defined()) logits.mul_(cap_derivative);
     if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);

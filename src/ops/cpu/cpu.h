@@ -9,6 +9,14 @@
 
 namespace sft::ops::cpu {
 
+// Whether the fused loops take this tensor.
+inline bool fits(const at::Tensor& t) {
+  return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous();
+}
+inline bool fits_or_absent(const at::Tensor& t) {
+  return !t.defined() || fits(t);
+}
+
 // Whether the processor multiplies bf16 itself (AVX-512 BF16 or AMX).
 bool has_bf16();
 
@@ -24,13 +32,37 @@ enum class OneDnnKernels { kBrgemm, kAny };
 bool onednn_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
                    bool accumulate, OneDnnKernels kernels = OneDnnKernels::kBrgemm);
 
+// Contiguous fp32 tensors.
+at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w, double eps,
+                        NormStats* stats);
+at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tensor& x, const NormWeights& w,
+                         const NormStats& stats, const NormWeights& grads);
+at::Tensor swiglu_forward(const at::Tensor& gate_up);
+at::Tensor swiglu_backward(const at::Tensor& grad_y, const at::Tensor& gate_up);
+// x fp32 with any token and head strides; cos and sin contiguous fp32.
+void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
+// As generic::cross_entropy_inplace.
+at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,
+                                 const double* grad_scale);
+
+// Our own kernel, for head dimensions that are a multiple of 16. Grouped heads are not expanded; no dropout,
+// window or softcap.
+bool fused_attention_serves(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+at::Tensor fused_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                   ComputeDtype compute, AttentionSaved* saved);
+AttentionGrads fused_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& out,
+                                        std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                        ComputeDtype compute, const AttentionSaved& saved);
+
 // LibTorch's flash kernel, row by row; key/value heads are not copied. No dropout, window or softcap.
-at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                             std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                             ComputeDtype compute, AttentionSaved* saved);
-AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
-                                  const at::Tensor& v, const at::Tensor& out,
-                                  std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                  ComputeDtype compute, const AttentionSaved& saved);
+at::Tensor flash_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                   ComputeDtype compute, AttentionSaved* saved);
+AttentionGrads flash_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& out,
+                                        std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                        ComputeDtype compute, const AttentionSaved& saved);
 
 }  // namespace sft::ops::cpu

@@ -19,9 +19,9 @@ at::Tensor row_of_keys(const at::Tensor& t, int64_t begin, int64_t length, int64
 
 }  // namespace
 
-at::Tensor attention_forward(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
-                             std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                             ComputeDtype compute, AttentionSaved* saved) {
+at::Tensor flash_attention_forward(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
+                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                   ComputeDtype compute, AttentionSaved* saved) {
   const at::Tensor q = operand(q_in, compute), k = operand(k_in, compute), v = operand(v_in, compute);
   const int64_t kv_heads = k.size(1), groups = q.size(1) / kv_heads;
   at::Tensor out = at::empty(q.sizes(), q_in.options());
@@ -37,10 +37,11 @@ at::Tensor attention_forward(const at::Tensor& q_in, const at::Tensor& k_in, con
   return out;
 }
 
-AttentionGrads attention_backward(const at::Tensor& grad_out_in, const at::Tensor& q_in,
-                                  const at::Tensor& k_in, const at::Tensor& v_in, const at::Tensor& out_in,
-                                  std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                  ComputeDtype compute, const AttentionSaved& saved) {
+AttentionGrads flash_attention_backward(const at::Tensor& grad_out_in, const at::Tensor& q_in,
+                                        const at::Tensor& k_in, const at::Tensor& v_in,
+                                        const at::Tensor& out_in, std::span<const int64_t> cu_seqlens,
+                                        const AttentionOptions& options, ComputeDtype compute,
+                                        const AttentionSaved& saved) {
   const at::Tensor q = operand(q_in, compute), k = operand(k_in, compute), v = operand(v_in, compute);
   const at::Tensor grad_out = operand(grad_out_in, compute), out = operand(out_in, compute);
   const int64_t kv_heads = k.size(1), groups = q.size(1) / kv_heads;

@@ -95,6 +95,8 @@ std::vector<Case> cases() {
     all.push_back({{0, 5}, 2, 2, 4, dtype});
     all.push_back({{0, 1, 18, 20}, 6, 2, 8, dtype});
     all.push_back({{0, 70, 201}, 9, 3, 64, dtype});
+    all.push_back({{0, 1, 1, 65, 193, 257}, 4, 2, 16, dtype});  // block edges, and a row without tokens
+    all.push_back({{0, 77}, 3, 3, 48, dtype});
     all.push_back({{0, 17, 30}, 4, 1, 8, dtype, 5});
     all.push_back({{0, 17, 30}, 4, 2, 8, dtype, 64});  // wider than any row
     all.push_back({{0, 17, 30}, 4, 2, 8, dtype, std::nullopt, 2.0});
