@@ -14,6 +14,7 @@
 #include "sft/base/json.h"
 #include "sft/base/log.h"
 #include "sft/model/weights.h"
+#include "sft/ops/memory.h"
 #include "sft/train/run_identity.h"
 #include "sft/train/trainer.h"
 #include "start_table.h"
@@ -112,6 +113,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
 
   const std::string device = parallel::select_device(options.runtime.device, topology);
   const int threads = parallel::configure_threads(options.runtime.threads_per_rank, topology);
+  ops::keep_freed_memory();
   const auto comm = env.create_communicator(options.runtime.comm_backend, device);
   const bool first = comm->rank() == 0;
   if (first) {

@@ -31,7 +31,8 @@ GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=32, resid_pdrop=0.0, emb
 
 CASES = {
     "llama-untied": (LlamaForCausalLM, LlamaConfig(**LLAMA)),
-    "llama-tied-padding": (LlamaForCausalLM, LlamaConfig(**LLAMA, tie_word_embeddings=True, pad_token_id=2)),
+    "llama-tied-padding": (LlamaForCausalLM, LlamaConfig(
+        **LLAMA, tie_word_embeddings=True, pad_token_id=2, head_dim=16)),
     "llama-biased-head-dim": (LlamaForCausalLM, LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=12)),
     "llama-rope-linear": (LlamaForCausalLM, LlamaConfig(
         **LLAMA, rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=500.0))),
