@@ -35,7 +35,8 @@ std::vector<config::IniText> read_ini_files(const config::CommandLine& command_l
   std::vector<config::IniText> texts;
   for (const std::string& path : command_line.ini_texts_from) {
     if (!std::filesystem::is_regular_file(path)) {
-      throw Error(ExitCode::kConfig, fmt::format("--args {}: there is no such file", path), SeenBy::kAllRanks);
+      throw Error(ExitCode::kConfig, fmt::format("--args {}: there is no such file", path),
+                  SeenBy::kAllRanks);
     }
     texts.push_back({path, sft::base::read_text(path, int64_t{1} << 20)});
   }
@@ -47,7 +48,8 @@ config::ParsedOptions read_options(const config::CommandLine& command_line) {
 }
 
 // Rank 0 reads the files; every rank parses the same text and so comes to the same options or the same error.
-config::ParsedOptions read_options_once(const config::CommandLine& command_line, sft::parallel::Communicator& comm) {
+config::ParsedOptions read_options_once(const config::CommandLine& command_line,
+                                        sft::parallel::Communicator& comm) {
   std::vector<config::IniText> texts;
   sft::train::on_rank_0(comm, [&] { texts = read_ini_files(command_line); });
   const std::string count = comm.broadcast_bytes(std::to_string(texts.size()), 0);
@@ -80,18 +82,30 @@ ExitCode verify(const std::vector<std::string>& operands) {
 // Commands that need no other rank.
 ExitCode run_local(const config::CommandLine& command_line) {
   switch (command_line.command) {
-    case config::Command::kHelp: fmt::print("{}", config::help_text()); break;
-    case config::Command::kVersion: fmt::print("sft-dist {}\n", SFT_VERSION); break;
-    case config::Command::kVerify: return verify(command_line.operands);
-    case config::Command::kPrintOptionsDoc: fmt::print("{}", config::options_markdown()); break;
-    case config::Command::kPrintConfig: fmt::print("{}", config::to_ini(read_options(command_line).options)); break;
-    case config::Command::kPrintConfigJson: fmt::print("{}\n", config::to_json(read_options(command_line).options)); break;
+    case config::Command::kHelp:
+      fmt::print("{}", config::help_text());
+      break;
+    case config::Command::kVersion:
+      fmt::print("sft-dist {}\n", SFT_VERSION);
+      break;
+    case config::Command::kVerify:
+      return verify(command_line.operands);
+    case config::Command::kPrintOptionsDoc:
+      fmt::print("{}", config::options_markdown());
+      break;
+    case config::Command::kPrintConfig:
+      fmt::print("{}", config::to_ini(read_options(command_line).options));
+      break;
+    case config::Command::kPrintConfigJson:
+      fmt::print("{}\n", config::to_json(read_options(command_line).options));
+      break;
     case config::Command::kCheckConfig: {
       for (const std::string& notice : read_options(command_line).notices) sft::log::info("note: {}", notice);
       fmt::print("the configuration is valid\n");
       break;
     }
-    default: throw Error(ExitCode::kInternal, "not a local command");
+    default:
+      throw Error(ExitCode::kInternal, "not a local command");
   }
   return ExitCode::kDone;
 }
@@ -113,7 +127,9 @@ std::optional<Failure> failure_of(Action&& action) {
   } catch (const c10::OutOfMemoryError& error) {
     return Failure{ExitCode::kOutOfMemory, fmt::format("out of memory: {}", error.what_without_backtrace())};
   } catch (const std::bad_alloc&) {
-    return Failure{ExitCode::kOutOfMemory, "out of memory; use a smaller per_device_train_batch_size or max_length, or gradient_checkpointing = true"};
+    return Failure{ExitCode::kOutOfMemory,
+                   "out of memory; use a smaller per_device_train_batch_size or max_length, or "
+                   "gradient_checkpointing = true"};
   } catch (const c10::Error& error) {
     const std::string message = error.what_without_backtrace();
     const bool memory = message.find("can't allocate memory") != std::string::npos;
@@ -130,8 +146,9 @@ ExitCode generate(const config::CommandLine& command_line, sft::parallel::MpiEnv
   if (ids.empty()) throw Error(ExitCode::kConfig, "--ids is empty");
   const auto comm = env.create_communicator("auto", "cpu");
   sft::parallel::configure_threads(0, env.topology());
-  const auto continuation = sft::train::generate_greedily(command_line.operands[0], ids,
-                                                          sft::config::parse_integer(command_line.operands[2], "--max_new_tokens"), *comm);
+  const auto continuation = sft::train::generate_greedily(
+      command_line.operands[0], ids, sft::config::parse_integer(command_line.operands[2], "--max_new_tokens"),
+      *comm);
   fmt::print("{}\n", fmt::join(continuation, ","));
   return ExitCode::kDone;
 }
@@ -148,7 +165,8 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
     }
     const auto control = env.create_communicator("auto", "cpu");
     const config::ParsedOptions parsed = read_options_once(command_line, *control);
-    sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank, topology.world_size, topology.host);
+    sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank,
+                   topology.world_size, topology.host);
     code = sft::train::run_training(parsed, env);
   });
   if (!failure) {
@@ -172,7 +190,8 @@ int main(int argc, char** argv) {
   bool needs_mpi = false;
   const std::optional<Failure> failure = failure_of([&] {
     command_line = config::parse_command_line(argc, argv);
-    needs_mpi = command_line.command == config::Command::kTrain || command_line.command == config::Command::kGenerate;
+    needs_mpi =
+        command_line.command == config::Command::kTrain || command_line.command == config::Command::kGenerate;
     if (!needs_mpi) code = static_cast<int>(run_local(command_line));
   });
   if (failure) {

@@ -9,7 +9,8 @@
 
 namespace sft::engine {
 
-Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm, base::PhaseTimers& timers)
+Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm,
+               base::PhaseTimers& timers)
     : decoder_(decoder), options_(options), comm_(comm), timers_(timers), reducer_(comm, timers) {
   for (int64_t block = 0; block < decoder.num_blocks(); ++block) {
     blocks_.emplace_back(decoder.block_tensors(block), options.device);
@@ -26,26 +27,30 @@ void Engine::zero_grad() {
   loss_sum_.zero_();
 }
 
-at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunMode& mode, std::vector<model::BlockSaved>* saved,
-                           std::vector<at::Tensor>* layer_inputs) {
+at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
+                           std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs) {
   const auto timed = timers_.scope(base::Phase::kForward);
-  at::Tensor x = decoder_.embedding_forward(embedding().weights_only(), inputs, mode, saved ? &saved->front() : nullptr);
+  at::Tensor x =
+      decoder_.embedding_forward(embedding().weights_only(), inputs, mode, saved ? &saved->front() : nullptr);
   for (int64_t layer = 0; layer < decoder_.num_layers(); ++layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
     const bool keep = saved && !options_.gradient_checkpointing;
     if (layer_inputs && options_.gradient_checkpointing) layer_inputs->push_back(x);
-    x = decoder_.layer_forward(layer, blocks_[block].weights_only(), x, inputs, mode, keep ? &(*saved)[block] : nullptr);
+    x = decoder_.layer_forward(layer, blocks_[block].weights_only(), x, inputs, mode,
+                               keep ? &(*saved)[block] : nullptr);
   }
   return x;
 }
 
 void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode,
-                      std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs, bool reduce) {
+                      std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs,
+                      bool reduce) {
   const auto timed = timers_.scope(base::Phase::kBackward);
   for (int64_t layer = decoder_.num_layers() - 1; layer >= 0; --layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
     if (options_.gradient_checkpointing) {
-      decoder_.layer_forward(layer, blocks_[block].weights_only(), layer_inputs.back(), inputs, mode, &saved[block]);
+      decoder_.layer_forward(layer, blocks_[block].weights_only(), layer_inputs.back(), inputs, mode,
+                             &saved[block]);
       layer_inputs.pop_back();
     }
     grad = decoder_.layer_backward(layer, blocks_[block].views(), grad, inputs, mode, saved[block]);
@@ -73,14 +78,17 @@ void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, 
   model::Decoder::HeadOutput out;
   {
     const auto timed = timers_.scope(base::Phase::kBackward);
-    out = decoder_.head_forward_backward(head().views(), embedding().views(), hidden, inputs, mode, loss_scale);
+    out =
+        decoder_.head_forward_backward(head().views(), embedding().views(), hidden, inputs, mode, loss_scale);
     loss_sum_.add_(out.loss_sum);
     if (last_of_window) reducer_.start(head());
   }
   backward(out.grad, inputs, mode, saved, layer_inputs, last_of_window);
 }
 
-void Engine::finish_reduction() { reducer_.finish(); }
+void Engine::finish_reduction() {
+  reducer_.finish();
+}
 
 StepMetrics Engine::metrics() {
   const auto timed = timers_.scope(base::Phase::kOptimizer);
@@ -100,7 +108,8 @@ double Engine::evaluate(const data::MicroBatch& batch) {
   const model::DecoderInputs inputs = decoder_.make_inputs(batch, options_.device);
   const model::RunMode mode{.compute = options_.compute};
   const at::Tensor hidden = forward(inputs, mode, nullptr, nullptr);
-  return decoder_.head_forward(head().weights_only(), embedding().weights_only(), hidden, inputs, mode).loss_sum.item<double>();
+  return decoder_.head_forward(head().weights_only(), embedding().weights_only(), hidden, inputs, mode)
+      .loss_sum.item<double>();
 }
 
 at::Tensor Engine::logits(const data::MicroBatch& batch) {

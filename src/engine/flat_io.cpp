@@ -13,8 +13,8 @@ namespace sft::engine {
 namespace {
 
 // Reads elements [begin, end) of the flat buffer into `out`; gaps are left as they are.
-void read_interval(const ParameterBlock& block, const std::vector<std::string>& names, const model::TensorSource& source,
-                   int64_t begin, int64_t end, const at::Tensor& out) {
+void read_interval(const ParameterBlock& block, const std::vector<std::string>& names,
+                   const model::TensorSource& source, int64_t begin, int64_t end, const at::Tensor& out) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     const auto [offset, numel] = block.placement(i);
     const int64_t first = std::max(begin, offset), last = std::min(end, offset + numel);
@@ -25,24 +25,29 @@ void read_interval(const ParameterBlock& block, const std::vector<std::string>& 
 
 }  // namespace
 
-std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source, const std::string& name_prefix) {
+std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source,
+                           const std::string& name_prefix) {
   std::vector<std::string> names{name_prefix + tensor.name};
   for (const std::string& alias : tensor.aliases) names.push_back(name_prefix + alias);
-  const auto found = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return source.contains(name); });
+  const auto found = std::find_if(names.begin(), names.end(),
+                                  [&](const std::string& name) { return source.contains(name); });
   if (found == names.end()) {
-    base::fail(base::ExitCode::kInvalidData, "tensor {} is missing from the weights (looked for {})", tensor.name, names);
+    base::fail(base::ExitCode::kInvalidData, "tensor {} is missing from the weights (looked for {})",
+               tensor.name, names);
   }
   const std::vector<int64_t> shape = source.shape(*found);
   if (shape != tensor.shape) {
-    base::fail(base::ExitCode::kInvalidData, "tensor {} has shape {} in the weights, config.json says {}", *found, shape, tensor.shape);
+    base::fail(base::ExitCode::kInvalidData, "tensor {} has shape {} in the weights, config.json says {}",
+               *found, shape, tensor.shape);
   }
   return *found;
 }
 
-void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source, const std::string& name_prefix,
-               parallel::Communicator& comm) {
+void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source,
+               const std::string& name_prefix, parallel::Communicator& comm) {
   std::vector<std::string> names;
-  for (const model::TensorDef& tensor : block.tensors()) names.push_back(name_in_source(tensor, source, name_prefix));
+  for (const model::TensorDef& tensor : block.tensors())
+    names.push_back(name_in_source(tensor, source, name_prefix));
 
   const bool on_host = flat.device().is_cpu();
   if (comm.size() == 1 && on_host) {

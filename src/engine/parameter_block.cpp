@@ -11,7 +11,8 @@ constexpr int64_t kAlignmentBytes = 64;
 
 }  // namespace
 
-ParameterBlock::ParameterBlock(const std::vector<model::TensorDef>& tensors, c10::Device device, c10::ScalarType dtype)
+ParameterBlock::ParameterBlock(const std::vector<model::TensorDef>& tensors, c10::Device device,
+                               c10::ScalarType dtype)
     : tensors_(tensors) {
   const int64_t alignment = kAlignmentBytes / static_cast<int64_t>(c10::elementSize(dtype));
   for (const model::TensorDef& tensor : tensors_) {

@@ -10,10 +10,13 @@ void agree_on_errors(parallel::Communicator& comm, int code, const std::string& 
   const std::vector<std::string> codes = comm.all_gather_bytes(std::to_string(code));
   const std::vector<std::string> messages = comm.all_gather_bytes(message);
   const auto first = static_cast<std::size_t>(
-      std::find_if(codes.begin(), codes.end(), [](const std::string& text) { return text != "0"; }) - codes.begin());
-  const bool everywhere = std::all_of(codes.begin(), codes.end(), [](const std::string& text) { return text != "0"; });
+      std::find_if(codes.begin(), codes.end(), [](const std::string& text) { return text != "0"; }) -
+      codes.begin());
+  const bool everywhere =
+      std::all_of(codes.begin(), codes.end(), [](const std::string& text) { return text != "0"; });
   const std::string where = everywhere || first == 0 ? "" : fmt::format("rank {}: ", first);
-  throw base::Error(static_cast<base::ExitCode>(std::stoi(codes[first])), where + messages[first], base::SeenBy::kAllRanks);
+  throw base::Error(static_cast<base::ExitCode>(std::stoi(codes[first])), where + messages[first],
+                    base::SeenBy::kAllRanks);
 }
 
 }  // namespace sft::train

@@ -20,7 +20,8 @@ constexpr int64_t kMaxTokenizerBytes = int64_t{256} << 20;
 
 // docs/data-format.md, "The tokenizer". Empty: the folder holds no tokenizer.
 std::string tokenizer_sha256(const fs::path& folder) {
-  if (fs::exists(folder / "tokenizer.json")) return base::sha256_hex(base::read_text(folder / "tokenizer.json", kMaxTokenizerBytes));
+  if (fs::exists(folder / "tokenizer.json"))
+    return base::sha256_hex(base::read_text(folder / "tokenizer.json", kMaxTokenizerBytes));
   std::string bytes;
   for (const char* name : {"vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"}) {
     if (fs::exists(folder / name)) bytes += base::read_text(folder / name, kMaxTokenizerBytes);
@@ -28,33 +29,42 @@ std::string tokenizer_sha256(const fs::path& folder) {
   return bytes.empty() ? "" : base::sha256_hex(bytes);
 }
 
-void check_tokenizer(const std::string& path, const config::Options& options, const data::DatasetInfo& info, const fs::path& model_dir) {
+void check_tokenizer(const std::string& path, const config::Options& options, const data::DatasetInfo& info,
+                     const fs::path& model_dir) {
   const std::string& name = options.prepare.tokenizer_name_or_path;
   const fs::path folder = name.empty() ? model_dir : model::resolve_model_dir(name);
   const std::string wanted = tokenizer_sha256(folder);
   if (wanted.empty()) {
-    log::warning("{} holds no tokenizer: it cannot be checked that {} was prepared with the right one", folder.string(), path);
+    log::warning("{} holds no tokenizer: it cannot be checked that {} was prepared with the right one",
+                 folder.string(), path);
   } else if (wanted != info.tokenizer_sha256) {
-    fail(ExitCode::kInvalidData, "{} was prepared with another tokenizer than that of {}; run sft-prepare again with this run.ini", path,
-         folder.string());
+    fail(ExitCode::kInvalidData,
+         "{} was prepared with another tokenizer than that of {}; run sft-prepare again with this run.ini",
+         path, folder.string());
   }
 }
 
-std::string last_component(const std::string& path) { return fs::path(path).lexically_normal().filename().string(); }
+std::string last_component(const std::string& path) {
+  return fs::path(path).lexically_normal().filename().string();
+}
 
 // One thing the file was prepared with against what this run's options say.
-void check_same(const std::string& path, const json& prepared, const char* key, const std::string& wanted, bool is_path) {
+void check_same(const std::string& path, const json& prepared, const char* key, const std::string& wanted,
+                bool is_path) {
   const json& value = prepared.contains(key) ? prepared[key] : json();
   std::string found = value.is_string() ? value.get<std::string>() : value.is_null() ? "" : value.dump();
   const bool same = is_path ? last_component(found) == last_component(wanted) : found == wanted;
   if (same) return;
-  const auto shown = [](const std::string& text) { return text.empty() ? std::string("unset") : "'" + log::printable(text) + "'"; };
-  fail(ExitCode::kInvalidData, "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path, key,
+  const auto shown = [](const std::string& text) {
+    return text.empty() ? std::string("unset") : "'" + log::printable(text) + "'";
+  };
+  fail(ExitCode::kInvalidData,
+       "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path, key,
        shown(found), shown(wanted));
 }
 
-void check_preparation(const std::string& option_name, const std::string& path, const config::PrepareOptions& prepare,
-                       const data::DatasetInfo& info) {
+void check_preparation(const std::string& option_name, const std::string& path,
+                       const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
   const json prepared = base::parse_json(info.prepare_config, path + ", prepare_config");
   check_same(path, prepared, "dataset_text_field", prepare.dataset_text_field, false);
   check_same(path, prepared, "formatting_func", prepare.formatting_func, true);
@@ -68,37 +78,47 @@ void check_preparation(const std::string& option_name, const std::string& path, 
   check_same(path, prepared, "dataset_split", training ? prepare.dataset_split : prepare.eval_split, false);
 }
 
-void check_lengths(const std::string& path, const data::TokenDataset& dataset, const std::optional<int64_t>& max_length,
-                   const model::DecoderSpec& spec) {
+void check_lengths(const std::string& path, const data::TokenDataset& dataset,
+                   const std::optional<int64_t>& max_length, const model::DecoderSpec& spec) {
   const int64_t limit = spec.max_position_embeddings;
   if (max_length && spec.position_kind == model::PositionKind::kLearned && *max_length > limit) {
-    fail(ExitCode::kConfig, "max_length = {} is beyond the {} positions the model has learnt; set max_length = {} or less", *max_length, limit,
-         limit);
+    fail(ExitCode::kConfig,
+         "max_length = {} is beyond the {} positions the model has learnt; set max_length = {} or less",
+         *max_length, limit, limit);
   }
   if (max_length && *max_length <= limit) return;
   for (int64_t row = 0; row < dataset.size(); ++row) {
     if (dataset.length(row) <= limit) continue;
     if (spec.position_kind == model::PositionKind::kLearned) {
-      fail(ExitCode::kInvalidData, "{} has a row of {} tokens, more than the {} positions the model has learnt; set max_length = {}", path,
-           dataset.length(row), limit, limit);
+      fail(ExitCode::kInvalidData,
+           "{} has a row of {} tokens, more than the {} positions the model has learnt; set max_length = {}",
+           path, dataset.length(row), limit, limit);
     }
-    log::warning("{} has rows longer than the model's max_position_embeddings = {}; positions beyond were never trained", path, limit);
+    log::warning(
+        "{} has rows longer than the model's max_position_embeddings = {}; positions beyond were never "
+        "trained",
+        path, limit);
     return;
   }
 }
 
 }  // namespace
 
-std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name, const std::string& path,
-                                                         const config::Options& options, const model::DecoderSpec& spec,
+std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name,
+                                                         const std::string& path,
+                                                         const config::Options& options,
+                                                         const model::DecoderSpec& spec,
                                                          const fs::path& model_dir) {
   if (!fs::exists(path)) {
-    fail(ExitCode::kInvalidData, "{} = {} does not exist; make it with: sft-prepare --args run.ini", option_name, path);
+    fail(ExitCode::kInvalidData, "{} = {} does not exist; make it with: sft-prepare --args run.ini",
+         option_name, path);
   }
   auto dataset = data::TokenDataset::open(path, options.data.max_length);
   const data::DatasetInfo& info = dataset->info();
   if (info.vocab_size > spec.vocab_size) {
-    fail(ExitCode::kInvalidData, "{} has token ids up to {}, the model's vocabulary has {}: it was prepared with a tokenizer of another model",
+    fail(ExitCode::kInvalidData,
+         "{} has token ids up to {}, the model's vocabulary has {}: it was prepared with a tokenizer of "
+         "another model",
          path, info.vocab_size - 1, spec.vocab_size);
   }
   check_tokenizer(path, options, info, model_dir);
@@ -115,7 +135,8 @@ std::vector<checkpoint::SideFile> tokenizer_files(const std::string& dataset_pat
     return files;
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (entry.is_regular_file()) files.push_back({entry.path().filename().string(), base::read_text(entry.path(), kMaxTokenizerBytes)});
+    if (entry.is_regular_file())
+      files.push_back({entry.path().filename().string(), base::read_text(entry.path(), kMaxTokenizerBytes)});
   }
   return files;
 }

@@ -14,8 +14,10 @@ namespace sft::train {
 
 // Local. Opens it; what is missing or does not fit is refused naming the file and the remedy.
 // option_name: "train_dataset" or "eval_dataset".
-std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name, const std::string& path,
-                                                         const config::Options& options, const model::DecoderSpec& spec,
+std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name,
+                                                         const std::string& path,
+                                                         const config::Options& options,
+                                                         const model::DecoderSpec& spec,
                                                          const std::filesystem::path& model_dir);
 
 // Local. The tokenizer's files that lie beside the data set, for checkpoints.

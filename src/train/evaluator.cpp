@@ -6,8 +6,8 @@
 
 namespace sft::train {
 
-Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options, engine::Engine& engine,
-                     parallel::Communicator& comm, base::PhaseTimers& timers)
+Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options,
+                     engine::Engine& engine, parallel::Communicator& comm, base::PhaseTimers& timers)
     : dataset_(dataset), engine_(engine), comm_(comm), timers_(timers), trl_compat_(options.trl_compat) {
   layout_ = {.num_rows = dataset.size(),
              .micro_batch_size = options.per_device_eval_batch_size,
@@ -36,12 +36,15 @@ double Evaluator::exact_loss() {
 }
 
 double Evaluator::trl_loss() {
-  const int64_t steps = layout_.micro_steps_per_epoch(), world_size = comm_.size(), batch_size = layout_.micro_batch_size;
-  std::vector<double> means(static_cast<std::size_t>(steps * world_size), 0.0);  // [step][rank]; each rank fills its own
+  const int64_t steps = layout_.micro_steps_per_epoch(), world_size = comm_.size(),
+                batch_size = layout_.micro_batch_size;
+  std::vector<double> means(static_cast<std::size_t>(steps * world_size),
+                            0.0);  // [step][rank]; each rank fills its own
   for (int64_t step = 0; step < steps; ++step) {
     const data::MicroBatch micro_batch = batch(step);
     const double targets = static_cast<double>(std::max<int64_t>(1, micro_batch.num_targets()));
-    means[static_cast<std::size_t>(step * world_size + comm_.rank())] = engine_.evaluate(micro_batch) / targets;
+    means[static_cast<std::size_t>(step * world_size + comm_.rank())] =
+        engine_.evaluate(micro_batch) / targets;
   }
   comm_.all_reduce(means);
 

@@ -18,7 +18,8 @@ namespace {
 std::vector<int64_t> eos_ids(const std::filesystem::path& model_dir) {
   for (const char* name : {"generation_config.json", "config.json"}) {
     if (!std::filesystem::exists(model_dir / name)) continue;
-    const nlohmann::json config = base::parse_json(base::read_text(model_dir / name), (model_dir / name).string());
+    const nlohmann::json config =
+        base::parse_json(base::read_text(model_dir / name), (model_dir / name).string());
     const nlohmann::json eos = config.value("eos_token_id", nlohmann::json());
     if (eos.is_number_integer()) return {eos.get<int64_t>()};
     if (eos.is_array()) return eos.get<std::vector<int64_t>>();
@@ -35,13 +36,16 @@ data::MicroBatch one_row(const std::vector<int64_t>& ids) {
 
 }  // namespace
 
-std::vector<int64_t> generate_greedily(const std::filesystem::path& model_dir, std::vector<int64_t> prompt, int64_t max_new_tokens,
-                                       parallel::Communicator& comm) {
+std::vector<int64_t> generate_greedily(const std::filesystem::path& model_dir, std::vector<int64_t> prompt,
+                                       int64_t max_new_tokens, parallel::Communicator& comm) {
   const std::string config_file = (model_dir / "config.json").string();
-  const auto decoder = model::Decoder::create(model::spec_from_config_json(base::read_text(config_file), config_file));
+  const auto decoder =
+      model::Decoder::create(model::spec_from_config_json(base::read_text(config_file), config_file));
   const int64_t vocab_size = decoder->spec().vocab_size;
   for (const int64_t id : prompt) {
-    if (id < 0 || id >= vocab_size) base::fail(base::ExitCode::kConfig, "token id {} is outside the model's vocabulary of {}", id, vocab_size);
+    if (id < 0 || id >= vocab_size)
+      base::fail(base::ExitCode::kConfig, "token id {} is outside the model's vocabulary of {}", id,
+                 vocab_size);
   }
   base::PhaseTimers timers;
   engine::Engine engine(*decoder, {}, comm, timers);

@@ -24,11 +24,14 @@ int64_t accumulation_steps(const config::BatchOptions& batch, int64_t world_size
   }
   const std::string remedy = possible.empty()
                                  ? fmt::format("use a number of ranks that divides {}", global)
-                                 : fmt::format("with {} ranks, per_device_train_batch_size can be {}", world_size, fmt::join(possible, ", "));
-  throw base::Error(base::ExitCode::kConfig,
-                    fmt::format("global_batch_size = {} is not a multiple of per_device_train_batch_size x ranks = {} x {}; {}", global,
-                                batch.per_device_train_batch_size, world_size, remedy),
-                    base::SeenBy::kAllRanks);
+                                 : fmt::format("with {} ranks, per_device_train_batch_size can be {}",
+                                               world_size, fmt::join(possible, ", "));
+  throw base::Error(
+      base::ExitCode::kConfig,
+      fmt::format(
+          "global_batch_size = {} is not a multiple of per_device_train_batch_size x ranks = {} x {}; {}",
+          global, batch.per_device_train_batch_size, world_size, remedy),
+      base::SeenBy::kAllRanks);
 }
 
 int64_t resolved(const std::string& strategy, double steps, int64_t max_steps) {
@@ -46,11 +49,14 @@ RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t worl
                  .drop_last = options.data.dataloader_drop_last,
                  .wrap_around = options.runtime.trl_compat};
   if (plan.layout.micro_steps_per_epoch() == 0) {
-    throw base::Error(base::ExitCode::kConfig,
-                      fmt::format("dataloader_drop_last = true leaves nothing to train on: {} rows are fewer than one micro-batch on "
-                                  "each of {} ranks ({} rows); set it to false or use a smaller per_device_train_batch_size",
-                                  num_rows, world_size, plan.layout.micro_batch_size * world_size),
-                      base::SeenBy::kAllRanks);
+    throw base::Error(
+        base::ExitCode::kConfig,
+        fmt::format(
+            "dataloader_drop_last = true leaves nothing to train on: {} rows are fewer than one micro-batch "
+            "on "
+            "each of {} ranks ({} rows); set it to false or use a smaller per_device_train_batch_size",
+            num_rows, world_size, plan.layout.micro_batch_size * world_size),
+        base::SeenBy::kAllRanks);
   }
   plan.steps_per_epoch = plan.layout.steps_per_epoch();
   const double steps_per_epoch = static_cast<double>(plan.steps_per_epoch);
@@ -61,8 +67,10 @@ RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t worl
     plan.max_steps = static_cast<int64_t>(std::ceil(options.schedule.num_train_epochs * steps_per_epoch));
     plan.num_train_epochs = options.schedule.num_train_epochs;
   }
-  plan.logging_steps = resolved(options.logging.logging_strategy, options.logging.logging_steps, plan.max_steps);
-  plan.eval_steps = resolved(options.eval.eval_strategy, options.eval.eval_steps.value_or(options.logging.logging_steps), plan.max_steps);
+  plan.logging_steps =
+      resolved(options.logging.logging_strategy, options.logging.logging_steps, plan.max_steps);
+  plan.eval_steps = resolved(options.eval.eval_strategy,
+                             options.eval.eval_steps.value_or(options.logging.logging_steps), plan.max_steps);
   plan.save_steps = resolved(options.save.save_strategy, options.save.save_steps, plan.max_steps);
   return plan;
 }

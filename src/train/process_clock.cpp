@@ -1,17 +1,18 @@
 #include "process_clock.h"
 
+#include <unistd.h>
 #include <ctime>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <unistd.h>
 
 namespace sft::train {
 
 double seconds_since_process_start() {
   std::ifstream file("/proc/self/stat");
   std::string text((std::istreambuf_iterator<char>(file)), {});
-  // Field 22 is the start time in clock ticks since boot; the name in field 2 may contain blanks, so count from its closing bracket.
+  // Field 22 is the start time in clock ticks since boot; the name in field 2 may contain blanks, so count
+  // from its closing bracket.
   std::istringstream fields(text.substr(text.rfind(')') + 1));
   std::string value;
   for (int field = 3; field <= 22; ++field) fields >> value;

@@ -8,15 +8,18 @@
 
 namespace sft::train {
 
-std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options, checkpoint::Store& store, parallel::Communicator& comm) {
+std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options,
+                                                    checkpoint::Store& store, parallel::Communicator& comm) {
   const std::string& wanted = options.resume_from_checkpoint;
   if (wanted.empty()) {
     if (store.has_results() && !options.overwrite_output_dir) {
-      throw base::Error(base::ExitCode::kConfig,
-                        fmt::format("output_dir = {} already holds results; set resume_from_checkpoint = true to go on from them, "
-                                    "overwrite_output_dir = true to replace them, or another output_dir",
-                                    options.output_dir),
-                        base::SeenBy::kAllRanks);
+      throw base::Error(
+          base::ExitCode::kConfig,
+          fmt::format(
+              "output_dir = {} already holds results; set resume_from_checkpoint = true to go on from them, "
+              "overwrite_output_dir = true to replace them, or another output_dir",
+              options.output_dir),
+          base::SeenBy::kAllRanks);
     }
     return nullptr;
   }
@@ -25,20 +28,23 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
     if (reader) {
       log::info("resuming from {}", reader->path().string());
     } else {
-      log::info("resume_from_checkpoint = true: {} holds no checkpoint yet, starting afresh", options.output_dir);
+      log::info("resume_from_checkpoint = true: {} holds no checkpoint yet, starting afresh",
+                options.output_dir);
     }
   }
   return reader;
 }
 
-TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer, metrics::TrainLog& log,
-                   parallel::Communicator& comm) {
+TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer,
+                   metrics::TrainLog& log, parallel::Communicator& comm) {
   if (!reader.has_optimizer()) {
-    throw base::Error(base::ExitCode::kInvalidData,
-                      fmt::format("{} holds no optimizer state (save_only_model = true): it cannot be resumed; it can be the "
-                                  "model_name_or_path of a new run",
-                                  reader.path().string()),
-                      base::SeenBy::kAllRanks);
+    throw base::Error(
+        base::ExitCode::kInvalidData,
+        fmt::format(
+            "{} holds no optimizer state (save_only_model = true): it cannot be resumed; it can be the "
+            "model_name_or_path of a new run",
+            reader.path().string()),
+        base::SeenBy::kAllRanks);
   }
   const TrainState state = TrainState::from_json(reader.train_state());
   engine.load_parameters(reader.model());
@@ -56,7 +62,8 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
 void check_weights(const model::Decoder& decoder, const std::filesystem::path& model_dir) {
   const auto source = model::open_model_weights(model_dir);
   for (int64_t block = 0; block < decoder.num_blocks(); ++block) {
-    for (const model::TensorDef& tensor : decoder.block_tensors(block)) engine::name_in_source(tensor, *source, "");
+    for (const model::TensorDef& tensor : decoder.block_tensors(block))
+      engine::name_in_source(tensor, *source, "");
   }
 }
 

@@ -14,14 +14,17 @@
 
 namespace sft::train {
 
-// Collective. Null: start afresh. Error(kConfig): output_dir holds results and neither resume_from_checkpoint nor overwrite_output_dir is set.
-std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options, checkpoint::Store& store, parallel::Communicator& comm);
+// Collective. Null: start afresh. Error(kConfig): output_dir holds results and neither resume_from_checkpoint
+// nor overwrite_output_dir is set.
+std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options,
+                                                    checkpoint::Store& store, parallel::Communicator& comm);
 
 // Collective. Parameters, optimizer state and log history from the checkpoint; returns its state.
-TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer, metrics::TrainLog& log,
-                   parallel::Communicator& comm);
+TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer,
+                   metrics::TrainLog& log, parallel::Communicator& comm);
 
-// Local. Every tensor of the decoder is in the folder with the right shape (so that no rank fails alone while ranks load together).
+// Local. Every tensor of the decoder is in the folder with the right shape (so that no rank fails alone while
+// ranks load together).
 void check_weights(const model::Decoder& decoder, const std::filesystem::path& model_dir);
 
 }  // namespace sft::train

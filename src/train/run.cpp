@@ -7,7 +7,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "sft/train/agree.h"
 #include "dataset_checks.h"
 #include "resume.h"
 #include "sft/base/file.h"
@@ -15,6 +14,7 @@
 #include "sft/base/log.h"
 #include "sft/model/weights.h"
 #include "sft/ops/memory.h"
+#include "sft/train/agree.h"
 #include "sft/train/run_identity.h"
 #include "sft/train/trainer.h"
 #include "start_table.h"
@@ -53,33 +53,41 @@ Inputs read_inputs(const config::Options& options) {
   inputs.model_dir = model::resolve_model_dir(options.model.model_name_or_path);
   const fs::path config_file = inputs.model_dir / "config.json";
   inputs.config_json = base::read_text(config_file);
-  inputs.decoder = model::Decoder::create(model::spec_from_config_json(inputs.config_json, config_file.string()));
+  inputs.decoder =
+      model::Decoder::create(model::spec_from_config_json(inputs.config_json, config_file.string()));
   const model::DecoderSpec& spec = inputs.decoder->spec();
-  inputs.train = open_checked_dataset("train_dataset", options.data.train_dataset, options, spec, inputs.model_dir);
+  inputs.train =
+      open_checked_dataset("train_dataset", options.data.train_dataset, options, spec, inputs.model_dir);
   if (options.eval.eval_strategy != "no" || options.eval.eval_on_start) {
-    inputs.eval = open_checked_dataset("eval_dataset", options.data.eval_dataset, options, spec, inputs.model_dir);
+    inputs.eval =
+        open_checked_dataset("eval_dataset", options.data.eval_dataset, options, spec, inputs.model_dir);
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
   put_file(inputs.side_files, "config.json", config_for_checkpoint(inputs.config_json, config_file.string()));
   if (fs::exists(inputs.model_dir / "generation_config.json")) {
-    put_file(inputs.side_files, "generation_config.json", base::read_text(inputs.model_dir / "generation_config.json"));
+    put_file(inputs.side_files, "generation_config.json",
+             base::read_text(inputs.model_dir / "generation_config.json"));
   }
   put_file(inputs.side_files, "run.ini", config::to_ini(options));
   return inputs;
 }
 
-std::unique_ptr<data::DataLoader> make_loader(const data::TokenDataset& dataset, const config::DataOptions& options, const RunPlan& plan,
+std::unique_ptr<data::DataLoader> make_loader(const data::TokenDataset& dataset,
+                                              const config::DataOptions& options, const RunPlan& plan,
                                               int rank) {
-  const auto strategy = options.train_sampling_strategy == "sequential" ? data::SamplingStrategy::kSequential : data::SamplingStrategy::kRandom;
-  return data::DataLoader::create(dataset, {.layout = plan.layout,
-                                            .rank = rank,
-                                            .strategy = strategy,
-                                            .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed)),
-                                            .shuffle_dataset = options.shuffle_dataset,
-                                            .shuffle_seed = static_cast<uint64_t>(options.seed)});
+  const auto strategy = options.train_sampling_strategy == "sequential" ? data::SamplingStrategy::kSequential
+                                                                        : data::SamplingStrategy::kRandom;
+  return data::DataLoader::create(dataset,
+                                  {.layout = plan.layout,
+                                   .rank = rank,
+                                   .strategy = strategy,
+                                   .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed)),
+                                   .shuffle_dataset = options.shuffle_dataset,
+                                   .shuffle_seed = static_cast<uint64_t>(options.seed)});
 }
 
-std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions& options, const engine::Engine& engine) {
+std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions& options,
+                                                 const engine::Engine& engine) {
   std::vector<optim::FlatRange> ranges;
   for (const engine::ParameterBlock& block : engine.blocks()) {
     ranges.push_back({block.parameters(), block.gradients(), block.num_decayed()});
@@ -90,17 +98,18 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions&
 std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, const RunPlan& plan, int rank) {
   const bool on_terminal = ::isatty(STDERR_FILENO) != 0;
   const std::string& report_to = options.logging.report_to;
-  return metrics::TrainLog::open({.rank = rank,
-                                  .output_dir = options.save.output_dir,
-                                  .run_name = options.logging.run_name,
-                                  .tensorboard = report_to.find("tensorboard") != std::string::npos || report_to == "all",
-                                  .show_progress_bar = on_terminal && !options.logging.disable_tqdm.value_or(false),
-                                  .max_steps = plan.max_steps,
-                                  .train_batch_size = plan.layout.micro_batch_size,
-                                  .logging_steps = plan.logging_steps,
-                                  .eval_steps = plan.eval_steps,
-                                  .save_steps = plan.save_steps,
-                                  .num_train_epochs = plan.num_train_epochs});
+  return metrics::TrainLog::open(
+      {.rank = rank,
+       .output_dir = options.save.output_dir,
+       .run_name = options.logging.run_name,
+       .tensorboard = report_to.find("tensorboard") != std::string::npos || report_to == "all",
+       .show_progress_bar = on_terminal && !options.logging.disable_tqdm.value_or(false),
+       .max_steps = plan.max_steps,
+       .train_batch_size = plan.layout.micro_batch_size,
+       .logging_steps = plan.logging_steps,
+       .eval_steps = plan.eval_steps,
+       .save_steps = plan.save_steps,
+       .num_train_epochs = plan.num_train_epochs});
 }
 
 }  // namespace
@@ -125,23 +134,29 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   const model::DecoderSpec& spec = inputs.decoder->spec();
   const RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
   const std::string identity = run_identity(options, plan, inputs.train->info(), spec, device, threads);
-  comm->check_same("options, model and data", config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
+  comm->check_same("options, model and data",
+                   config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
 
-  const auto store = checkpoint::Store::open({.output_dir = options.save.output_dir,
-                                              .save_total_limit = options.save.save_total_limit,
-                                              .max_shard_bytes = checkpoint::parse_size(options.save.max_shard_size),
-                                              .overwrite_output_dir = options.save.overwrite_output_dir},
-                                             *comm);
+  const auto store =
+      checkpoint::Store::open({.output_dir = options.save.output_dir,
+                               .save_total_limit = options.save.save_total_limit,
+                               .max_shard_bytes = checkpoint::parse_size(options.save.max_shard_size),
+                               .overwrite_output_dir = options.save.overwrite_output_dir},
+                              *comm);
   const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);
-  if (first) base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
+  if (first)
+    base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
 
-  engine::Engine engine(*inputs.decoder,
-                        {.compute = options.precision.bf16 ? ops::ComputeDtype::kBf16 : ops::ComputeDtype::kFp32,
-                         .gradient_checkpointing = options.precision.gradient_checkpointing,
-                         .seed = static_cast<uint64_t>(options.data.seed),
-                         .device = device == "cuda" ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank)) : c10::Device(c10::kCPU)},
-                        *comm, timers);
+  engine::Engine engine(
+      *inputs.decoder,
+      {.compute = options.precision.bf16 ? ops::ComputeDtype::kBf16 : ops::ComputeDtype::kFp32,
+       .gradient_checkpointing = options.precision.gradient_checkpointing,
+       .seed = static_cast<uint64_t>(options.data.seed),
+       .device = device == "cuda"
+                     ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
+                     : c10::Device(c10::kCPU)},
+      *comm, timers);
   const auto optimizer = make_optimizer(options.optimizer, engine);
   const optim::Schedule schedule(options.schedule, options.optimizer.learning_rate, plan.max_steps);
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
@@ -149,7 +164,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   std::unique_ptr<Evaluator> evaluator;
   if (inputs.eval) {
     evaluator = std::make_unique<Evaluator>(
-        *inputs.eval, EvaluatorOptions{options.batch.per_device_eval_batch_size, options.runtime.trl_compat}, engine, *comm, timers);
+        *inputs.eval, EvaluatorOptions{options.batch.per_device_eval_batch_size, options.runtime.trl_compat},
+        engine, *comm, timers);
   }
 
   TrainState state;
@@ -160,19 +176,22 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
     engine.load_parameters(*model::open_model_weights(inputs.model_dir));
   }
 
-  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval.get(), engine, *optimizer, *comm, topology, device, threads));
-  log->event(found ? "resumed" : "started", state.step, nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
+  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval.get(), engine, *optimizer,
+                                     *comm, topology, device, threads));
+  log->event(found ? "resumed" : "started", state.step,
+             nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
 
-  Trainer trainer({*comm, *loader, engine, *optimizer, schedule, evaluator.get(), *store, *log, signals, timers},
-                  {.plan = plan,
-                   .logging = options.logging,
-                   .eval = options.eval,
-                   .save = options.save,
-                   .max_grad_norm = options.optimizer.max_grad_norm,
-                   .max_non_finite_steps = options.optimizer.max_non_finite_steps,
-                   .trl_compat = options.runtime.trl_compat,
-                   .identity = identity,
-                   .side_files = std::move(inputs.side_files)});
+  Trainer trainer(
+      {*comm, *loader, engine, *optimizer, schedule, evaluator.get(), *store, *log, signals, timers},
+      {.plan = plan,
+       .logging = options.logging,
+       .eval = options.eval,
+       .save = options.save,
+       .max_grad_norm = options.optimizer.max_grad_norm,
+       .max_non_finite_steps = options.optimizer.max_non_finite_steps,
+       .trl_compat = options.runtime.trl_compat,
+       .identity = identity,
+       .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }
 

@@ -30,22 +30,30 @@ void check_global_batch(const json& saved, const RunPlan& plan, bool allow_batch
   const int64_t per_micro_step = plan.layout.micro_batch_size * plan.layout.world_size;
   const int64_t wanted = before.is_number_integer() ? before.get<int64_t>() : 0;
   if (allow_batch_change) {
-    log::warning("the global batch was {} rows before and is {} now (allow_batch_change = true): losses and schedule change with it", wanted, now);
+    log::warning(
+        "the global batch was {} rows before and is {} now (allow_batch_change = true): losses and schedule "
+        "change with it",
+        wanted, now);
     return;
   }
   const std::string remedy =
       wanted > 0 && wanted % per_micro_step == 0
           ? fmt::format("set gradient_accumulation_steps = {}", wanted / per_micro_step)
-          : fmt::format("choose per_device_train_batch_size x gradient_accumulation_steps x {} ranks = {}", plan.layout.world_size, wanted);
-  refuse(fmt::format("the checkpoint was trained with a global batch of {} rows, this run has {} = {} per device x {} accumulation x {} ranks; "
-                     "{} (or global_batch_size = {}), or allow_batch_change = true",
-                     wanted, now, plan.layout.micro_batch_size, plan.layout.gradient_accumulation_steps, plan.layout.world_size, remedy, wanted));
+          : fmt::format("choose per_device_train_batch_size x gradient_accumulation_steps x {} ranks = {}",
+                        plan.layout.world_size, wanted);
+  refuse(
+      fmt::format("the checkpoint was trained with a global batch of {} rows, this run has {} = {} per "
+                  "device x {} accumulation x {} ranks; "
+                  "{} (or global_batch_size = {}), or allow_batch_change = true",
+                  wanted, now, plan.layout.micro_batch_size, plan.layout.gradient_accumulation_steps,
+                  plan.layout.world_size, remedy, wanted));
 }
 
 }  // namespace
 
-std::string run_identity(const config::Options& options, const RunPlan& plan, const data::DatasetInfo& dataset,
-                         const model::DecoderSpec& spec, const std::string& device, int threads_per_rank) {
+std::string run_identity(const config::Options& options, const RunPlan& plan,
+                         const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
+                         const std::string& device, int threads_per_rank) {
   json run;
   run["dataset_xxh3"] = dataset.content_xxh3;
   run["num_rows"] = plan.layout.num_rows;
@@ -84,16 +92,19 @@ std::string run_identity(const config::Options& options, const RunPlan& plan, co
   return json{{"run", run}, {"schedule", schedule}, {"bits", bits}}.dump();
 }
 
-void check_resumable(const std::string& saved_identity, const std::string& identity, const RunPlan& plan, bool allow_batch_change) {
+void check_resumable(const std::string& saved_identity, const std::string& identity, const RunPlan& plan,
+                     bool allow_batch_change) {
   const json saved = base::parse_json(saved_identity, "the checkpoint's environment");
   const json current = json::parse(identity);
   for (const auto& [key, value] : current["run"].items()) {
     if (key == "global_batch_size") continue;
     const json before = value_or_null(saved, "run", key);
     if (before != value) {
-      refuse(fmt::format("the checkpoint belongs to another run: {} was {} and is {} now; use the same value to resume it, or start "
-                         "afresh in another output_dir (the checkpoint's folder can be the model_name_or_path)",
-                         key, log::printable(before.dump()), value.dump()));
+      refuse(
+          fmt::format("the checkpoint belongs to another run: {} was {} and is {} now; use the same value to "
+                      "resume it, or start "
+                      "afresh in another output_dir (the checkpoint's folder can be the model_name_or_path)",
+                      key, log::printable(before.dump()), value.dump()));
     }
   }
   check_global_batch(saved, plan, allow_batch_change);
@@ -101,8 +112,10 @@ void check_resumable(const std::string& saved_identity, const std::string& ident
     for (const auto& [key, value] : current[section].items()) {
       const json before = value_or_null(saved, section, key);
       if (before == value) continue;
-      log::warning("{} was {} in the checkpoint and is {} now: {}", key, log::printable(before.dump()), value.dump(),
-                   std::string(section) == "bits" ? "results agree within rounding, not bit for bit" : "the new value is used from here on");
+      log::warning("{} was {} in the checkpoint and is {} now: {}", key, log::printable(before.dump()),
+                   value.dump(),
+                   std::string(section) == "bits" ? "results agree within rounding, not bit for bit"
+                                                  : "the new value is used from here on");
     }
   }
 }

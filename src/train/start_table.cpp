@@ -5,12 +5,16 @@
 namespace sft::train {
 namespace {
 
-std::string dataset_text(const std::string& path, const data::TokenDataset& dataset, const std::optional<int64_t>& max_length) {
-  std::string text = fmt::format("{}: {} rows, {} tokens", path, dataset.size(), dataset.info().num_tokens - dataset.num_tokens_lost());
+std::string dataset_text(const std::string& path, const data::TokenDataset& dataset,
+                         const std::optional<int64_t>& max_length) {
+  std::string text = fmt::format("{}: {} rows, {} tokens", path, dataset.size(),
+                                 dataset.info().num_tokens - dataset.num_tokens_lost());
   if (max_length && dataset.num_rows_truncated() > 0) {
-    text += fmt::format("; max_length = {} cuts {} rows ({} tokens)", *max_length, dataset.num_rows_truncated(), dataset.num_tokens_lost());
+    text += fmt::format("; max_length = {} cuts {} rows ({} tokens)", *max_length,
+                        dataset.num_rows_truncated(), dataset.num_tokens_lost());
   }
-  if (dataset.num_rows_dropped() > 0) text += fmt::format("; {} rows without a target left out", dataset.num_rows_dropped());
+  if (dataset.num_rows_dropped() > 0)
+    text += fmt::format("; {} rows without a target left out", dataset.num_rows_dropped());
   return text;
 }
 
@@ -25,34 +29,43 @@ std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimize
     for (const at::Tensor& tensor : range.tensors) states += static_cast<double>(tensor.nbytes());
   }
   constexpr double kMega = 1e6;
-  return fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}, plus activations", (parameters + gradients + states) / kMega,
-                     parameters / kMega, gradients / kMega, states / kMega);
+  return fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}, plus activations",
+                     (parameters + gradients + states) / kMega, parameters / kMega, gradients / kMega,
+                     states / kMega);
 }
 
 }  // namespace
 
-std::vector<std::pair<std::string, std::string>> start_table(const config::Options& options, const RunPlan& plan,
-                                                             const data::TokenDataset& train, const data::TokenDataset* eval,
-                                                             const engine::Engine& engine, optim::Optimizer& optimizer,
-                                                             const parallel::Communicator& comm, const parallel::Topology& topology,
-                                                             const std::string& device, int threads) {
+std::vector<std::pair<std::string, std::string>> start_table(
+    const config::Options& options, const RunPlan& plan, const data::TokenDataset& train,
+    const data::TokenDataset* eval, const engine::Engine& engine, optim::Optimizer& optimizer,
+    const parallel::Communicator& comm, const parallel::Topology& topology, const std::string& device,
+    int threads) {
   const model::DecoderSpec& spec = engine.decoder().spec();
   const data::BatchLayout& layout = plan.layout;
   std::vector<std::pair<std::string, std::string>> rows;
-  rows.emplace_back("model", fmt::format("{} ({}, {} layers, hidden size {})", options.model.model_name_or_path, spec.model_type,
-                                         spec.num_hidden_layers, spec.hidden_size));
-  rows.emplace_back("parameters", fmt::format(std::locale("C"), "{} ({:.1f} M), {}", engine.num_parameters(),
-                                              static_cast<double>(engine.num_parameters()) / 1e6,
-                                              options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32"));
-  rows.emplace_back("train_dataset", dataset_text(options.data.train_dataset, train, options.data.max_length));
-  if (eval) rows.emplace_back("eval_dataset", dataset_text(options.data.eval_dataset, *eval, options.data.max_length));
-  rows.emplace_back("global batch", fmt::format("{} rows = {} per device x {} accumulation x {} ranks", layout.global_batch_size(),
-                                                layout.micro_batch_size, layout.gradient_accumulation_steps, layout.world_size));
+  rows.emplace_back("model",
+                    fmt::format("{} ({}, {} layers, hidden size {})", options.model.model_name_or_path,
+                                spec.model_type, spec.num_hidden_layers, spec.hidden_size));
+  rows.emplace_back("parameters",
+                    fmt::format(std::locale("C"), "{} ({:.1f} M), {}", engine.num_parameters(),
+                                static_cast<double>(engine.num_parameters()) / 1e6,
+                                options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32"));
+  rows.emplace_back("train_dataset",
+                    dataset_text(options.data.train_dataset, train, options.data.max_length));
+  if (eval)
+    rows.emplace_back("eval_dataset",
+                      dataset_text(options.data.eval_dataset, *eval, options.data.max_length));
+  rows.emplace_back("global batch", fmt::format("{} rows = {} per device x {} accumulation x {} ranks",
+                                                layout.global_batch_size(), layout.micro_batch_size,
+                                                layout.gradient_accumulation_steps, layout.world_size));
   rows.emplace_back("steps", fmt::format("{} ({} per epoch)", plan.max_steps, plan.steps_per_epoch));
-  rows.emplace_back("optimizer", fmt::format("{}, learning rate {} ({})", options.optimizer.optim, options.optimizer.learning_rate,
-                                             options.schedule.lr_scheduler_type));
-  rows.emplace_back("ranks", fmt::format("{} on {} host{}, {}, {} thread{} each, {} communicator", comm.size(), topology.num_hosts,
-                                         topology.num_hosts == 1 ? "" : "s", device, threads, threads == 1 ? "" : "s", comm.name()));
+  rows.emplace_back("optimizer",
+                    fmt::format("{}, learning rate {} ({})", options.optimizer.optim,
+                                options.optimizer.learning_rate, options.schedule.lr_scheduler_type));
+  rows.emplace_back("ranks", fmt::format("{} on {} host{}, {}, {} thread{} each, {} communicator",
+                                         comm.size(), topology.num_hosts, topology.num_hosts == 1 ? "" : "s",
+                                         device, threads, threads == 1 ? "" : "s", comm.name()));
   rows.emplace_back("memory per rank", memory_text(engine, optimizer));
   rows.emplace_back("output_dir", options.save.output_dir);
   return rows;

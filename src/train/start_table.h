@@ -14,10 +14,10 @@
 
 namespace sft::train {
 
-std::vector<std::pair<std::string, std::string>> start_table(const config::Options& options, const RunPlan& plan,
-                                                             const data::TokenDataset& train, const data::TokenDataset* eval,
-                                                             const engine::Engine& engine, optim::Optimizer& optimizer,
-                                                             const parallel::Communicator& comm, const parallel::Topology& topology,
-                                                             const std::string& device, int threads);
+std::vector<std::pair<std::string, std::string>> start_table(
+    const config::Options& options, const RunPlan& plan, const data::TokenDataset& train,
+    const data::TokenDataset* eval, const engine::Engine& engine, optim::Optimizer& optimizer,
+    const parallel::Communicator& comm, const parallel::Topology& topology, const std::string& device,
+    int threads);
 
 }  // namespace sft::train

@@ -1,7 +1,7 @@
 #include "sft/train/stop_signals.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 #include <array>
 #include <atomic>
@@ -37,9 +37,13 @@ StopSignals::~StopSignals() {
   for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &saved_->actions[i], nullptr);
 }
 
-bool StopSignals::requested() const { return stop_requests.load() > 0; }
+bool StopSignals::requested() const {
+  return stop_requests.load() > 0;
+}
 
-void StopVote::ask() { pending_ = comm_.start_sum(signals_.requested() ? 1 : 0); }
+void StopVote::ask() {
+  pending_ = comm_.start_sum(signals_.requested() ? 1 : 0);
+}
 
 bool StopVote::answer() {
   const int64_t votes = pending_->get();

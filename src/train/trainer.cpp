@@ -1,13 +1,13 @@
 #include "sft/train/trainer.h"
 
+#include <fmt/ranges.h>
 #include <algorithm>
 #include <array>
-#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
-#include "sft/base/log.h"
 #include "process_clock.h"
 #include "sft/base/checked.h"
+#include "sft/base/log.h"
 
 namespace sft::train {
 
@@ -29,7 +29,8 @@ ExitCode Trainer::run(TrainState state) {
   first_num_tokens_ = log_num_tokens_ = state.num_tokens;
   parts_.timers.take();
   if (options_.eval.eval_on_start && state.step == 0) evaluate(state);
-  parts_.log.event("first_forward", state.step, nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
+  parts_.log.event("first_forward", state.step,
+                   nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
 
   while (!finished(state)) {
     const data::Window window = [&] {
@@ -60,8 +61,10 @@ ExitCode Trainer::run(TrainState state) {
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
     log_step(state, metrics.loss_sum / divisor, metrics, learning_rate, epoch_ended);
-    if (eval_trigger_.due(state.step, epoch_ended) || (finished(state) && eval_trigger_.by_steps())) evaluate(state);
-    if (save_trigger_.due(state.step, epoch_ended) || (finished(state) && save_trigger_.by_steps())) save(state);
+    if (eval_trigger_.due(state.step, epoch_ended) || (finished(state) && eval_trigger_.by_steps()))
+      evaluate(state);
+    if (save_trigger_.due(state.step, epoch_ended) || (finished(state) && save_trigger_.by_steps()))
+      save(state);
   }
   return finish(state);
 }
@@ -76,7 +79,8 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
     const bool last_window = window.end.epoch != window.begin.epoch;
     if (last_window && remainder > 0 && parts_.comm.rank() >= remainder) num_tokens = 0;
   }
-  std::array<int64_t, 4> sums{window.num_targets, window.num_first_labels, num_tokens, parts_.signals.requested() ? 1 : 0};
+  std::array<int64_t, 4> sums{window.num_targets, window.num_first_labels, num_tokens,
+                              parts_.signals.requested() ? 1 : 0};
   parts_.comm.all_reduce(sums);
   return {sums[0], sums[1], sums[2], sums[3] > 0};
 }
@@ -97,35 +101,45 @@ void Trainer::update(TrainState& state, const engine::StepMetrics& metrics, doub
 void Trainer::skip_update(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics) {
   ++state.non_finite_in_row;
   ++state.non_finite_total;
-  nlohmann::json details{{"rows", window.global_rows}, {"epoch", window.begin.epoch}, {"in_row", state.non_finite_in_row}};
+  nlohmann::json details{
+      {"rows", window.global_rows}, {"epoch", window.begin.epoch}, {"in_row", state.non_finite_in_row}};
   details["loss_sum"] = fmt::format("{}", metrics.loss_sum);
   details["grad_norm"] = fmt::format("{}", metrics.grad_norm);
   parts_.log.event("non_finite_step", state.step + 1, details.dump());
   if (parts_.comm.rank() == 0) {
-    log::warning("step {}: loss or gradient is not finite (loss sum {}, gradient norm {}); no update made. Data set rows: {}", state.step + 1,
-                 metrics.loss_sum, metrics.grad_norm, fmt::join(window.global_rows, " "));
+    log::warning(
+        "step {}: loss or gradient is not finite (loss sum {}, gradient norm {}); no update made. Data set "
+        "rows: {}",
+        state.step + 1, metrics.loss_sum, metrics.grad_norm, fmt::join(window.global_rows, " "));
   }
   if (state.non_finite_in_row < options_.max_non_finite_steps) return;
-  throw base::Error(ExitCode::kNonFinite,
-                    fmt::format("{} steps in a row were not finite, the last one step {} (max_non_finite_steps = {}); the weights are those "
-                                "of the last good step's checkpoint. Try a lower learning_rate, or look at the rows named above",
-                                state.non_finite_in_row, state.step + 1, options_.max_non_finite_steps),
-                    base::SeenBy::kAllRanks);
+  throw base::Error(
+      ExitCode::kNonFinite,
+      fmt::format(
+          "{} steps in a row were not finite, the last one step {} (max_non_finite_steps = {}); the weights "
+          "are those "
+          "of the last good step's checkpoint. Try a lower learning_rate, or look at the rows named above",
+          state.non_finite_in_row, state.step + 1, options_.max_non_finite_steps),
+      base::SeenBy::kAllRanks);
 }
 
 void Trainer::advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const {
   const data::BatchLayout& layout = options_.plan.layout;
   ++state.step;
   state.cursor = window.end;
-  const int64_t micro_steps = base::ceil_div(window.end.position, layout.micro_batch_size * layout.world_size);
-  state.epoch = static_cast<double>(window.end.epoch) + static_cast<double>(micro_steps) / static_cast<double>(layout.micro_steps_per_epoch());
+  const int64_t micro_steps =
+      base::ceil_div(window.end.position, layout.micro_batch_size * layout.world_size);
+  state.epoch = static_cast<double>(window.end.epoch) +
+                static_cast<double>(micro_steps) / static_cast<double>(layout.micro_steps_per_epoch());
   state.num_tokens += counts.num_tokens;
   // transformers' definition: 6 x tokens x parameters that are not embeddings.
-  const int64_t non_embedding = parts_.engine.num_parameters() - parts_.engine.blocks().front().num_parameters();
+  const int64_t non_embedding =
+      parts_.engine.num_parameters() - parts_.engine.blocks().front().num_parameters();
   state.total_flos += 6.0 * static_cast<double>(counts.num_tokens) * static_cast<double>(non_embedding);
 }
 
-void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate, bool epoch_ended) {
+void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics& metrics,
+                       double learning_rate, bool epoch_ended) {
   const auto timed = parts_.timers.scope(Phase::kLogging);
   if (metrics.finite) {
     state.loss_sum += loss;
@@ -133,11 +147,14 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
     ++state.window_steps;
   }
   const double now = base::monotonic_seconds();
-  const double tokens_per_second = static_cast<double>(state.num_tokens - log_num_tokens_) / std::max(1e-9, now - log_started_);
+  const double tokens_per_second =
+      static_cast<double>(state.num_tokens - log_num_tokens_) / std::max(1e-9, now - log_started_);
   parts_.log.progress(state.step, loss, learning_rate, tokens_per_second);
-  if (!log_trigger_.due(state.step, epoch_ended) && !(options_.logging.logging_first_step && state.step == 1)) return;
+  if (!log_trigger_.due(state.step, epoch_ended) && !(options_.logging.logging_first_step && state.step == 1))
+    return;
 
-  const double mean_loss = state.window_steps > 0 ? state.window_loss_sum / static_cast<double>(state.window_steps) : loss;
+  const double mean_loss =
+      state.window_steps > 0 ? state.window_loss_sum / static_cast<double>(state.window_steps) : loss;
   parts_.log.entry("train", state.step, state.epoch,
                    {{"loss", mean_loss},
                     {"grad_norm", metrics.grad_norm},
@@ -174,10 +191,13 @@ void Trainer::save(const TrainState& state) {
   const auto timed = parts_.timers.scope(Phase::kCheckpoint);
   const checkpoint::SaveReport report = parts_.checkpoints.save(contents(state));
   last_saved_step_ = state.step;
-  parts_.log.event("checkpoint", state.step,
-                   nlohmann::json{{"path", report.path.string()}, {"bytes", report.bytes}, {"seconds", report.seconds}}.dump());
+  parts_.log.event(
+      "checkpoint", state.step,
+      nlohmann::json{{"path", report.path.string()}, {"bytes", report.bytes}, {"seconds", report.seconds}}
+          .dump());
   if (parts_.comm.rank() == 0) {
-    log::info("saved {} ({:.1f} MB in {:.1f} s)", report.path.string(), static_cast<double>(report.bytes) / 1e6, report.seconds);
+    log::info("saved {} ({:.1f} MB in {:.1f} s)", report.path.string(),
+              static_cast<double>(report.bytes) / 1e6, report.seconds);
   }
 }
 
@@ -187,7 +207,9 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
   result.train_state = state.to_json();
   result.environment = options_.identity;
   result.files = options_.side_files;
-  result.files.push_back({"trainer_state.json", parts_.log.trainer_state(state.step, state.epoch, state.total_flos, state.num_tokens)});
+  result.files.push_back(
+      {"trainer_state.json",
+       parts_.log.trainer_state(state.step, state.epoch, state.total_flos, state.num_tokens)});
 
   const auto& blocks = parts_.engine.blocks();
   auto& states = parts_.optimizer.states();
@@ -195,7 +217,8 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
     const auto tensors = blocks[b].tensors();
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       const auto [offset, numel] = blocks[b].placement(t);
-      result.model.push_back({tensors[t].name, tensors[t].shape, 0, numel, blocks[b].parameters().narrow(0, offset, numel)});
+      result.model.push_back(
+          {tensors[t].name, tensors[t].shape, 0, numel, blocks[b].parameters().narrow(0, offset, numel)});
       if (options_.save.save_only_model) continue;
       for (std::size_t s = 0; s < states[b].names.size(); ++s) {
         result.optimizer.push_back({states[b].names[s] + "." + tensors[t].name, tensors[t].shape, 0, numel,
@@ -211,13 +234,14 @@ ExitCode Trainer::finish(const TrainState& state) {
   const double steps = static_cast<double>(state.step - first_step_);
   const double rows = steps * static_cast<double>(options_.plan.layout.global_batch_size());
   const int64_t good_steps = state.step - state.non_finite_total;
-  parts_.log.entry("summary", state.step, state.epoch,
-                   {{"train_runtime", seconds},
-                    {"train_samples_per_second", rows / seconds},
-                    {"train_steps_per_second", steps / seconds},
-                    {"train_tokens_per_second", static_cast<double>(state.num_tokens - first_num_tokens_) / seconds},
-                    {"total_flos", state.total_flos},
-                    {"train_loss", state.loss_sum / static_cast<double>(std::max<int64_t>(1, good_steps))}});
+  parts_.log.entry(
+      "summary", state.step, state.epoch,
+      {{"train_runtime", seconds},
+       {"train_samples_per_second", rows / seconds},
+       {"train_steps_per_second", steps / seconds},
+       {"train_tokens_per_second", static_cast<double>(state.num_tokens - first_num_tokens_) / seconds},
+       {"total_flos", state.total_flos},
+       {"train_loss", state.loss_sum / static_cast<double>(std::max<int64_t>(1, good_steps))}});
   parts_.checkpoints.save_final_model(contents(state));
   parts_.log.flush();
   return ExitCode::kDone;

@@ -1,4 +1,5 @@
-// A world of one for tests that do not want MPI; every method does the obvious. Records the order of data-plane calls.
+// A world of one for tests that do not want MPI; every method does the obvious. Records the order of
+// data-plane calls.
 #pragma once
 
 #include <string>
@@ -33,7 +34,9 @@ class SoloCommunicator : public parallel::Communicator {
   void all_reduce(std::span<double>, parallel::ReduceOp) override {}
   std::vector<std::string> all_gather_bytes(std::string_view bytes) override { return {std::string(bytes)}; }
   std::string broadcast_bytes(std::string_view bytes, int) override { return std::string(bytes); }
-  std::unique_ptr<parallel::PendingSum> start_sum(int64_t value) override { return std::make_unique<Known>(value); }
+  std::unique_ptr<parallel::PendingSum> start_sum(int64_t value) override {
+    return std::make_unique<Known>(value);
+  }
   std::unique_ptr<Communicator> split(int, int) override { return std::make_unique<SoloCommunicator>(); }
 
   // With a reported size above one the code under test communicates; sums still come out as for one rank.

@@ -1,5 +1,5 @@
-// The engine walks the model's list of blocks: forward first to last, backward last to first, each block's gradient on its way to the
-// other ranks while the next block computes.
+// The engine walks the model's list of blocks: forward first to last, backward last to first, each block's
+// gradient on its way to the other ranks while the next block computes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -36,15 +36,17 @@ struct StepMetrics {
 class Engine {
  public:
   // Local. `decoder`, `comm` and `timers` outlive the engine.
-  Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm, base::PhaseTimers& timers);
+  Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm,
+         base::PhaseTimers& timers);
 
   // Collective. See load_flat.
   void load_parameters(const model::TensorSource& source);
 
   // Local.
   void zero_grad();
-  // Local, but for the last micro-batch of a window, whose backward starts the reductions (Collective, in block order).
-  // Adds the gradient of loss_scale * (sum of cross-entropy) to the gradient buffers. A micro-batch without targets computes nothing.
+  // Local, but for the last micro-batch of a window, whose backward starts the reductions (Collective, in
+  // block order). Adds the gradient of loss_scale * (sum of cross-entropy) to the gradient buffers. A
+  // micro-batch without targets computes nothing.
   void forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window);
   // Waits until the gradients are the sums over all ranks.
   void finish_reduction();
@@ -61,10 +63,10 @@ class Engine {
   int64_t num_parameters() const;
 
  private:
-  at::Tensor forward(const model::DecoderInputs& inputs, const model::RunMode& mode, std::vector<model::BlockSaved>* saved,
-                     std::vector<at::Tensor>* layer_inputs);
-  void backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode, std::vector<model::BlockSaved>& saved,
-                std::vector<at::Tensor>& layer_inputs, bool reduce);
+  at::Tensor forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
+                     std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs);
+  void backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode,
+                std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs, bool reduce);
   const ParameterBlock& head() const { return blocks_.back(); }
   const ParameterBlock& embedding() const { return blocks_.front(); }
 

@@ -13,11 +13,13 @@ namespace sft::engine {
 
 // Local. The name under which the source holds the tensor: name_prefix + its name, or one of its aliases.
 // Error(kInvalidData) naming a tensor that is missing or has another shape than the model's.
-std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source, const std::string& name_prefix);
+std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source,
+                           const std::string& name_prefix);
 
-// Collective. Fills `flat` (as long as the block's buffers) from tensors called name_prefix + tensor name (or one of its aliases).
-// Each rank reads an equal share of the elements; the ranks gather the rest from one another. Errors as name_in_source.
-void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source, const std::string& name_prefix,
-               parallel::Communicator& comm);
+// Collective. Fills `flat` (as long as the block's buffers) from tensors called name_prefix + tensor name (or
+// one of its aliases). Each rank reads an equal share of the elements; the ranks gather the rest from one
+// another. Errors as name_in_source.
+void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source,
+               const std::string& name_prefix, parallel::Communicator& comm);
 
 }  // namespace sft::engine

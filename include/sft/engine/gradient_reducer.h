@@ -13,7 +13,8 @@ class GradientReducer {
  public:
   GradientReducer(parallel::Communicator& comm, base::PhaseTimers& timers) : comm_(comm), timers_(timers) {}
 
-  // Collective. The block's gradient is complete on this rank: start summing it. Nobody may touch it until finish().
+  // Collective. The block's gradient is complete on this rank: start summing it. Nobody may touch it until
+  // finish().
   void start(const ParameterBlock& block);
   // Waits for all started sums; the time waited is what communication could not be hidden.
   void finish();

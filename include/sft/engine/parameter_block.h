@@ -13,12 +13,13 @@
 
 namespace sft::engine {
 
-// Decayed tensors first, undecayed after. Every view starts on a 64-byte boundary; gaps are zero in both buffers and stay zero.
-// Copies share the buffers.
+// Decayed tensors first, undecayed after. Every view starts on a 64-byte boundary; gaps are zero in both
+// buffers and stay zero. Copies share the buffers.
 class ParameterBlock {
  public:
   // Local. Buffers are zero. dtype: fp32 (fp64 in tests).
-  ParameterBlock(const std::vector<model::TensorDef>& tensors, c10::Device device, c10::ScalarType dtype = c10::kFloat);
+  ParameterBlock(const std::vector<model::TensorDef>& tensors, c10::Device device,
+                 c10::ScalarType dtype = c10::kFloat);
 
   struct Placement {
     int64_t offset = 0, numel = 0;  // elements of the flat buffers

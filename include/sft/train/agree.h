@@ -9,8 +9,8 @@
 
 namespace sft::train {
 
-// Collective. Throws, on all ranks, the error of the lowest rank that has one; then nobody is left waiting in a collective.
-// code 0: this rank has none.
+// Collective. Throws, on all ranks, the error of the lowest rank that has one; then nobody is left waiting in
+// a collective. code 0: this rank has none.
 void agree_on_errors(parallel::Communicator& comm, int code, const std::string& message);
 
 // Collective, but `action` is Local: runs it on every rank and agrees on its errors.

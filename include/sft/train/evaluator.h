@@ -23,8 +23,8 @@ struct EvaluatorOptions {
 class Evaluator {
  public:
   // Arguments outlive the evaluator.
-  Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options, engine::Engine& engine, parallel::Communicator& comm,
-            base::PhaseTimers& timers);
+  Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options, engine::Engine& engine,
+            parallel::Communicator& comm, base::PhaseTimers& timers);
 
   // Collective. eval_loss, eval_perplexity, eval_runtime (s), eval_samples_per_second, eval_steps_per_second.
   metrics::Values run();

@@ -10,23 +10,26 @@
 namespace sft::train {
 
 struct RunPlan {
-  data::BatchLayout layout;          // this run's micro-batch, world and accumulation
+  data::BatchLayout layout;  // this run's micro-batch, world and accumulation
   int64_t max_steps = 0;
   int64_t steps_per_epoch = 0;
-  double num_train_epochs = 0;       // what max_steps comes to
+  double num_train_epochs = 0;                                // what max_steps comes to
   int64_t logging_steps = 0, eval_steps = 0, save_steps = 0;  // resolved; 0 where the strategy is not "steps"
 };
 
-// Local. num_rows: usable rows. Error(kConfig), the same on all ranks, when global_batch_size cannot be reached at this world size;
-// the message names the values that can.
+// Local. num_rows: usable rows. Error(kConfig), the same on all ranks, when global_batch_size cannot be
+// reached at this world size; the message names the values that can.
 RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size);
 
 // When something periodic is due: "no", every `steps` steps, or at the end of every epoch.
 class Trigger {
  public:
-  Trigger(const std::string& strategy, int64_t steps) : steps_(strategy == "steps" ? steps : 0), epochs_(strategy == "epoch") {}
+  Trigger(const std::string& strategy, int64_t steps)
+      : steps_(strategy == "steps" ? steps : 0), epochs_(strategy == "epoch") {}
   bool by_steps() const { return steps_ > 0; }
-  bool due(int64_t step, bool epoch_ended) const { return (steps_ > 0 && step % steps_ == 0) || (epochs_ && epoch_ended); }
+  bool due(int64_t step, bool epoch_ended) const {
+    return (steps_ > 0 && step % steps_ == 0) || (epochs_ && epoch_ended);
+  }
 
  private:
   int64_t steps_;

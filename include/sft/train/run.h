@@ -7,7 +7,8 @@
 
 namespace sft::train {
 
-// Collective. Sets everything up (data, model, engine, optimizer, checkpoints, logs), resumes where asked, trains.
+// Collective. Sets everything up (data, model, engine, optimizer, checkpoints, logs), resumes where asked,
+// trains.
 base::ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env);
 
 }  // namespace sft::train

@@ -1,4 +1,5 @@
-// What a run is, as far as its checkpoints care: what must be equal when it is resumed, and what its bits depend on.
+// What a run is, as far as its checkpoints care: what must be equal when it is resumed, and what its bits
+// depend on.
 #pragma once
 
 #include <string>
@@ -11,12 +12,15 @@
 namespace sft::train {
 
 // JSON object {"run": {...}, "bits": {...}}, stored in every checkpoint.
-std::string run_identity(const config::Options& options, const RunPlan& plan, const data::DatasetInfo& dataset,
-                         const model::DecoderSpec& spec, const std::string& device, int threads_per_rank);
+std::string run_identity(const config::Options& options, const RunPlan& plan,
+                         const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
+                         const std::string& device, int threads_per_rank);
 
 // Local. Compares a checkpoint's identity with this run's.
-// Error(kConfig), equal on all ranks: another data set, order or model; another global batch unless allow_batch_change (names the values that keep it).
-// Warnings (log): other learning-rate options, and whatever makes bits differ.
-void check_resumable(const std::string& saved_identity, const std::string& identity, const RunPlan& plan, bool allow_batch_change);
+// Error(kConfig), equal on all ranks: another data set, order or model; another global batch unless
+// allow_batch_change (names the values that keep it). Warnings (log): other learning-rate options, and
+// whatever makes bits differ.
+void check_resumable(const std::string& saved_identity, const std::string& identity, const RunPlan& plan,
+                     bool allow_batch_change);
 
 }  // namespace sft::train

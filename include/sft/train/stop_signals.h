@@ -7,7 +7,8 @@
 
 namespace sft::train {
 
-// Installs the handlers; the destructor puts the old ones back. One at a time in a process. A second SIGINT ends the process at once.
+// Installs the handlers; the destructor puts the old ones back. One at a time in a process. A second SIGINT
+// ends the process at once.
 class StopSignals {
  public:
   StopSignals();
@@ -22,12 +23,13 @@ class StopSignals {
   std::unique_ptr<Saved> saved_;
 };
 
-// Agreement inside a window at no cost: the question is asked before a micro-batch and the answer fetched after it.
+// Agreement inside a window at no cost: the question is asked before a micro-batch and the answer fetched
+// after it.
 class StopVote {
  public:
   StopVote(const StopSignals& signals, parallel::Communicator& comm) : signals_(signals), comm_(comm) {}
-  void ask();           // Collective
-  bool answer();        // Collective: whether any rank had a request when it asked
+  void ask();     // Collective
+  bool answer();  // Collective: whether any rank had a request when it asked
 
  private:
   const StopSignals& signals_;

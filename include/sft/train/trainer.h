@@ -53,8 +53,8 @@ class Trainer {
  public:
   Trainer(const TrainerParts& parts, TrainerOptions options);
 
-  // Collective. Trains from `state`, whose parameters and optimizer state are already in place, to the end or until asked to stop.
-  // kDone: final model written. kRequeue: stopped on request, checkpoint written.
+  // Collective. Trains from `state`, whose parameters and optimizer state are already in place, to the end or
+  // until asked to stop. kDone: final model written. kRequeue: stopped on request, checkpoint written.
   // Error(kNonFinite) on all ranks after max_non_finite_steps skipped steps in a row.
   base::ExitCode run(TrainState state);
 
@@ -70,7 +70,8 @@ class Trainer {
   void update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate);
   void skip_update(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);
   void advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const;
-  void log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate, bool epoch_ended);
+  void log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate,
+                bool epoch_ended);
   void log_timing(const TrainState& state, double seconds);
   void evaluate(const TrainState& state);
   void save(const TrainState& state);

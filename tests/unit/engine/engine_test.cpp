@@ -3,69 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "support/solo_communicator.h"
+#include "support/tiny_engine.h"
 
 namespace sft::engine {
 namespace {
 
-model::DecoderSpec tiny_llama() {
-  model::DecoderSpec spec;
-  spec.model_type = "llama";
-  spec.vocab_size = 61;
-  spec.hidden_size = spec.embedding_size = 32;
-  spec.num_hidden_layers = 3;
-  spec.num_attention_heads = 4;
-  spec.num_key_value_heads = 2;
-  spec.head_dim = 8;
-  spec.intermediate_size = 48;
-  spec.max_position_embeddings = 64;
-  spec.norm_kind = ops::NormKind::kRmsNorm;
-  spec.tie_word_embeddings = true;
-  return spec;
-}
+using testing::tiny_llama;
 
-data::TokenRow random_row(std::mt19937& random, int64_t length, int64_t position) {
-  data::TokenRow row;
-  row.id = {.epoch = 0, .position = position, .row = position};
-  for (int64_t i = 0; i < length; ++i) row.input_ids.push_back(static_cast<int32_t>(random() % 61));
-  row.labels = row.input_ids;
-  if (position % 2 == 1) row.labels[static_cast<std::size_t>(length / 2)] = data::kIgnoreIndex;
-  return row;
-}
-
-struct Fixture {
+struct Fixture : testing::TinyEngine<testing::SoloCommunicator> {
   explicit Fixture(EngineOptions options = {}, model::DecoderSpec spec = tiny_llama())
-      : decoder(model::Decoder::create(spec)), engine(*decoder, options, comm, timers) {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal(0, 0.2F);
-    for (const ParameterBlock& block : engine.blocks()) {
-      for (const at::Tensor& weight : block.views().weights) {
-        float* values = weight.data_ptr<float>();
-        for (int64_t i = 0; i < weight.numel(); ++i) values[i] = weight.dim() == 1 ? 1 + 0.1F * normal(random) : normal(random);
-      }
-    }
-    for (int64_t i = 0; i < 6; ++i) rows.push_back(random_row(random, 5 + 3 * i, i));
-  }
-
-  // Gradients of all blocks after training on the rows cut into these micro-batches.
-  std::vector<at::Tensor> gradients(const std::vector<std::vector<data::TokenRow>>& micro_batches) {
-    engine.zero_grad();
-    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-      engine.forward_backward(data::pack(micro_batches[i]), 1.0 / 100, i + 1 == micro_batches.size());
-    }
-    engine.finish_reduction();
-    std::vector<at::Tensor> result;
-    for (const ParameterBlock& block : engine.blocks()) result.push_back(block.gradients().clone());
-    return result;
-  }
-
-  testing::SoloCommunicator comm;
-  base::PhaseTimers timers;
-  std::unique_ptr<model::Decoder> decoder;
-  Engine engine;
-  std::vector<data::TokenRow> rows;
+      : TinyEngine(options, spec) {}
 };
 
 double relative_difference(const at::Tensor& a, const at::Tensor& b) {
@@ -82,7 +31,8 @@ TEST(Engine, GradientAndLossDoNotDependOnHowRowsAreCut) {
   EXPECT_NEAR(cut_metrics.loss_sum, whole_metrics.loss_sum, 1e-6 * whole_metrics.loss_sum);
   EXPECT_NEAR(cut_metrics.grad_norm, whole_metrics.grad_norm, 1e-5 * whole_metrics.grad_norm);
   EXPECT_GT(whole_metrics.grad_norm, 1e-3);
-  for (std::size_t b = 0; b + 1 < whole.size(); ++b) EXPECT_LT(relative_difference(cut[b], whole[b]), 1e-5) << "block " << b;
+  for (std::size_t b = 0; b + 1 < whole.size(); ++b)
+    EXPECT_LT(relative_difference(cut[b], whole[b]), 1e-5) << "block " << b;
 }
 
 TEST(Engine, GradientMatchesTheSlopeOfTheLoss) {
@@ -91,12 +41,14 @@ TEST(Engine, GradientMatchesTheSlopeOfTheLoss) {
   fixture.gradients({fixture.rows});
   // Along the gradient g the loss falls by h |g|^2 for a small step h.
   double squares = 0;
-  for (const ParameterBlock& block : fixture.engine.blocks()) squares += std::pow(block.gradients().norm().item<double>(), 2);
+  for (const ParameterBlock& block : fixture.engine.blocks())
+    squares += std::pow(block.gradients().norm().item<double>(), 2);
   const double step = 1e-3 / std::sqrt(squares);
   const auto loss_at = [&](double h) {
     for (const ParameterBlock& block : fixture.engine.blocks()) block.parameters().add_(block.gradients(), h);
     const double loss = fixture.engine.evaluate(batch) / 100;
-    for (const ParameterBlock& block : fixture.engine.blocks()) block.parameters().add_(block.gradients(), -h);
+    for (const ParameterBlock& block : fixture.engine.blocks())
+      block.parameters().add_(block.gradients(), -h);
     return loss;
   };
   const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
@@ -123,7 +75,8 @@ TEST(Engine, EvaluationLossIsTheTrainingLoss) {
   EXPECT_NEAR(fixture.engine.evaluate(data::pack(fixture.rows)), fixture.engine.metrics().loss_sum, 1e-4);
 }
 
-// Every block's sum is under way before any is waited for: head first, embedding last, and only in the window's last micro-batch.
+// Every block's sum is under way before any is waited for: head first, embedding last, and only in the
+// window's last micro-batch.
 TEST(Engine, ReductionsStartInBlockOrderAndAreWaitedForAtTheEnd) {
   for (const bool last_is_empty : {false, true}) {
     Fixture fixture;

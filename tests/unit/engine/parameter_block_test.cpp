@@ -17,7 +17,7 @@ const std::vector<model::TensorDef> kTensors{
 TEST(ParameterBlock, PutsEveryTensorOnA64ByteBoundaryDecayedOnesFirst) {
   const ParameterBlock block(kTensors, c10::kCPU);
   EXPECT_EQ(block.placement(0).offset, 0);
-  EXPECT_EQ(block.placement(1).offset, 16);       // 15 elements, then one of padding
+  EXPECT_EQ(block.placement(1).offset, 16);  // 15 elements, then one of padding
   EXPECT_EQ(block.placement(2).offset, 16 + 64);
   EXPECT_EQ(block.size(), 16 + 64 + 16);
   EXPECT_EQ(block.num_decayed(), 16 + 64);
@@ -52,7 +52,8 @@ class CountingSource : public model::TensorSource {
 TEST(LoadFlat, FillsTensorsByNameOrAliasAndLeavesGapsZero) {
   const ParameterBlock block(kTensors, c10::kCPU);
   testing::SoloCommunicator comm;
-  load_flat(block, block.parameters(), CountingSource({{"old.a", {3, 5}}, {"b.weight", {4, 16}}, {"norm.weight", {7}}}), "", comm);
+  load_flat(block, block.parameters(),
+            CountingSource({{"old.a", {3, 5}}, {"b.weight", {4, 16}}, {"norm.weight", {7}}}), "", comm);
   EXPECT_EQ(block.parameters()[14].item<float>(), 15);
   EXPECT_EQ(block.parameters()[15].item<float>(), 0);
   EXPECT_EQ(block.parameters()[16].item<float>(), 1);
@@ -71,8 +72,10 @@ TEST(LoadFlat, NamesATensorThatIsMissingOrHasAnotherShape) {
     }
     return "";
   };
-  EXPECT_NE(message({{"old.a", {3, 5}}, {"norm.weight", {7}}}).find("b.weight is missing"), std::string::npos);
-  EXPECT_NE(message({{"old.a", {5, 3}}, {"b.weight", {4, 16}}, {"norm.weight", {7}}}).find("[5, 3]"), std::string::npos);
+  EXPECT_NE(message({{"old.a", {3, 5}}, {"norm.weight", {7}}}).find("b.weight is missing"),
+            std::string::npos);
+  EXPECT_NE(message({{"old.a", {5, 3}}, {"b.weight", {4, 16}}, {"norm.weight", {7}}}).find("[5, 3]"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,0 +1,90 @@
+// The engine over several ranks: rows dealt to ranks give what one rank computes, overlapped or not.
+
+#include "sft/engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "sft/base/hash.h"
+#include "support/delaying_communicator.h"
+#include "support/mpi_test.h"
+#include "support/solo_communicator.h"
+#include "support/tiny_engine.h"
+
+namespace sft::engine {
+namespace {
+
+using Rows = std::vector<data::TokenRow>;
+using DistributedEngine = testing::TinyEngine<parallel::Communicator&>;
+
+// This rank's part of a window of two micro-batches: row i is rank i mod size's; the first rows are in the
+// first micro-batch.
+std::vector<Rows> my_window(const Rows& rows, const parallel::Communicator& comm) {
+  std::vector<Rows> window(2);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (static_cast<int>(i) % comm.size() == comm.rank()) window[i < 3 ? 0 : 1].push_back(rows[i]);
+  }
+  return window;
+}
+
+std::string bits(const std::vector<at::Tensor>& tensors) {
+  base::Xxh3 hash;
+  for (const at::Tensor& tensor : tensors) {
+    hash.update(
+        {static_cast<const std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())});
+  }
+  return hash.hex();
+}
+
+TEST(DistributedEngine, GradientIsThatOfOneRankWithAllRows) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine distributed({}, testing::tiny_llama(), comm);
+  testing::TinyEngine<testing::SoloCommunicator> alone;
+  const auto together = distributed.gradients(my_window(distributed.rows, comm));
+  const StepMetrics metrics = distributed.engine.metrics();
+  const auto expected = alone.gradients({alone.rows});
+  const StepMetrics expected_metrics = alone.engine.metrics();
+
+  EXPECT_NEAR(metrics.loss_sum, expected_metrics.loss_sum, 1e-6 * expected_metrics.loss_sum);
+  EXPECT_NEAR(metrics.grad_norm, expected_metrics.grad_norm, 1e-5 * expected_metrics.grad_norm);
+  for (std::size_t b = 0; b < together.size(); ++b) {
+    const double difference = together[b].sub(expected[b]).norm().item<double>();
+    EXPECT_LE(difference, 1e-5 * expected[b].norm().item<double>()) << "block " << b;
+  }
+}
+
+TEST(DistributedEngine, EveryRankHasTheSameBits) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine distributed({}, testing::tiny_llama(), comm);
+  const std::string mine = bits(distributed.gradients(my_window(distributed.rows, comm)));
+  for (const std::string& other : comm.all_gather_bytes(mine)) EXPECT_EQ(other, mine);
+}
+
+// A late network changes when sums arrive, not what they are: nobody reads a gradient before its sum is
+// complete.
+TEST(DistributedEngine, DelayedCollectivesGiveTheSameBits) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine prompt({}, testing::tiny_llama(), comm);
+  const std::string expected = bits(prompt.gradients(my_window(prompt.rows, comm)));
+
+  testing::DelayingCommunicator late(comm, std::chrono::milliseconds(5));
+  DistributedEngine delayed({}, testing::tiny_llama(), late);
+  const std::string found = bits(delayed.gradients(my_window(delayed.rows, comm)));
+  EXPECT_EQ(found, expected);
+  EXPECT_EQ(late.num_delayed(), comm.size() > 1 ? delayed.decoder->num_blocks() : 0);
+}
+
+TEST(DistributedEngine, ARankWithoutRowsJoins) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine distributed({}, testing::tiny_llama(), comm);
+  testing::TinyEngine<testing::SoloCommunicator> alone;
+  const bool mine = comm.rank() == comm.size() - 1;
+  const auto together = distributed.gradients({mine ? Rows{distributed.rows[0]} : Rows{}});
+  const auto expected = alone.gradients({{alone.rows[0]}});
+  for (std::size_t b = 0; b < together.size(); ++b)
+    EXPECT_TRUE(together[b].equal(expected[b])) << "block " << b;
+}
+
+}  // namespace
+}  // namespace sft::engine

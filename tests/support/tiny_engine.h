@@ -1,0 +1,78 @@
+// A small Llama in an engine, for tests of the engine on one or several ranks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "sft/engine/engine.h"
+
+namespace sft::testing {
+
+inline model::DecoderSpec tiny_llama() {
+  model::DecoderSpec spec;
+  spec.model_type = "llama";
+  spec.vocab_size = 61;
+  spec.hidden_size = spec.embedding_size = 32;
+  spec.num_hidden_layers = 3;
+  spec.num_attention_heads = 4;
+  spec.num_key_value_heads = 2;
+  spec.head_dim = 8;
+  spec.intermediate_size = 48;
+  spec.max_position_embeddings = 64;
+  spec.norm_kind = ops::NormKind::kRmsNorm;
+  spec.tie_word_embeddings = true;
+  return spec;
+}
+
+inline data::TokenRow random_row(std::mt19937& random, int64_t length, int64_t position) {
+  data::TokenRow row;
+  row.id = {.epoch = 0, .position = position, .row = position};
+  for (int64_t i = 0; i < length; ++i) row.input_ids.push_back(static_cast<int32_t>(random() % 61));
+  row.labels = row.input_ids;
+  if (position % 2 == 1) row.labels[static_cast<std::size_t>(length / 2)] = data::kIgnoreIndex;
+  return row;
+}
+
+// An engine with random weights, the same on every rank, and six rows of different lengths. Communicator:
+// made here, or given by reference.
+template <typename Communicator>
+struct TinyEngine {
+  template <typename... CommunicatorArgs>
+  explicit TinyEngine(engine::EngineOptions options = {}, model::DecoderSpec spec = tiny_llama(),
+                      CommunicatorArgs&&... args)
+      : comm(args...), decoder(model::Decoder::create(spec)), engine(*decoder, options, comm, timers) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal(0, 0.2F);
+    for (const engine::ParameterBlock& block : engine.blocks()) {
+      for (const at::Tensor& weight : block.views().weights) {
+        float* values = weight.data_ptr<float>();
+        for (int64_t i = 0; i < weight.numel(); ++i)
+          values[i] = weight.dim() == 1 ? 1 + 0.1F * normal(random) : normal(random);
+      }
+    }
+    for (int64_t i = 0; i < 6; ++i) rows.push_back(random_row(random, 5 + 3 * i, i));
+  }
+
+  // Gradients of all blocks after training on the rows cut into these micro-batches.
+  std::vector<at::Tensor> gradients(const std::vector<std::vector<data::TokenRow>>& micro_batches) {
+    engine.zero_grad();
+    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+      engine.forward_backward(data::pack(micro_batches[i]), 1.0 / 100, i + 1 == micro_batches.size());
+    }
+    engine.finish_reduction();
+    std::vector<at::Tensor> result;
+    for (const engine::ParameterBlock& block : engine.blocks()) result.push_back(block.gradients().clone());
+    return result;
+  }
+
+  Communicator comm;
+  base::PhaseTimers timers;
+  std::unique_ptr<model::Decoder> decoder;
+  engine::Engine engine;
+  std::vector<data::TokenRow> rows;
+};
+
+}  // namespace sft::testing
