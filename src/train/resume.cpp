@@ -21,6 +21,10 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
               options.output_dir),
           base::SeenBy::kAllRanks);
     }
+    if (options.overwrite_output_dir) {
+      store.discard_checkpoints();
+      if (comm.rank() == 0) std::filesystem::remove(std::filesystem::path(options.output_dir) / "trainer_log.jsonl");
+    }
     return nullptr;
   }
   auto reader = wanted == "true" ? store.open_newest() : store.open_checkpoint(wanted);

@@ -14,7 +14,7 @@
 
 namespace sft::train {
 
-// Collective. Null: start afresh. Error(kConfig): output_dir holds results and neither resume_from_checkpoint
+// Collective. Null: start afresh (with overwrite_output_dir after discarding the old checkpoints and log). Error(kConfig): output_dir holds results and neither resume_from_checkpoint
 // nor overwrite_output_dir is set.
 std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options,
                                                     checkpoint::Store& store, parallel::Communicator& comm);
