@@ -38,8 +38,7 @@ std::string host_name() {
 
 void start_mpi(int* argc, char*** argv) {
   // A waiting rank lets others run: with one rank per core the communication thread shares it with the
-  // computation. Two such ranks on a busy machine, 56 MB summed beside a computation: 88 ms, against 146 ms
-  // when MPI spins.
+  // computation. Two such ranks, 56 MB summed beside a computation: 88 ms, against 146 ms when MPI spins.
   setenv("OMPI_MCA_mpi_yield_when_idle", "1", /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");

@@ -2,14 +2,12 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "parallel/cores.h"
 #include "support/child_process.h"
-#include "support/temp_dir.h"
 
 namespace sft::testing {
 namespace {
@@ -87,27 +85,6 @@ TEST(Environment, ErrorOnOneRankInsideACollectiveEndsTheJobWithItsMessage) {
   EXPECT_EQ(result.exit_code, 91) << result.output;
   EXPECT_NE(result.output.find("error: the disk is full"), std::string::npos) << result.output;
 }
-
-#ifdef SFT_CUDA_LIBRARY
-// As the build tree has it (beside the program) and as it is installed (bin and lib).
-TEST(Environment, CudaHalfIsFoundWhereItIsBuiltAndWhereItIsInstalled) {
-  for (const char* place : {"bin", "lib"}) {
-    const test::TempDir root;
-    std::filesystem::create_directories(root.path() / "bin");
-    std::filesystem::create_directories(root.path() / "lib");
-    std::filesystem::copy_file(kProbe, root.path() / "bin/probe");
-    const std::string command = (root.path() / "bin/probe").string() + " cuda";
-    const ChildResult without = run_command(command);
-    EXPECT_EQ(without.exit_code, 92);
-    EXPECT_NE(without.output.find("no CUDA half"), std::string::npos) << without.output;
-    std::filesystem::create_symlink(SFT_CUDA_LIBRARY, root.path() / place / "libsft_cuda.so");
-    const ChildResult with = run_command(command);
-    if (with.exit_code != 0) {  // a machine without a GPU
-      EXPECT_NE(with.output.find("shows no GPU"), std::string::npos) << place << ": " << with.output;
-    }
-  }
-}
-#endif
 
 }  // namespace
 }  // namespace sft::testing

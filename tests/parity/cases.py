@@ -132,4 +132,9 @@ def check_case(workspace: Workspace, case: Case, trl: tuple[trl_side.TrlResult, 
     noise = compare.between(eager.steps, eager.weights(), reference, sdpa.weights())
     difference = compare.between(run.steps, run.weights(), reference, sdpa.weights())
     compare.check(case.name, difference, noise, case.bounds)
+    for entry, expected in zip(run.steps, reference):
+        assert entry["num_tokens"] == expected["num_tokens"], f"step {entry['step']}"
+        assert abs(entry["epoch"] - expected["epoch"]) < 1e-9, f"step {entry['step']}"
+    expected = sdpa.summary["train_loss"]
+    assert abs(run.summary["train_loss"] - expected) <= case.bounds.loss * max(1, expected)
     return run

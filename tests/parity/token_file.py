@@ -39,28 +39,30 @@ def write_token_file(path: Path, rows: list[list[int]], tokenizer_folder: Path, 
         datasets["labels"] = np.array([i for row in labels for i in row], "<i4")
         datasets["first_target"] = np.array(
             [next((at for at, label in enumerate(row) if label != -100), len(row)) for row in labels], "<i4")
-    hashes = {name: xxhash.xxh3_128(array.tobytes()).hexdigest() for name, array in datasets.items()}
-    content = "".join(f"{name}={'none' if value is None else value}\n" for name, value in attributes.items())
-    content += "".join(f"{name}={hashes[name]}\n" for name in ("input_ids", "offsets", "loss_mask", "labels", "first_target")
-                       if name in hashes)
-    attributes["content_xxh3"] = xxhash.xxh3_128(content.encode()).hexdigest()
-    config = json.dumps({
-        "tool": "tests/parity/token_file.py", "part": "train", "source_file": None, "dataset_name": None, "dataset_split": None,
-        "dataset_text_field": "text", "formatting_func": None, "max_rows": None,
-        "tokenizer_name_or_path": tokenizer_folder.name, **(prepare or {})}).encode()
-
-    with h5py.File(path, "w") as file:
-        for name, value in attributes.items():
-            if value is not None:
-                file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else np.int64(value)
-        for name, array in datasets.items():
-            layout = {"chunks": (chunk,), "shuffle": True, "compression": "gzip"} if chunk else {}
-            file.create_dataset(name, data=array, **layout).attrs["xxh3"] = np.bytes_(hashes[name])
-        dataset = file.create_dataset("prepare_config", data=np.bytes_(config))
-        dataset.attrs["xxh3"] = np.bytes_(xxhash.xxh3_128(config).hexdigest())
+    config = {"tool": "tests/parity/token_file.py", "part": "train", "source_file": None, "dataset_name": None, "dataset_split": None,
+              "dataset_text_field": "text", "formatting_func": None, "max_rows": None, "tokenizer_name_or_path": tokenizer_folder.name}
+    write_arrays(path, attributes, datasets, config | (prepare or {}), chunk)
     beside = path.with_suffix(".tokenizer")
     beside.mkdir(exist_ok=True)
     for file in tokenizer_folder.iterdir():
         if file.suffix in (".json", ".txt", ".model", ".jinja") and file.name not in ("config.json", "generation_config.json"):
             (beside / file.name).write_bytes(file.read_bytes())
     return path
+
+
+def write_arrays(path: Path, attributes: dict, datasets: dict, config: dict, chunk: int | None = None) -> None:
+    """With hashes that fit whatever is given, right or wrong."""
+    config_bytes = json.dumps(config).encode()
+    hashes = {name: xxhash.xxh3_128(array.tobytes()).hexdigest() for name, array in datasets.items()}
+    content = "".join(f"{name}={'none' if value is None else value}\n" for name, value in attributes.items())
+    content += "".join(f"{name}={hashes[name]}\n" for name in ("input_ids", "offsets", "loss_mask", "labels", "first_target")
+                       if name in hashes)
+    with h5py.File(path, "w") as file:
+        for name, value in (attributes | {"content_xxh3": xxhash.xxh3_128(content.encode()).hexdigest()}).items():
+            if value is not None:
+                file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else np.int64(value)
+        for name, array in datasets.items():
+            layout = {"chunks": (chunk,), "shuffle": True, "compression": "gzip"} if chunk else {}
+            file.create_dataset(name, data=array, **layout).attrs["xxh3"] = np.bytes_(hashes[name])
+        dataset = file.create_dataset("prepare_config", data=np.bytes_(config_bytes))
+        dataset.attrs["xxh3"] = np.bytes_(xxhash.xxh3_128(config_bytes).hexdigest())

@@ -80,9 +80,7 @@ def run(job: dict) -> None:
     if trainer.is_world_process_zero():
         out.mkdir(parents=True, exist_ok=True)
         if job.get("save_model", True):
-            from safetensors.torch import save_model
-
-            save_model(model, str(out / "model.safetensors"))
+            model.save_pretrained(out)
         (out / "result.json").write_text(json.dumps({
             "log_history": trainer.state.log_history,
             "train_rows": [list(ids) for ids in trainer.train_dataset["input_ids"]] if job.get("save_rows", True) else None,

@@ -1,6 +1,5 @@
 // Starts and ends as the program does, for tests of how that looks from outside.
 //   environment_probe show         what this rank found, one line
-//   environment_probe cuda         as for device = cuda
 //   environment_probe abort CODE   the last rank aborts with CODE while the others wait for it
 //   environment_probe throw        the last rank meets an error while the others are in a collective, and its
 //   own is under way
@@ -28,8 +27,7 @@ void show(const parallel::Topology& t, int threads) {
 
 void run(parallel::MpiEnv& env, std::string_view command) {
   const int threads = parallel::configure_threads(0, env.topology());
-  const auto comm = env.create_communicator(
-      "auto", parallel::select_device(command == "cuda" ? "cuda" : "auto", env.topology()));
+  const auto comm = env.create_communicator("auto", parallel::select_device("auto", env.topology()));
   if (command == "show") show(env.topology(), threads);
   if (command != "throw") return;
   const at::Tensor tensor = at::ones({1000});

@@ -1,0 +1,71 @@
+"""kill -9 at seeded random moments: every restart goes on from a checkpoint that verifies, and the end is that of an undisturbed run.
+
+SFT_KILLS sets how many kills (CI: a handful; the `full` label: 50, at least 15 of them while a checkpoint is being written).
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import small_run as small
+from parity import ours
+
+KILLS = int(os.environ.get("SFT_KILLS", "5"))
+KILLS_IN_SAVE = KILLS * 3 // 10
+RANKS = 2
+
+
+def saving(output_dir) -> bool:
+    return output_dir.exists() and any(".tmp" in entry.name for entry in output_dir.iterdir())
+
+
+def assert_all_verify(output_dir) -> None:
+    for step in small.checkpoints(output_dir):
+        done = subprocess.run([str(ours.program()), "verify", str(output_dir / f"checkpoint-{step}")], capture_output=True, text=True)
+        assert done.returncode == 0, f"after a kill checkpoint-{step} does not verify: {done.stdout}{done.stderr}"
+
+
+def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
+    workspace = small.Workspace(tmp_path)
+    steps = 40 + 12 * KILLS
+    more = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "max_steps": steps, "save_steps": 3}
+    whole = ours.run(workspace.settings("whole", **more), RANKS)
+    seconds_per_step = (whole.steps[-1]["time"] - whole.steps[0]["time"]) / steps
+    output_dir = workspace.folder / "killed"
+    settings = workspace.settings("killed", resume_from_checkpoint=True, save_total_limit=3, **more)
+    chance = random.Random(2024)
+    kills = kills_in_save = 0
+    while kills < KILLS:
+        newest = max(small.checkpoints(output_dir), default=0)
+        process = small.start(settings, RANKS)
+        try:
+            small.wait_for(lambda: small.last_step(output_dir) > newest or process.poll() is not None, "a step", process)
+            # In turn: while a checkpoint is written, and at any moment of the next steps.
+            if kills_in_save < KILLS_IN_SAVE and kills % 2 == 0:
+                small.wait_for(lambda: saving(output_dir), "a save", process)
+                time.sleep(chance.random() * 0.01)
+            else:
+                time.sleep(chance.random() * 10 * seconds_per_step)
+            in_save = saving(output_dir)
+            if chance.random() < 0.5:
+                small.kill_everything(process)
+            else:  # one rank only: mpirun ends the other
+                os.kill(chance.choice(small.ranks_of(process)), signal.SIGKILL)
+                process.wait(60)
+        finally:
+            small.kill_everything(process)
+        kills += 1
+        kills_in_save += in_save
+        assert_all_verify(output_dir)
+        surviving = max(small.checkpoints(output_dir), default=0)
+        assert surviving >= newest, "a committed checkpoint was lost"
+
+    run = ours.run(settings, RANKS)
+    log = small.read_complete_lines(output_dir)
+    assert small.by_step(log) == small.by_step(whole.log)
+    small.assert_same_weights(whole.output_dir, run.output_dir)
+    small.assert_same_state(whole.output_dir / f"checkpoint-{steps}", output_dir / f"checkpoint-{steps}")
+    assert kills_in_save >= KILLS_IN_SAVE, f"only {kills_in_save} of {kills} kills hit a save"
+    assert not saving(output_dir), "an unfinished save was left behind"

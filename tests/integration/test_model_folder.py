@@ -1,0 +1,93 @@
+"""What a run leaves behind opens in transformers: the model with the same logits, the tokenizer, the trainer's state."""
+
+import json
+
+import numpy as np
+import pytest
+
+from parity import cases, models, ours
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> cases.Workspace:
+    return cases.Workspace(tmp_path_factory.mktemp("folder"))
+
+
+@pytest.fixture(scope="module", params=sorted(models.CONFIGS))
+def run(request, workspace) -> tuple[str, ours.Run]:
+    """Two ranks, three shards, checkpoints at 3 and 6, evaluation at 3 and 6."""
+    model = request.param
+    settings = {
+        "model_name_or_path": workspace.model(model), "train_dataset": workspace.token_file("train", model),
+        "eval_dataset": workspace.token_file("eval", model), "output_dir": workspace.folder / "out" / model, "max_length": cases.MAX_LENGTH,
+        "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "max_steps": 6, "save_steps": 3, "eval_strategy": "steps",
+        "eval_steps": 3, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "max_shard_size": "200KB"}
+    return model, ours.run(settings, ranks=2)
+
+
+def mean_loss(folder, rows) -> float:
+    """Token-weighted mean over the rows, by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert model.dtype == torch.float32
+    total = count = 0.0
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row[:cases.MAX_LENGTH]])
+            loss = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1].double(), ids[0, 1:], reduction="sum")
+            total, count = total + loss.item(), count + ids.shape[1] - 1
+    return total / count
+
+
+def test_checkpoints_load_in_transformers(workspace, run):
+    """The loss transformers finds with the saved weights is the one the run found with those in memory."""
+    model, run = run
+    rows = models.tokenize(workspace.model(model), workspace.eval_texts)
+    for folder, evaluation in ((run.output_dir / "checkpoint-3", run.evaluations[0]), (run.output_dir / "checkpoint-6", run.evaluations[1]),
+                               (run.output_dir, run.evaluations[1])):
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        assert len(set(index["weight_map"].values())) > 1
+        assert sorted(index["weight_map"]) == sorted(models.tensor_shapes(models.CONFIGS[model]))
+        assert mean_loss(folder, rows) == pytest.approx(evaluation["eval_loss"], abs=1e-5)
+
+
+def test_logits_are_those_of_the_saved_weights(workspace, run):
+    """from_pretrained puts every tensor in its place: against the same weights set by hand, name by name."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model, run = run
+    loaded = AutoModelForCausalLM.from_pretrained(run.output_dir / "checkpoint-6").eval()
+    by_hand = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(workspace.model(model)), dtype=torch.float32).eval()
+    weights = {name: torch.from_numpy(values) for name, values in run.weights(run.output_dir / "checkpoint-6").items()}
+    report = by_hand.load_state_dict(weights, strict=False)
+    assert not report.unexpected_keys and all("lm_head" in key for key in report.missing_keys)
+    by_hand.tie_weights()
+    ids = torch.arange(4, 4 + 40).reshape(1, -1)
+    with torch.no_grad():
+        assert torch.allclose(loaded(ids).logits, by_hand(ids).logits, atol=1e-5, rtol=0)
+    original = models.random_weights(models.CONFIGS[model])
+    assert max(float(np.abs(weights[name].numpy() - original[name]).max()) for name in original) > 1e-3, "nothing was learnt"
+
+
+def test_tokenizer_and_state_load(workspace, run):
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, TrainerState
+
+    model, run = run
+    for folder in (run.output_dir / "checkpoint-6", run.output_dir):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for text in workspace.eval_texts:
+            assert tokenizer(text + tokenizer.eos_token)["input_ids"] == models.tokenize(workspace.model(model), [text])[0]
+        assert AutoConfig.from_pretrained(folder).to_dict()["vocab_size"] == models.VOCAB_SIZE
+        assert GenerationConfig.from_pretrained(folder).eos_token_id == models.EOS
+    state = TrainerState.load_from_json(str(run.output_dir / "checkpoint-6" / "trainer_state.json"))
+    assert (state.global_step, state.max_steps, state.train_batch_size) == (6, 6, 4)
+    assert state.epoch == run.steps[-1]["epoch"]
+    logged = [entry for entry in state.log_history if "loss" in entry]
+    assert [(e["step"], e["loss"], e["grad_norm"], e["learning_rate"]) for e in logged] == [
+        (e["step"], e["loss"], e["grad_norm"], e["learning_rate"]) for e in run.steps]
+    assert [e["eval_loss"] for e in state.log_history if "eval_loss" in e] == [e["eval_loss"] for e in run.evaluations]
+    final = TrainerState.load_from_json(str(run.output_dir / "trainer_state.json"))
+    assert final.log_history[-1]["train_loss"] == run.summary["train_loss"]

@@ -1,0 +1,215 @@
+"""Stopping and resuming: the same bits as an undisturbed run; other world sizes; signals."""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+import small_run as small
+from parity import compare, ours
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> small.Workspace:
+    return small.Workspace(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workspace):
+    """undisturbed(ranks): a run of 20 steps from the start, six rows a step. Checkpoints at 4 (mid-epoch), 8 (an epoch's end), 12, 16, 20."""
+    done = {}
+
+    def run(ranks: int) -> ours.Run:
+        if ranks not in done:
+            done[ranks] = ours.run(settings_at(workspace, ranks, f"whole-{ranks}"), ranks)
+        return done[ranks]
+
+    return run
+
+
+def settings_at(workspace, ranks, output, **more):
+    """Six rows a step on 1 (2 x 3), 2 (1 x 3) or 3 (2 x 1) ranks."""
+    batch, accumulation = {1: (2, 3), 2: (1, 3), 3: (2, 1)}[ranks]
+    return workspace.settings(output, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **more)
+
+
+def copy_checkpoint(run: ours.Run, step: int, to):
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(run.output_dir / f"checkpoint-{step}", to / f"checkpoint-{step}")
+
+
+@pytest.mark.parametrize("step", [4, 8, 12])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_resumed_run_has_the_same_bits(workspace, undisturbed, ranks, step):
+    whole = undisturbed(ranks)
+    settings = settings_at(workspace, ranks, f"resumed-{ranks}-{step}", resume_from_checkpoint=True)
+    copy_checkpoint(whole, step, settings["output_dir"])
+    run = ours.run(settings, ranks)
+    expected = {s: value for s, value in small.by_step(whole.log).items() if s > step}
+    assert small.by_step(run.log) == expected
+    for later in (s for s in (8, 12, 16, 20) if s > step):
+        small.assert_same_state(whole.output_dir / f"checkpoint-{later}", run.output_dir / f"checkpoint-{later}")
+    small.assert_same_weights(whole.output_dir, run.output_dir)
+    assert run.summary["train_loss"].hex() == whole.summary["train_loss"].hex()
+
+
+@pytest.mark.parametrize("bf16, recompute", [(True, False), (False, True)])
+def test_resumed_run_has_the_same_bits_in_other_modes(workspace, bf16, recompute):
+    more = {"bf16": bf16, "gradient_checkpointing": recompute, "max_steps": 10, "save_steps": 5}
+    name = f"bf16-{bf16}-recompute-{recompute}"
+    whole = ours.run(settings_at(workspace, 2, f"whole-{name}", **more), 2)
+    settings = settings_at(workspace, 2, f"resumed-{name}", resume_from_checkpoint=True, **more)
+    copy_checkpoint(whole, 5, settings["output_dir"])
+    run = ours.run(settings, 2)
+    small.assert_same_state(whole.output_dir / "checkpoint-10", run.output_dir / "checkpoint-10")
+
+
+def test_a_run_repeats_itself(workspace, undisturbed):
+    again = ours.run(settings_at(workspace, 2, "again-2"), 2)
+    assert small.by_step(again.log) == small.by_step(undisturbed(2).log)
+    small.assert_same_state(undisturbed(2).output_dir / "checkpoint-20", again.output_dir / "checkpoint-20")
+
+
+# Six rows a step, cut three ways: (per_device_train_batch_size, gradient_accumulation_steps, ranks).
+CUTS = {"2x1x3": (2, 1, 3), "1x6x1": (1, 6, 1), "1x3x2": (1, 3, 2)}
+
+
+@pytest.mark.parametrize("to", CUTS)
+@pytest.mark.parametrize("step", [4, 12])
+def test_resumes_at_another_world_size(workspace, undisturbed, step, to):
+    """2 ranks x 3 rows, then other cuts of the same six rows: the next row, the same schedule, losses within rounding."""
+    whole = undisturbed(2)
+    batch, accumulation, ranks = CUTS[to]
+    settings = workspace.settings(f"elastic-{to}-{step}", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+                                  resume_from_checkpoint=True)
+    copy_checkpoint(whole, step, settings["output_dir"])
+    run = ours.run(settings, ranks)
+    reference = [entry for entry in whole.steps if entry["step"] > step]
+    compare.check(f"{to} from step {step}", compare.between(run.steps, run.weights(), reference, whole.weights()),
+                  noise=compare.Difference(weights=dict.fromkeys(whole.weights(), 0.0)),
+                  bounds=compare.Bounds(loss=1e-5, grad_norm=2e-5, learning_rate=0.0, weights=1e-5))
+    assert [e["num_tokens"] for e in run.steps] == [e["num_tokens"] for e in reference], "other rows were read"
+    assert [e["epoch"] for e in run.steps] == pytest.approx([e["epoch"] for e in reference], abs=0.15)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_state_is_exact_at_load_at_another_world_size(workspace, undisturbed, ranks):
+    """A run that is stopped before its first step saves what it loaded: the same elements in another cut."""
+    whole = undisturbed(2)
+    settings = settings_at(workspace, ranks, f"reload-{ranks}", resume_from_checkpoint=whole.output_dir / "checkpoint-12", max_steps=12)
+    run = ours.run(settings, ranks)
+    small.assert_same_weights(whole.output_dir / "checkpoint-12", run.output_dir)
+    assert run.steps == []
+
+
+def test_another_global_batch_is_refused_with_the_values_that_keep_it(workspace, undisturbed):
+    settings = workspace.settings("other-batch", per_device_train_batch_size=4, gradient_accumulation_steps=1, resume_from_checkpoint=True)
+    copy_checkpoint(undisturbed(2), 4, settings["output_dir"])
+    refused = ours.run(settings, 1, check=False)
+    assert refused.returncode == 92
+    assert "global batch" in refused.output and "6" in refused.output
+    accepted = ours.run(settings | {"allow_batch_change": True}, 1)
+    assert accepted.steps[0]["step"] == 5
+
+
+def test_global_batch_size_gives_the_accumulation(workspace, undisturbed):
+    settings = workspace.settings("global-batch", per_device_train_batch_size=2, gradient_accumulation_steps=1, global_batch_size=6,
+                                  resume_from_checkpoint=True, max_steps=6)
+    copy_checkpoint(undisturbed(2), 4, settings["output_dir"])
+    run = ours.run(settings, 3)
+    reference = [entry for entry in undisturbed(2).steps if 4 < entry["step"] <= 6]
+    assert [e["num_tokens"] for e in run.steps] == [e["num_tokens"] for e in reference]
+
+
+@pytest.mark.parametrize("ranks, number", [(1, signal.SIGUSR1), (1, signal.SIGTERM), (2, signal.SIGUSR1), (3, signal.SIGUSR1)])
+def test_stop_signal_saves_and_asks_to_be_run_again(workspace, ranks, number):
+    """Sent to one rank only: all must agree on the step they stop after."""
+    # Steps long enough for the signal to land in one: a run that is over before would prove nothing.
+    more = {"max_steps": 400, "save_steps": 1000}
+    name = f"signal-{ranks}-{number.name}"
+    settings = settings_at(workspace, ranks, name, resume_from_checkpoint=True, **more)
+    process = small.start(settings, ranks)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 5, "step 5", process)
+        os.kill(small.ranks_of(process)[-1], number)
+        code = process.wait(60)
+    finally:
+        small.kill_everything(process)
+    output = open(f"{settings['output_dir']}.out").read()
+    assert code == 85, output
+    stopped = small.last_step(settings["output_dir"])
+    assert 5 <= stopped < 400
+    assert small.checkpoints(settings["output_dir"]) == [stopped]
+
+    # Resumed for ten more steps, it goes on as if nothing had been.
+    whole = ours.run(settings_at(workspace, ranks, f"{name}-whole", **(more | {"save_strategy": "no"})), ranks)
+    run = ours.run(settings, ranks)
+    assert small.by_step(run.log) == small.by_step(whole.log)
+    small.assert_same_weights(whole.output_dir, run.output_dir)
+
+
+def test_signal_to_mpirun_reaches_the_ranks(workspace):
+    settings = settings_at(workspace, 2, "signal-mpirun", max_steps=100000, save_steps=100000)
+    process = small.start(settings, 2)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 3, "step 3", process)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 85, open(f"{settings['output_dir']}.out").read()
+    finally:
+        small.kill_everything(process)
+    assert small.checkpoints(settings["output_dir"]) == [small.last_step(settings["output_dir"])]
+
+
+def test_newest_checkpoint_that_verifies_is_taken(workspace, undisturbed):
+    settings = settings_at(workspace, 2, "newest", resume_from_checkpoint=True)
+    for step in (4, 8, 12):
+        source = undisturbed(2).output_dir / f"checkpoint-{step}"
+        shutil.copytree(source, settings["output_dir"] / source.name)
+    flip_bit(next(iter(sorted((settings["output_dir"] / "checkpoint-12").glob("*.safetensors")))))
+    victim = sorted((settings["output_dir"] / "checkpoint-8" / "state").glob("optimizer*.safetensors"))[-1]
+    victim.unlink()
+    run = ours.run(settings, 2)
+    assert run.steps[0]["step"] == 5
+    assert "checkpoint-12" in run.output and "checkpoint-8" in run.output and victim.name in run.output
+    small.assert_same_weights(undisturbed(2).output_dir, run.output_dir)
+
+
+def flip_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["bit", "missing", "truncated", "manifest"])
+def test_damaged_checkpoint_is_refused(workspace, undisturbed, damage):
+    settings = settings_at(workspace, 2, f"damaged-{damage}", resume_from_checkpoint=workspace.folder / f"damaged-{damage}" / "checkpoint-8")
+    copy_checkpoint(undisturbed(2), 8, settings["output_dir"])
+    folder = settings["output_dir"] / "checkpoint-8"
+    victim = sorted((folder / "state").glob("optimizer*.safetensors"))[0]
+    if damage == "bit":
+        flip_bit(victim)
+    elif damage == "missing":
+        victim.unlink()
+    elif damage == "truncated":
+        victim.write_bytes(victim.read_bytes()[:-8])
+    else:
+        victim = folder / "state" / "MANIFEST.json"
+        flip_bit(victim)
+    run = ours.run(settings, 2, check=False)
+    assert run.returncode == 89, run.output
+    assert victim.name in run.output and "checkpoint-8" in run.output
+    verify = subprocess.run([str(ours.program()), "verify", str(folder)], capture_output=True, text=True)
+    assert verify.returncode == 89 and victim.name in verify.stdout + verify.stderr
+
+
+def test_without_a_checkpoint_it_starts_afresh_with_a_notice(workspace):
+    run = ours.run(settings_at(workspace, 1, "afresh", resume_from_checkpoint=True, max_steps=2))
+    assert [s["step"] for s in run.steps] == [1, 2]
+    assert "no checkpoint" in run.output
+
+
+def test_save_total_limit_keeps_the_newest(workspace):
+    run = ours.run(settings_at(workspace, 2, "limit", save_total_limit=2, max_steps=10, save_steps=2), 2)
+    assert small.checkpoints(run.output_dir) == [8, 10]
