@@ -20,7 +20,7 @@ using sft::testing::TinyEngine;
 
 sft::model::DecoderSpec bench_model() {
   sft::model::DecoderSpec spec = sft::testing::tiny_llama();
-  spec.num_hidden_layers = 12;
+  spec.num_hidden_layers = 8;
   spec.hidden_size = spec.embedding_size = 256;
   spec.num_attention_heads = 8;
   spec.num_key_value_heads = 4;
@@ -33,9 +33,9 @@ sft::model::DecoderSpec bench_model() {
 double step_seconds(sft::parallel::Communicator& comm) {
   TinyEngine<sft::parallel::Communicator&> tiny({}, bench_model(), comm);
   std::vector<sft::data::TokenRow> rows;
-  for (int copy = 0; copy < 20; ++copy) rows.insert(rows.end(), tiny.rows.begin(), tiny.rows.end());
+  for (int copy = 0; copy < 6; ++copy) rows.insert(rows.end(), tiny.rows.begin(), tiny.rows.end());
   double best = 1e9;
-  for (int repeat = 0; repeat < 5; ++repeat) {
+  for (int repeat = 0; repeat < 4; ++repeat) {
     comm.barrier();
     const double start = sft::base::monotonic_seconds();
     tiny.gradients({rows});
