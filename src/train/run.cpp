@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "dataset_checks.h"
 #include "resume.h"
@@ -137,12 +138,18 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   comm->check_same("options, model and data",
                    config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
 
-  const auto store =
-      checkpoint::Store::open({.output_dir = options.save.output_dir,
-                               .save_total_limit = options.save.save_total_limit,
-                               .max_shard_bytes = checkpoint::parse_size(options.save.max_shard_size),
-                               .overwrite_output_dir = options.save.overwrite_output_dir},
-                              *comm);
+  std::optional<optim::Schedule> schedule;
+  int64_t max_shard_bytes = 0;
+  on_all_ranks(*comm, [&] {
+    schedule.emplace(options.schedule, options.optimizer.learning_rate, plan.max_steps);
+    max_shard_bytes = checkpoint::parse_size(options.save.max_shard_size);
+  });
+
+  const auto store = checkpoint::Store::open({.output_dir = options.save.output_dir,
+                                              .save_total_limit = options.save.save_total_limit,
+                                              .max_shard_bytes = max_shard_bytes,
+                                              .overwrite_output_dir = options.save.overwrite_output_dir},
+                                             *comm);
   const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);
   if (first)
@@ -158,7 +165,6 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                      : c10::Device(c10::kCPU)},
       *comm, timers);
   const auto optimizer = make_optimizer(options.optimizer, engine);
-  const optim::Schedule schedule(options.schedule, options.optimizer.learning_rate, plan.max_steps);
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
   const auto log = open_log(options, plan, comm->rank());
   std::unique_ptr<Evaluator> evaluator;
@@ -182,7 +188,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
              nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
 
   Trainer trainer(
-      {*comm, *loader, engine, *optimizer, schedule, evaluator.get(), *store, *log, signals, timers},
+      {*comm, *loader, engine, *optimizer, *schedule, evaluator.get(), *store, *log, signals, timers},
       {.plan = plan,
        .logging = options.logging,
        .eval = options.eval,
