@@ -9,6 +9,8 @@ import pytest
 
 SOURCE_DIR = Path(os.environ.get("SFT_SOURCE_DIR", Path(__file__).resolve().parents[1]))
 BUILD_DIR = Path(os.environ.get("SFT_BUILD_DIR", SOURCE_DIR / "build" / "release"))
+for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"):
+    os.environ.setdefault(name, "1")  # as under CTest, where pytest is started by hand
 sys.path.insert(0, str(SOURCE_DIR / "src"))  # `import prepare`
 sys.path.insert(0, str(SOURCE_DIR / "tests"))
 
