@@ -130,3 +130,18 @@ def test_tools_say_what_to_run_first(bare_clone):
     result = subprocess.run([bare_clone / "launch" / "run", "--args", "x.ini"], capture_output=True, text=True,
                             env={name: value for name, value in os.environ.items() if name != "SFT_DIST"})
     assert result.returncode == 92 and "sft-dist is not built" in result.stderr
+
+
+def test_setup_installs_only_the_missing_debian_packages(bare_clone, tmp_path):
+    """With stand-ins for dpkg-query and apt-get: what is asked for, and what is said when it fails."""
+    stubs = tmp_path / "bin"
+    stubs.mkdir()
+    script(stubs / "dpkg-query", '#!/bin/bash\n[ "${@: -1}" = libhdf5-dev ] || printf installed\n')
+    script(stubs / "apt-get", f'#!/bin/bash\necho "$*" >> {tmp_path}/asked\n[ "$1" = update ] || {{ echo "no such package"; exit 100; }}\n')
+    script(stubs / "sudo", '#!/bin/bash\nexec "$@"\n')
+    result = subprocess.run([bare_clone / "launch" / "setup"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                            env={**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}"})
+    assert result.returncode == 1
+    assert "installing Debian packages: libhdf5-dev\n" in result.stdout
+    assert (tmp_path / "asked").read_text() == "update\ninstall -y --no-install-recommends libhdf5-dev\n"
+    assert "no such package" in result.stderr and "apt-get failed" in result.stderr
