@@ -9,6 +9,7 @@ from parity import compare, models, ours, token_file, trl_side
 NUM_ROWS = 100      # divisible by no global batch used here: every epoch ends ragged
 NUM_EVAL_ROWS = 20
 MAX_LENGTH = 32     # cuts some rows
+LONG = 150          # the same for rows of up to 160 words: several blocks of attention
 
 # (per_device_train_batch_size, gradient_accumulation_steps, ranks)
 LAYOUTS = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2), "1x3x3": (1, 3, 3)}
@@ -27,6 +28,7 @@ class Case:
     layout: str
     settings: dict = field(default_factory=dict)
     num_rows: int = NUM_ROWS
+    long: bool = False
     evaluate: bool = False
     trl_compat: bool = True
     bounds: compare.Bounds = field(default_factory=compare.Bounds)
@@ -35,13 +37,17 @@ class Case:
     def ranks(self) -> int:
         return LAYOUTS[self.layout][2]
 
+    @property
+    def max_length(self) -> int:
+        return LONG if self.long else MAX_LENGTH
+
     def shared_settings(self) -> dict:
         """What both sides are given, under the same names."""
         batch, accumulation, _ = LAYOUTS[self.layout]
         duration = {"num_train_epochs": 2} if self.layout == "1x3x3" else {"max_steps": 24}
         evaluation = {"eval_strategy": "steps", "eval_steps": 8, "per_device_eval_batch_size": 3} if self.evaluate else {}
         return {
-            "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_length": MAX_LENGTH,
+            "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_length": self.max_length,
             # ReLU units flip at their kink under larger steps, in TRL against itself too.
             "learning_rate": 2e-4 if self.model.startswith("opt") else 1e-3,
             "weight_decay": 0.1, "max_grad_norm": 0.5, "logging_steps": 1, "seed": 42,
@@ -62,9 +68,18 @@ def matrix(which: list[tuple[str, str]]) -> list[Case]:
 BF16_BOUNDS = compare.Bounds(loss=3e-3, grad_norm=1e-2, weights=1e-3)
 
 
-def bf16(model: str, layout: str) -> Case:
-    return Case(f"{model}-{layout}-bf16", model, layout, {"bf16": True, "lr_scheduler_type": "cosine", "warmup_steps": 3},
-                bounds=BF16_BOUNDS)
+def bf16(model: str, layout: str, **more) -> Case:
+    name = f"{model}-{layout}-bf16" + ("-long" if more.get("long") else "")
+    return Case(name, model, layout, {"bf16": True, "lr_scheduler_type": "cosine", "warmup_steps": 3}, bounds=BF16_BOUNDS, **more)
+
+
+def long(model: str, layout: str, **settings) -> Case:
+    return Case(f"{model}-{layout}-long", model, layout, {"lr_scheduler_type": "linear", "warmup_steps": 2} | settings, long=True)
+
+
+def recomputed(model: str, layout: str) -> Case:
+    return Case(f"{model}-{layout}-recomputed", model, layout,
+                {"gradient_checkpointing": True, "lr_scheduler_type": "linear", "warmup_steps": 2})
 
 
 class Workspace:
@@ -73,6 +88,7 @@ class Workspace:
     def __init__(self, folder: Path):
         self.folder = folder
         self.train_texts = models.texts(NUM_ROWS, seed=1)
+        self.long_texts = models.texts(NUM_ROWS, seed=3, longest=160)
         self.eval_texts = models.texts(NUM_EVAL_ROWS, seed=2)
 
     def model(self, name: str) -> Path:
@@ -81,22 +97,25 @@ class Workspace:
         if not (folder / "tokenizer.json").exists():
             models.write_model(folder, models.CONFIGS[name])
             pad = models.SPECIAL_TOKENS[models.CONFIGS[name]["pad_token_id"]]
-            models.write_tokenizer(folder, self.train_texts + self.eval_texts, pad_token=pad)
+            models.write_tokenizer(folder, self.train_texts + self.eval_texts + self.long_texts, pad_token=pad)
         return folder
 
     def token_file(self, part: str, model: str, num_rows: int | None = None) -> Path:
-        texts = {"train": self.train_texts, "eval": self.eval_texts}[part][:num_rows]
+        texts = {"train": self.train_texts, "long": self.long_texts, "eval": self.eval_texts}[part][:num_rows]
         path = self.folder / f"{part}-{model}-{len(texts)}.h5"
         if not path.exists():
             config = models.CONFIGS[model]
             token_file.write_token_file(
                 path, models.tokenize(self.model(model), texts), self.model(model), vocab_size=models.VOCAB_SIZE,
-                bos=config["bos_token_id"], eos=config["eos_token_id"], pad=config["pad_token_id"], prepare={"part": part})
+                bos=config["bos_token_id"], eos=config["eos_token_id"], pad=config["pad_token_id"], prepare={"part": "eval" if part == "eval" else "train"})
         return path
+
+    def texts(self, case: Case) -> list[str]:
+        return (self.long_texts if case.long else self.train_texts)[:case.num_rows]
 
     def trl_job(self, case: Case, attn: str) -> dict:
         job = {"out": str(self.folder / "trl" / f"{case.name}-{attn}"), "model": str(self.model(case.model)),
-               "tokenizer": str(self.model(case.model)), "attn": attn, "train_texts": self.train_texts[:case.num_rows],
+               "tokenizer": str(self.model(case.model)), "attn": attn, "train_texts": self.texts(case),
                "settings": case.shared_settings()}
         if case.evaluate:
             job["eval_texts"] = self.eval_texts
@@ -114,7 +133,7 @@ class Workspace:
 
     def run_ours(self, case: Case, name: str = "", **more) -> ours.Run:
         settings = case.shared_settings() | {
-            "model_name_or_path": self.model(case.model), "train_dataset": self.token_file("train", case.model, case.num_rows),
+            "model_name_or_path": self.model(case.model), "train_dataset": self.token_file("long" if case.long else "train", case.model, case.num_rows),
             "output_dir": self.folder / "ours" / (name or case.name), "save_strategy": "no", "trl_compat": case.trl_compat}
         if case.evaluate:
             settings["eval_dataset"] = self.token_file("eval", case.model)
@@ -124,8 +143,8 @@ class Workspace:
 def check_case(workspace: Workspace, case: Case, trl: tuple[trl_side.TrlResult, trl_side.TrlResult]) -> ours.Run:
     """Runs sft-dist on `case` and asserts that it follows TRL."""
     sdpa, eager = trl
-    rows = models.tokenize(workspace.model(case.model), workspace.train_texts[:case.num_rows])
-    assert sdpa.train_rows == [row[:MAX_LENGTH] for row in rows], "the token file is not what TRL trained on"
+    rows = models.tokenize(workspace.model(case.model), workspace.texts(case))
+    assert sdpa.train_rows == [row[:case.max_length] for row in rows], "the token file is not what TRL trained on"
     run, reference = workspace.run_ours(case), sdpa.steps
     assert len(reference) >= 20
     assert max(s["grad_norm"] for s in reference) > case.shared_settings()["max_grad_norm"], "clipping was never active"

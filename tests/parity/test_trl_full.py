@@ -6,6 +6,8 @@ from parity import cases, models
 
 MATRIX = cases.matrix([(model, layout) for layout in cases.LAYOUTS for model in models.CONFIGS])
 BF16 = [cases.bf16(model, layout) for model in models.CONFIGS for layout in ("8x1x1", "2x2x2")]
+LONG = [cases.long(model, "8x1x1") for model in models.CONFIGS]
+RECOMPUTED = [cases.recomputed(model, "2x2x2") for model in models.CONFIGS]
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +17,9 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *BF16])
+    return workspace.run_trl([*MATRIX, *BF16, *LONG, *RECOMPUTED])
 
 
-@pytest.mark.parametrize("case", [*MATRIX, *BF16], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*MATRIX, *BF16, *LONG, *RECOMPUTED], ids=lambda c: c.name)
 def test_follows_trl(workspace, trl, case):
     cases.check_case(workspace, case, trl[case.name])

@@ -15,7 +15,10 @@ MATRIX = cases.matrix([
     ("llama", "8x1x1"), ("llama-tied", "1x8x1"), ("opt-pre", "1x8x1"), ("opt-post", "8x1x1"), ("gpt2", "8x1x1"),
     ("llama-linear", "8x1x1"), ("llama-tied", "2x2x2"), ("opt-post", "2x2x2"), ("gpt2", "2x2x2"), ("llama", "1x3x3"),
 ])
-BF16 = [cases.bf16("llama-tied", "8x1x1"), cases.bf16("gpt2", "8x1x1"), cases.bf16("opt-post", "2x2x2")]
+BF16 = [cases.bf16("llama-tied", "8x1x1"), cases.bf16("gpt2", "8x1x1"), cases.bf16("opt-post", "2x2x2"),
+        cases.bf16("llama", "8x1x1", long=True)]
+LONG = [cases.long("llama", "8x1x1"), cases.long("opt-post", "1x8x1"), cases.long("gpt2", "8x1x1")]
+RECOMPUTED = [cases.recomputed("llama-tied", "8x1x1")]
 PLAIN = {"lr_scheduler_type": "linear", "warmup_steps": 2}
 EVALUATION = [Case("llama-eval", "llama", "8x1x1", PLAIN, evaluate=True), Case("gpt2-eval-2", "gpt2", "2x2x2", PLAIN, evaluate=True)]
 # Where no row repeats and no rank is short of rows, TRL's numbers are right, and ours without trl_compat are the same.
@@ -29,10 +32,10 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *BF16, *EVALUATION, *EVEN])
+    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *EVEN])
 
 
-@pytest.mark.parametrize("case", [*MATRIX, *EVEN], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *EVEN], ids=lambda c: c.name)
 def test_follows_trl(workspace, trl, case):
     cases.check_case(workspace, case, trl[case.name])
 
