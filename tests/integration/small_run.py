@@ -90,6 +90,12 @@ def last_step(output_dir: Path) -> int:
     return steps[-1] if steps else 0
 
 
+def last_time(output_dir: Path) -> float:
+    """When the newest step was logged; 0 before the first."""
+    times = [entry["time"] for entry in read_complete_lines(output_dir) if entry["event"] == "train"]
+    return times[-1] if times else 0.0
+
+
 def read_complete_lines(output_dir: Path) -> list[dict]:
     path = Path(output_dir) / "trainer_log.jsonl"
     if not path.exists():

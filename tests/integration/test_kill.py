@@ -39,20 +39,25 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
     kills = kills_in_save = 0
     while kills < KILLS:
         newest = max(small.checkpoints(output_dir), default=0)
-        process = small.start(settings, RANKS)
+        process, started = small.start(settings, RANKS), time.time()
         try:
-            small.wait_for(lambda: small.last_step(output_dir) > newest or process.poll() is not None, "a step", process)
-            # In turn: while a checkpoint is written, and at any moment of the next steps.
-            if kills_in_save < KILLS_IN_SAVE and kills % 2 == 0:
-                small.wait_for(lambda: saving(output_dir), "a save", process)
-                time.sleep(chance.random() * 0.01)
+            # In turn: while a checkpoint is written; at any moment of the next steps; while it starts.
+            if kills % 5 == 4:
+                time.sleep(chance.random() * 0.5)
             else:
-                time.sleep(chance.random() * 10 * seconds_per_step)
+                small.wait_for(lambda: small.last_time(output_dir) > started, "a step", process)
+                if kills_in_save < KILLS_IN_SAVE and kills % 2 == 0:
+                    small.wait_for(lambda: saving(output_dir), "a save", process)
+                    time.sleep(chance.random() * 0.01)
+                else:
+                    time.sleep(chance.random() * 10 * seconds_per_step)
+            assert process.poll() is None, open(f"{output_dir}.out").read()[-4000:]
             in_save = saving(output_dir)
-            if chance.random() < 0.5:
+            ranks = small.ranks_of(process)
+            if chance.random() < 0.5 or not ranks:
                 small.kill_everything(process)
             else:  # one rank only: mpirun ends the other
-                os.kill(chance.choice(small.ranks_of(process)), signal.SIGKILL)
+                os.kill(chance.choice(ranks), signal.SIGKILL)
                 process.wait(60)
         finally:
             small.kill_everything(process)
