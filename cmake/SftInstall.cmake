@@ -10,7 +10,7 @@ install(FILES launch/common.sh launch/requirements.txt launch/requirements-full.
 install(DIRECTORY src/prepare DESTINATION ${share}/src FILES_MATCHING PATTERN "*.py" PATTERN __pycache__ EXCLUDE)
 install(DIRECTORY configs cluster DESTINATION ${share})
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md")
+install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md")
 install(CODE "
   set(bin \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR}\")
   file(CREATE_LINK ../${share}/launch/sft-prepare \"\${bin}/sft-prepare\" SYMBOLIC)
