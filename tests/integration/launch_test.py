@@ -98,6 +98,13 @@ def test_bad_arguments(start):
         assert message in process.communicate(timeout=60)[0] and process.returncode != 0
 
 
+def test_mpirun_explains_why_it_cannot_start(start):
+    process = start("-n", "2", "-H", "localhost:1", "exit", "0", OMPI_MCA_rmaps_base_oversubscribe="0")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 92 and "not enough slots" in said and "cannot start 2 ranks" in said
+    assert "rank 0" not in said
+
+
 def test_inside_an_allocation_srun_is_used(start, tmp_path):
     srun = 'echo "srun: $*"; echo "cpus: $SRUN_CPUS_PER_TASK plugins: ${HDF5_PLUGIN_PATH-none}"; exit 85'
     (tmp_path / "bin").mkdir()
