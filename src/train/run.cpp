@@ -147,8 +147,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
 
   const auto store = checkpoint::Store::open({.output_dir = options.save.output_dir,
                                               .save_total_limit = options.save.save_total_limit,
-                                              .max_shard_bytes = max_shard_bytes,
-                                              .overwrite_output_dir = options.save.overwrite_output_dir},
+                                              .max_shard_bytes = max_shard_bytes},
                                              *comm);
   const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);

@@ -66,7 +66,6 @@ struct StoreOptions {
   std::filesystem::path output_dir;
   std::optional<int64_t> save_total_limit;
   int64_t max_shard_bytes = 5'000'000'000;
-  bool overwrite_output_dir = false;
 };
 
 class Store {
