@@ -29,7 +29,7 @@ def assert_all_verify(output_dir) -> None:
 
 def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
     workspace = small.Workspace(tmp_path)
-    steps = 40 + 12 * KILLS
+    steps = 60 + 30 * KILLS
     more = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "max_steps": steps, "save_steps": 3}
     whole = ours.run(workspace.settings("whole", **more), RANKS)
     seconds_per_step = (whole.steps[-1]["time"] - whole.steps[0]["time"]) / steps
