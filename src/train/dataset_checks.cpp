@@ -68,9 +68,9 @@ void check_preparation(const std::string& option_name, const std::string& path,
   const json prepared = base::parse_json(info.prepare_config, path + ", prepare_config");
   check_same(path, prepared, "dataset_text_field", prepare.dataset_text_field, false);
   check_same(path, prepared, "formatting_func", prepare.formatting_func, true);
-  check_same(path, prepared, "max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "", false);
   const bool training = option_name == "train_dataset";
-  if (prepare.train_file.empty() && prepare.dataset_name.empty()) return;
+  if (prepare.train_file.empty() && prepare.dataset_name.empty()) return;  // nothing is said of the source
+  check_same(path, prepared, "max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "", false);
   const std::string& file = training ? prepare.train_file : prepare.eval_file;
   check_same(path, prepared, "source_file", file, true);
   if (!file.empty()) return;
