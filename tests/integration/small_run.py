@@ -73,6 +73,15 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
     return found
 
 
+def catches_stop_signals(pid: int) -> bool:
+    """Whether the rank has come to where SIGUSR1 asks it to save and stop; before, the signal would end it."""
+    try:
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    except OSError:
+        return False
+    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
 def kill_everything(process: subprocess.Popen) -> None:
     from bench.measure import process_tree
 
@@ -130,7 +139,7 @@ def by_step(log: list[dict]) -> dict[int, tuple[str, str, str, float]]:
 
 
 def assert_same_state(a: Path, b: Path) -> None:
-    """Two checkpoints of the same world size: the same weights and optimizer state, byte for byte."""
+    """Two checkpoints with the same weights and optimizer state, byte for byte; the files do not depend on the world size."""
     names = sorted(str(p.relative_to(a)) for p in a.rglob("*.safetensors"))
     assert names == sorted(str(p.relative_to(b)) for p in b.rglob("*.safetensors"))
     assert any(name.startswith("state/") for name in names), "no optimizer state was saved"
