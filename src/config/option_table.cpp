@@ -34,8 +34,19 @@ void add_model_and_data(Rows& rows) {
   rows.group("Data");
   rows.add(SFT_OPTION(data, train_dataset), "prepared training set (HDF5), as sft-prepare writes it", path());
   rows.add(SFT_OPTION(data, eval_dataset), "prepared evaluation set (HDF5)", path());
-  rows.add(SFT_OPTION(data, max_length), "rows are cut to this many tokens; None: rows stay whole",
+  rows.add(SFT_OPTION(data, max_length),
+           "rows are cut to this many tokens, and packed rows filled to it; None: rows stay whole",
            at_least(1));
+  rows.add(SFT_OPTION(data, packing),
+           "put several documents into each row, up to max_length; they do not attend to one another");
+  rows.add(SFT_OPTION(data, packing_strategy),
+           "bfd: whole documents, those beyond max_length cut; bfd_split: those cut into several; wrapped: "
+           "documents behind one another, without borders",
+           one_of({"bfd", "bfd_split", "wrapped"}));
+  rows.add(SFT_OPTION(data, packing_scope),
+           "documents that are packed among themselves; batch: 1000 after another, as TRL; dataset: all, "
+           "which fills rows better",
+           one_of({"batch", "dataset"}));
   rows.add(SFT_OPTION(data, shuffle_dataset),
            "permute the rows once before training, as datasets' shuffle(seed)");
   rows.add(SFT_OPTION(data, train_sampling_strategy), "order of the rows within an epoch",
@@ -117,6 +128,7 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(eval, eval_strategy), "when to evaluate", one_of({"no", "steps", "epoch"}));
   rows.add(SFT_OPTION(eval, eval_steps), "steps from evaluation to evaluation; None: logging_steps", steps());
   rows.add(SFT_OPTION(eval, eval_on_start), "evaluate before the first step");
+  rows.add(SFT_OPTION(eval, eval_packing), "pack the evaluation set; None: as packing says");
 
   rows.group("Saving and resuming");
   rows.add(SFT_OPTION(save, output_dir), "folder of checkpoints, logs and the final model", path());

@@ -52,6 +52,10 @@ std::vector<Contradiction> contradictions(const Options& o) {
   found.when(o.eval.eval_on_start && no_eval_data, {"eval_on_start", "eval_dataset"},
              "eval_on_start = true needs eval_dataset, the HDF5 file to evaluate on");
 
+  const bool packs = o.data.packing || o.eval.eval_packing.value_or(false);
+  found.when(packs && !o.data.max_length, {"packing", "eval_packing", "max_length"},
+             "packing needs max_length, the length of the rows it fills");
+
   found.when(o.save.overwrite_output_dir && !o.save.resume_from_checkpoint.empty(),
              {"overwrite_output_dir", "resume_from_checkpoint"},
              "overwrite_output_dir = true and resume_from_checkpoint = {}: choose one",

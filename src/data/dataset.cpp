@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "data/dataset_file.h"
+#include "data/packing.h"
 #include "sft/base/error.h"
+#include "sft/data/sampler.h"
 
 namespace sft::data {
 namespace {
@@ -16,74 +18,135 @@ using base::fail;
 
 class FileDataset final : public TokenDataset {
  public:
-  FileDataset(DatasetFile file, std::optional<int64_t> max_length)
-      : file_(std::move(file)), max_length_(max_length.value_or(std::numeric_limits<int64_t>::max())) {
-    drop_rows_without_labels(max_length.has_value());
+  FileDataset(DatasetFile file, const RowOptions& options)
+      : file_(std::move(file)),
+        max_length_(options.max_length.value_or(std::numeric_limits<int64_t>::max())) {
+    if (options.packing) {
+      strategy_ = options.packing->strategy;
+      pack(*options.packing, options.shuffle_seed);
+    } else if (options.max_length) {
+      drop_rows_without_labels();
+    }
+    if (options.shuffle_seed) order_ = permuted(order_, size(), *options.shuffle_seed);
     count_losses();
     refuse_without_targets();
   }
 
   const DatasetInfo& info() const override { return file_.info; }
-  int64_t size() const override { return file_.info.num_rows - num_rows_dropped_; }
-  int64_t length(int64_t index) const override { return cut_length(row_number(index)); }
-  int64_t row_number(int64_t index) const override {
-    return kept_.empty() ? index : kept_[static_cast<std::size_t>(index)];
+  int64_t size() const override {
+    return packed_ ? packed_->size() : file_.info.num_rows - num_rows_dropped_;
   }
   int64_t num_rows_truncated() const override { return num_rows_truncated_; }
   int64_t num_tokens_lost() const override { return num_tokens_lost_; }
   int64_t num_rows_dropped() const override { return num_rows_dropped_; }
 
+  int64_t length(int64_t index) const override {
+    int64_t sum = 0;
+    for_each_piece(index, [&](const Piece& piece) { sum += piece.length; });
+    return sum;
+  }
+
+  std::vector<int64_t> row_numbers(int64_t index) const override {
+    std::vector<int64_t> numbers;
+    for_each_piece(index, [&](const Piece& piece) { numbers.push_back(piece.row); });
+    return numbers;
+  }
+
   TokenRow read(int64_t index) const override {
     TokenRow row;
-    row.id.row = row_number(index);
-    const int64_t first = file_.offsets[static_cast<std::size_t>(row.id.row)];
-    row.input_ids.resize(static_cast<std::size_t>(cut_length(row.id.row)));
-    file_.input_ids.read(first, row.input_ids);
-    file_.check_ids(row.input_ids, first);
-    if (file_.labels) {
-      row.labels.resize(row.input_ids.size());
-      file_.labels->read(first, row.labels);
-      file_.check_labels(row.labels, first);
-    } else {
-      row.labels = row.input_ids;
-      if (file_.loss_mask) mask_labels(row.labels, first);
-    }
+    row.id.row = -1;
+    for_each_piece(index, [&](const Piece& piece) {
+      if (row.id.row < 0) row.id.row = piece.row;
+      append(piece, row);
+    });
     return row;
   }
 
  private:
-  int64_t cut_length(int64_t row) const { return std::min(file_.length(row), max_length_); }
+  // A row of the file, as far as it is used when it is not packed.
+  Piece cut(int64_t row) const {
+    return {row, 0, static_cast<int32_t>(std::min(file_.length(row), max_length_))};
+  }
 
-  void mask_labels(std::vector<int32_t>& labels, int64_t first) const {
+  template <typename Visit>
+  void for_each_piece(int64_t index, Visit&& visit) const {
+    const int64_t row = order_.empty() ? index : order_[static_cast<std::size_t>(index)];
+    if (!packed_) return visit(cut(row));
+    for (const Piece& piece : packed_->row(row)) visit(piece);
+  }
+
+  void append(const Piece& piece, TokenRow& row) const {
+    const std::size_t begin = row.input_ids.size();
+    const int64_t first = file_.offsets[static_cast<std::size_t>(piece.row)] + piece.begin;
+    row.input_ids.resize(begin + static_cast<std::size_t>(piece.length));
+    row.labels.resize(row.input_ids.size());
+    const std::span<int32_t> ids = std::span(row.input_ids).subspan(begin);
+    const std::span<int32_t> labels = std::span(row.labels).subspan(begin);
+    file_.input_ids.read(first, ids);
+    file_.check_ids(ids, first);
+    if (file_.labels) {
+      file_.labels->read(first, labels);
+      file_.check_labels(labels, first);
+    } else {
+      std::copy(ids.begin(), ids.end(), labels.begin());
+      if (file_.loss_mask) mask_labels(labels, first);
+    }
+    if (!packed_ || strategy_ == PackingStrategy::kWrapped) return;
+    labels[0] = kIgnoreIndex;
+    row.segment_lengths.push_back(piece.length);
+  }
+
+  void mask_labels(std::span<int32_t> labels, int64_t first) const {
     std::vector<uint8_t> learnt(labels.size());
     file_.loss_mask->read(first, learnt);
     file_.check_loss_mask(learnt, first);
     for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = learnt[i] != 0 ? labels[i] : kIgnoreIndex;
   }
 
+  // `order` (empty: the identity over n), permuted as datasets.Dataset.shuffle(seed) does.
+  static std::vector<int64_t> permuted(const std::vector<int64_t>& order, int64_t n, uint64_t seed) {
+    std::vector<int64_t> result = numpy_permutation(n, seed);
+    if (order.empty()) return result;
+    for (int64_t& index : result) index = order[static_cast<std::size_t>(index)];
+    return result;
+  }
+
+  void pack(const Packing& packing, const std::optional<uint64_t>& shuffle_seed) {
+    const int64_t n = file_.info.num_rows;
+    std::vector<int64_t> order;
+    if (shuffle_seed) order = numpy_permutation(n, *shuffle_seed);
+    const auto document = [&](int64_t i) -> Piece {
+      const int64_t row = order.empty() ? i : order[static_cast<std::size_t>(i)];
+      return {row, 0, static_cast<int32_t>(file_.length(row))};
+    };
+    packed_ = pack_documents(n, document, max_length_, packing);
+  }
+
   // TRL drops only where it cuts, and by any label in the slice, column 0 included.
-  void drop_rows_without_labels(bool cuts) {
-    if (!cuts) return;
+  void drop_rows_without_labels() {
     const std::vector<int32_t> first_targets = file_.read_first_targets();
     const auto is_kept = [&](int64_t row) {
-      return first_targets[static_cast<std::size_t>(row)] < cut_length(row);
+      return first_targets[static_cast<std::size_t>(row)] < cut(row).length;
     };
     if (first_targets.empty()) return;
     for (int64_t row = 0; row < file_.info.num_rows; ++row) num_rows_dropped_ += !is_kept(row);
     if (num_rows_dropped_ == 0 || size() == 0) return;
-    kept_.reserve(static_cast<std::size_t>(size()));
+    order_.reserve(static_cast<std::size_t>(size()));
     for (int64_t row = 0; row < file_.info.num_rows; ++row) {
-      if (is_kept(row)) kept_.push_back(row);
+      if (is_kept(row)) order_.push_back(row);
     }
   }
 
   void count_losses() {
-    int64_t num_tokens_kept = 0;
+    int64_t num_tokens_kept = 0, num_whole = 0;
     for (int64_t index = 0; index < size(); ++index) {
-      num_rows_truncated_ += length(index) < file_.length(row_number(index));
-      num_tokens_kept += length(index);
-      longest_row_ = std::max(longest_row_, length(index));
+      for_each_piece(index, [&](const Piece& piece) {
+        num_whole += piece.length == file_.length(piece.row);
+        num_tokens_kept += piece.length;
+        longest_piece_ = std::max<int64_t>(longest_piece_, piece.length);
+      });
     }
+    num_rows_truncated_ = file_.info.num_rows - num_rows_dropped_ - num_whole;
     num_tokens_lost_ = file_.info.num_tokens - num_tokens_kept;
   }
 
@@ -92,7 +155,7 @@ class FileDataset final : public TokenDataset {
       fail(ExitCode::kInvalidData, "{}: max_length = {} leaves no row with a target: raise it",
            file_.path.string(), max_length_);
     }
-    if (longest_row_ < 2) {
+    if (longest_piece_ < 2) {
       fail(ExitCode::kInvalidData, "{}: no row has more than one token{}: there is no next token to learn",
            file_.path.string(), max_length_ < 2 ? " within max_length = 1" : "");
     }
@@ -100,17 +163,22 @@ class FileDataset final : public TokenDataset {
 
   DatasetFile file_;
   int64_t max_length_;
-  std::vector<int64_t> kept_;  // usable rows; empty: all
-  int64_t num_rows_truncated_ = 0, num_tokens_lost_ = 0, num_rows_dropped_ = 0, longest_row_ = 0;
+  PackingStrategy strategy_ = PackingStrategy::kBfd;
+  std::optional<PackedRows> packed_;
+  std::vector<int64_t>
+      order_;  // of rows of the file or, where packed, of packed rows; empty: all, as they come
+  int64_t num_rows_truncated_ = 0, num_tokens_lost_ = 0, num_rows_dropped_ = 0, longest_piece_ = 0;
 };
 
 }  // namespace
 
 std::unique_ptr<TokenDataset> TokenDataset::open(const std::filesystem::path& path,
-                                                 std::optional<int64_t> max_length) {
-  if (max_length && *max_length < 1)
-    fail(ExitCode::kConfig, "max_length is {}: it must be at least 1", *max_length);
-  return std::make_unique<FileDataset>(DatasetFile::open(path), max_length);
+                                                 const RowOptions& options) {
+  if (options.max_length && *options.max_length < 1)
+    fail(ExitCode::kConfig, "max_length is {}: it must be at least 1", *options.max_length);
+  if (options.packing && !options.max_length)
+    fail(ExitCode::kConfig, "packing needs max_length, the length of the rows it fills");
+  return std::make_unique<FileDataset>(DatasetFile::open(path), options);
 }
 
 }  // namespace sft::data

@@ -47,7 +47,8 @@ Window WindowReader::read(const Cursor& cursor) {
   for (int64_t s = 0; s < micro_steps; ++s) {
     for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
       for (const int64_t position : positions(window.begin, s, rank)) {
-        window.global_rows.push_back(dataset_.row_number(index_at(position)));
+        const std::vector<int64_t> numbers = dataset_.row_numbers(index_at(position));
+        window.global_rows.insert(window.global_rows.end(), numbers.begin(), numbers.end());
       }
     }
     MicroBatch batch = read_micro_batch(window.begin, s);
@@ -76,16 +77,12 @@ std::vector<int64_t> WindowReader::positions(const Cursor& begin, int64_t micro_
 }
 
 int64_t WindowReader::index_at(int64_t position) const {
-  const std::size_t p = static_cast<std::size_t>(position);
-  const int64_t row = order_.empty() ? position : order_[p];
-  return shuffle_.empty() ? row : shuffle_[static_cast<std::size_t>(row)];
+  return order_.empty() ? position : order_[static_cast<std::size_t>(position)];
 }
 
 void WindowReader::enter_epoch(int64_t epoch) {
-  const int64_t n = options_.layout.num_rows;
-  if (options_.shuffle_dataset && shuffle_.empty()) shuffle_ = numpy_permutation(n, options_.shuffle_seed);
   if (options_.strategy == SamplingStrategy::kSequential || epoch == epoch_) return;
-  order_ = torch_randperm(n, options_.seed + static_cast<uint64_t>(epoch));
+  order_ = torch_randperm(options_.layout.num_rows, options_.seed + static_cast<uint64_t>(epoch));
   epoch_ = epoch;
 }
 

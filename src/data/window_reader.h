@@ -36,15 +36,14 @@ class WindowReader {
 
  private:
   std::vector<int64_t> positions(const Cursor& begin, int64_t micro_step, int64_t rank) const;
-  int64_t index_at(int64_t position) const;  // usable row at this position of the current epoch's order
+  int64_t index_at(int64_t position) const;  // row at this position of the current epoch's order
   void enter_epoch(int64_t epoch);
   MicroBatch read_micro_batch(const Cursor& begin, int64_t micro_step) const;
 
   const TokenDataset& dataset_;
   LoaderOptions options_;
   EpochCut cut_;
-  std::vector<int64_t> shuffle_;  // of shuffle_dataset, else empty
-  std::vector<int64_t> order_;    // of epoch_; empty: file order
+  std::vector<int64_t> order_;  // of epoch_; empty: file order
   int64_t epoch_ = -1;
 };
 

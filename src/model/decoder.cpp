@@ -97,7 +97,7 @@ DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10
     in.rope_cos = tables.cos;
     in.rope_sin = tables.sin;
   }
-  for (const data::RowId& row : batch.rows) in.dropout_rows.push_back({row.epoch, row.position});
+  for (const data::RowId& row : batch.rows) in.dropout_rows.push_back({row.epoch, row.position, row.segment});
   return in;
 }
 

@@ -15,11 +15,12 @@ namespace {
 constexpr int64_t kLanes = 4;        // values per Philox call
 constexpr int64_t kGrain = 1 << 14;  // elements per task
 
-// The random stream of one row at one site: key from (seed, epoch, layer, site), counter from (element,
-// position).
+// The random stream of one segment at one site: key from (seed, epoch, layer, site), counter from (element,
+// position, segment). Positions stay below 2^40, and segments of a row below 2^24.
 class RowStream {
  public:
-  RowStream(const DropoutSite& site, const DropoutRow& row) : position_(static_cast<uint64_t>(row.position)) {
+  RowStream(const DropoutSite& site, const DropoutRow& row)
+      : place_(static_cast<uint64_t>(row.position) | static_cast<uint64_t>(row.segment) << 40) {
     const base::Philox4 mixed = base::philox4x32(
         {static_cast<uint32_t>(row.epoch), static_cast<uint32_t>(static_cast<uint64_t>(row.epoch) >> 32),
          static_cast<uint32_t>(site.layer), static_cast<uint32_t>(site.site)},
@@ -29,12 +30,12 @@ class RowStream {
   base::Philox4 block(int64_t index) const {
     const auto bits = static_cast<uint64_t>(index);
     return base::philox4x32({static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32),
-                             static_cast<uint32_t>(position_), static_cast<uint32_t>(position_ >> 32)},
+                             static_cast<uint32_t>(place_), static_cast<uint32_t>(place_ >> 32)},
                             key_);
   }
 
  private:
-  uint64_t position_;
+  uint64_t place_;
   std::array<uint32_t, 2> key_{};
 };
 

@@ -104,6 +104,19 @@ void check_lengths(const std::string& path, const data::TokenDataset& dataset,
 
 }  // namespace
 
+data::RowOptions row_options(const config::Options& options, bool training) {
+  data::RowOptions rows{.max_length = options.data.max_length};
+  if (options.data.shuffle_dataset) rows.shuffle_seed = static_cast<uint64_t>(options.data.seed);
+  if (!training && !options.eval.eval_packing.value_or(options.data.packing)) return rows;
+  if (training && !options.data.packing) return rows;
+  const std::string& strategy = options.data.packing_strategy;
+  rows.packing = {.strategy = strategy == "wrapped"     ? data::PackingStrategy::kWrapped
+                              : strategy == "bfd_split" ? data::PackingStrategy::kBfdSplit
+                                                        : data::PackingStrategy::kBfd,
+                  .scope = options.data.packing_scope == "dataset" ? 0 : 1000};
+  return rows;
+}
+
 std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name,
                                                          const std::string& path,
                                                          const config::Options& options,
@@ -113,7 +126,7 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& opti
     fail(ExitCode::kInvalidData, "{} = {} does not exist; make it with: sft-prepare --args run.ini",
          option_name, path);
   }
-  auto dataset = data::TokenDataset::open(path, options.data.max_length);
+  auto dataset = data::TokenDataset::open(path, row_options(options, option_name == "train_dataset"));
   const data::DatasetInfo& info = dataset->info();
   if (info.vocab_size > spec.vocab_size) {
     fail(ExitCode::kInvalidData,

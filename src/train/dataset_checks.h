@@ -12,6 +12,9 @@
 
 namespace sft::train {
 
+// Local. How the rows of the training set (or of an evaluation set) are cut, packed and shuffled.
+data::RowOptions row_options(const config::Options& options, bool training);
+
 // Local. Opens it; what is missing or does not fit is refused naming the file and the remedy.
 // option_name: "train_dataset" or "eval_dataset".
 std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name,

@@ -82,9 +82,7 @@ std::unique_ptr<data::DataLoader> make_loader(const data::TokenDataset& dataset,
                                   {.layout = plan.layout,
                                    .rank = rank,
                                    .strategy = strategy,
-                                   .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed)),
-                                   .shuffle_dataset = options.shuffle_dataset,
-                                   .shuffle_seed = static_cast<uint64_t>(options.seed)});
+                                   .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed))});
 }
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions& options,

@@ -61,6 +61,8 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   run["seed"] = options.data.seed;
   run["data_seed"] = options.data.data_seed.value_or(options.data.seed);
   run["train_sampling_strategy"] = options.data.train_sampling_strategy;
+  run["packing"] =
+      options.data.packing ? json(options.data.packing_strategy + ", " + options.data.packing_scope) : json();
   run["shuffle_dataset"] = options.data.shuffle_dataset;
   run["dataloader_drop_last"] = options.data.dataloader_drop_last;
   run["trl_compat"] = options.runtime.trl_compat;

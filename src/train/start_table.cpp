@@ -6,9 +6,16 @@ namespace sft::train {
 namespace {
 
 std::string dataset_text(const std::string& path, const data::TokenDataset& dataset,
-                         const std::optional<int64_t>& max_length) {
-  std::string text = fmt::format("{}: {} rows, {} tokens", path, dataset.size(),
-                                 dataset.info().num_tokens - dataset.num_tokens_lost());
+                         const config::DataOptions& options, bool packed) {
+  const std::optional<int64_t>& max_length = options.max_length;
+  const int64_t num_tokens = dataset.info().num_tokens - dataset.num_tokens_lost();
+  std::string text = fmt::format("{}: {} rows, {} tokens", path, dataset.size(), num_tokens);
+  if (packed) {
+    text += fmt::format("; {} documents packed ({}), {:.1f} % of max_length filled", dataset.info().num_rows,
+                        options.packing_strategy,
+                        100.0 * static_cast<double>(num_tokens) /
+                            (static_cast<double>(dataset.size()) * static_cast<double>(*max_length)));
+  }
   if (max_length && dataset.num_rows_truncated() > 0) {
     text += fmt::format("; max_length = {} cuts {} rows ({} tokens)", *max_length,
                         dataset.num_rows_truncated(), dataset.num_tokens_lost());
@@ -52,10 +59,10 @@ std::vector<std::pair<std::string, std::string>> start_table(
                                 static_cast<double>(engine.num_parameters()) / 1e6,
                                 options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32"));
   rows.emplace_back("train_dataset",
-                    dataset_text(options.data.train_dataset, train, options.data.max_length));
+                    dataset_text(options.data.train_dataset, train, options.data, options.data.packing));
   if (eval)
-    rows.emplace_back("eval_dataset",
-                      dataset_text(options.data.eval_dataset, *eval, options.data.max_length));
+    rows.emplace_back("eval_dataset", dataset_text(options.data.eval_dataset, *eval, options.data,
+                                                   options.eval.eval_packing.value_or(options.data.packing)));
   rows.emplace_back("global batch", fmt::format("{} rows = {} per device x {} accumulation x {} ranks",
                                                 layout.global_batch_size(), layout.micro_batch_size,
                                                 layout.gradient_accumulation_steps, layout.world_size));

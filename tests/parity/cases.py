@@ -30,6 +30,7 @@ class Case:
     num_rows: int = NUM_ROWS
     long: bool = False
     evaluate: bool = False
+    masked: bool = False        # the first third of each row is not learnt
     trl_compat: bool = True
     bounds: compare.Bounds = field(default_factory=compare.Bounds)
 
@@ -82,6 +83,15 @@ def recomputed(model: str, layout: str) -> Case:
                 {"gradient_checkpointing": True, "lr_scheduler_type": "linear", "warmup_steps": 2})
 
 
+def packed(model: str, layout: str, strategy: str, **more) -> Case:
+    settings = {"packing": True, "packing_strategy": strategy, "lr_scheduler_type": "linear", "warmup_steps": 2} | more.pop("settings", {})
+    return Case(f"{model}-{layout}-{strategy}", model, layout, settings, **more)
+
+
+def masked_labels(rows: list[list[int]]) -> list[list[int]]:
+    return [[-100] * (len(row) // 3) + row[len(row) // 3:] for row in rows]
+
+
 class Workspace:
     """Models, tokenizers and token files under one folder, made when first asked for."""
 
@@ -100,13 +110,14 @@ class Workspace:
             models.write_tokenizer(folder, self.train_texts + self.eval_texts + self.long_texts, pad_token=pad)
         return folder
 
-    def token_file(self, part: str, model: str, num_rows: int | None = None) -> Path:
+    def token_file(self, part: str, model: str, num_rows: int | None = None, masked: bool = False) -> Path:
         texts = {"train": self.train_texts, "long": self.long_texts, "eval": self.eval_texts}[part][:num_rows]
-        path = self.folder / f"{part}-{model}-{len(texts)}.h5"
+        path = self.folder / f"{part}-{model}-{len(texts)}{'-masked' if masked else ''}.h5"
         if not path.exists():
             config = models.CONFIGS[model]
+            rows = models.tokenize(self.model(model), texts)
             token_file.write_token_file(
-                path, models.tokenize(self.model(model), texts), self.model(model), vocab_size=models.VOCAB_SIZE,
+                path, rows, self.model(model), labels=masked_labels(rows) if masked else None, vocab_size=models.VOCAB_SIZE,
                 bos=config["bos_token_id"], eos=config["eos_token_id"], pad=config["pad_token_id"], prepare={"part": "eval" if part == "eval" else "train"})
         return path
 
@@ -115,10 +126,13 @@ class Workspace:
 
     def trl_job(self, case: Case, attn: str) -> dict:
         job = {"out": str(self.folder / "trl" / f"{case.name}-{attn}"), "model": str(self.model(case.model)),
-               "tokenizer": str(self.model(case.model)), "attn": attn, "train_texts": self.texts(case),
-               "settings": case.shared_settings()}
-        if case.evaluate:
-            job["eval_texts"] = self.eval_texts
+               "tokenizer": str(self.model(case.model)), "attn": attn, "settings": case.shared_settings()}
+        for part, texts in [("train", self.texts(case)), *([("eval", self.eval_texts)] if case.evaluate else [])]:
+            if case.masked:
+                rows = models.tokenize(self.model(case.model), texts)
+                job[f"{part}_columns"] = {"input_ids": rows, "labels": masked_labels(rows)}
+            else:
+                job[f"{part}_texts"] = texts
         return job
 
     def run_trl(self, cases: list[Case]) -> dict[str, tuple[trl_side.TrlResult, trl_side.TrlResult]]:
@@ -133,10 +147,10 @@ class Workspace:
 
     def run_ours(self, case: Case, name: str = "", **more) -> ours.Run:
         settings = case.shared_settings() | {
-            "model_name_or_path": self.model(case.model), "train_dataset": self.token_file("long" if case.long else "train", case.model, case.num_rows),
+            "model_name_or_path": self.model(case.model), "train_dataset": self.token_file("long" if case.long else "train", case.model, case.num_rows, case.masked),
             "output_dir": self.folder / "ours" / (name or case.name), "save_strategy": "no", "trl_compat": case.trl_compat}
         if case.evaluate:
-            settings["eval_dataset"] = self.token_file("eval", case.model)
+            settings["eval_dataset"] = self.token_file("eval", case.model, masked=case.masked)
         return ours.run(settings | more, ranks=case.ranks)
 
 
@@ -144,7 +158,8 @@ def check_case(workspace: Workspace, case: Case, trl: tuple[trl_side.TrlResult, 
     """Runs sft-dist on `case` and asserts that it follows TRL."""
     sdpa, eager = trl
     rows = models.tokenize(workspace.model(case.model), workspace.texts(case))
-    assert sdpa.train_rows == [row[:case.max_length] for row in rows], "the token file is not what TRL trained on"
+    if not case.settings.get("packing"):  # tests/unit/data/packing_test.cpp compares packed rows
+        assert sdpa.train_rows == [row[:case.max_length] for row in rows], "the token file is not what TRL trained on"
     run, reference = workspace.run_ours(case), sdpa.steps
     assert len(reference) >= 20
     assert max(s["grad_norm"] for s in reference) > case.shared_settings()["max_grad_norm"], "clipping was never active"

@@ -4,7 +4,7 @@
     trl_side.run(jobs, ranks=3)            from Python, any number of gloo processes
 
 A job: {"out": folder, "model": folder, "tokenizer": folder, "attn": "sdpa" | "eager", "settings": {SFTConfig fields},
-        "train_texts": [...] or "train_h5": file, "eval_texts" or "eval_h5" likewise or absent, "save_model": bool,
+        "train_texts": [...] or "train_h5": file or "train_columns": {"input_ids": ..., "labels": ...}, "eval_..." likewise or absent, "save_model": bool,
         "threads": n or absent}
 Writes out/result.json: log_history (floats as they are, nothing rounded), the rows after TRL's preparation, times of steps,
 seconds from process start to the first forward, peak memory; and out/model.safetensors.
@@ -47,6 +47,8 @@ def run(job: dict) -> None:
     def dataset(part: str):
         if f"{part}_h5" in job:
             return Dataset.from_dict({"input_ids": read_rows(job[f"{part}_h5"])})
+        if f"{part}_columns" in job:
+            return Dataset.from_dict(job[f"{part}_columns"])
         return Dataset.from_dict({"text": job[f"{part}_texts"]}) if f"{part}_texts" in job else None
 
     class Clock(TrainerCallback):

@@ -30,6 +30,9 @@ struct PrepareOptions {
 struct DataOptions {
   std::string train_dataset, eval_dataset;           // prepared HDF5 files
   std::optional<int64_t> max_length = 1024;          // unset: rows whole
+  bool packing = false;
+  std::string packing_strategy = "bfd";            // bfd | bfd_split | wrapped
+  std::string packing_scope = "batch";             // batch: 1000 rows, as TRL | dataset
   bool shuffle_dataset = false;
   std::string train_sampling_strategy = "random";    // random | sequential
   bool dataloader_drop_last = false;
@@ -82,6 +85,7 @@ struct EvalOptions {
   std::string eval_strategy = "no";                  // no | steps | epoch
   std::optional<double> eval_steps;                  // unset: logging_steps
   bool eval_on_start = false;
+  std::optional<bool> eval_packing;                  // unset: packing
 };
 
 struct SaveOptions {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "sft/data/batch.h"
 
@@ -22,24 +23,48 @@ struct DatasetInfo {
   std::string prepare_config;  // JSON of the options it was prepared with
 };
 
+// TRL's packing_strategy.
+enum class PackingStrategy {
+  kBfd,  // documents cut to max_length, longest first, each into the row with the least space that holds it
+  kBfdSplit,  // the same for documents cut into pieces of max_length
+  kWrapped,   // documents behind one another, cut every max_length tokens; what lies in a row attends across
+              // documents
+};
+
+struct Packing {
+  PackingStrategy strategy = PackingStrategy::kBfd;
+  int64_t scope = 1000;  // documents that are packed among themselves (TRL's map batch); 0: all
+};
+
+// How the rows of a file become rows to train on: shuffled, packed, shuffled again, as TRL prepares a data
+// set.
+struct RowOptions {
+  std::optional<int64_t> max_length = {};  // unset: rows whole
+  std::optional<uint64_t> shuffle_seed =
+      {};                               // shuffle_dataset; TRL takes the run's `seed`, not its `data_seed`
+  std::optional<Packing> packing = {};  // needs max_length
+};
+
+// Rows to train on. Without packing: the rows of the file ("documents" below), cut.
 class TokenDataset {
  public:
   virtual ~TokenDataset() = default;
 
   // Local. Refuses (Error kInvalidData naming file, object and value): see docs/data-format.md, "What a
-  // reader refuses". max_length: rows are cut to it; rows without any label left are left out, as TRL does
-  // (then `size() < info().num_rows`).
-  static std::unique_ptr<TokenDataset> open(const std::filesystem::path& path,
-                                            std::optional<int64_t> max_length);
+  // reader refuses". max_length without packing: rows are cut to it; rows without any label left are left
+  // out, as TRL does (then `size() < info().num_rows`). With packing nothing is left out.
+  static std::unique_ptr<TokenDataset> open(const std::filesystem::path& path, const RowOptions& options);
 
   virtual const DatasetInfo& info() const = 0;
-  virtual int64_t size() const = 0;                     // usable rows
-  virtual int64_t length(int64_t index) const = 0;      // tokens of usable row `index`, after the cut
-  virtual int64_t row_number(int64_t index) const = 0;  // its number in the file
-  // Thread-safe. Ids are checked against vocab_size. id.row is the row's number in the file; the caller fills
-  // epoch and position.
+  virtual int64_t size() const = 0;                                   // usable rows
+  virtual int64_t length(int64_t index) const = 0;                    // tokens of usable row `index`
+  virtual std::vector<int64_t> row_numbers(int64_t index) const = 0;  // its documents' numbers in the file
+  // Thread-safe. Ids are checked against vocab_size. id.row is the number in the file; the caller fills epoch
+  // and position. The first label of each document that packing put into a row is kIgnoreIndex, as TRL's
+  // collator does.
   virtual TokenRow read(int64_t index) const = 0;
-  // Rows and tokens the cut loses, for the start table.
+  // What the cut does, for the start table: documents that are not whole in one row, tokens that are in none,
+  // documents left out.
   virtual int64_t num_rows_truncated() const = 0;
   virtual int64_t num_tokens_lost() const = 0;
   virtual int64_t num_rows_dropped() const = 0;

@@ -24,7 +24,7 @@ struct Window {
   std::vector<MicroBatch> micro_batches;
   Cursor begin, end;  // end of the last window of an epoch is {epoch + 1, 0}
   int64_t num_tokens = 0, num_targets = 0, num_rows = 0, num_first_labels = 0;  // of this rank
-  // Rows (of all ranks) of this window, in order: what a log names when a step goes wrong.
+  // Rows of the file (of all ranks) in this window, in order: what a log names when a step goes wrong.
   std::vector<int64_t> global_rows;
 };
 
@@ -32,10 +32,7 @@ struct LoaderOptions {
   BatchLayout layout;
   int64_t rank = 0;
   SamplingStrategy strategy = SamplingStrategy::kRandom;
-  uint64_t seed = 42;  // epoch e is permuted by seed + e
-  bool shuffle_dataset =
-      false;  // first permute the rows once, as datasets.Dataset.shuffle(seed = shuffle_seed)
-  uint64_t shuffle_seed = 42;    // TRL takes the run's `seed` here, not its `data_seed`
+  uint64_t seed = 42;            // epoch e is permuted by seed + e
   int64_t prefetch_windows = 2;  // windows read ahead; 0: next() reads
 };
 

@@ -82,9 +82,10 @@ at::Tensor embedding_forward(const at::Tensor& ids, const at::Tensor& weight);  
 void embedding_backward(const at::Tensor& grad_y, const at::Tensor& ids, const at::Tensor& grad_weight, std::optional<int64_t> padding_idx);
 
 // ---- dropout ----------------------------------------------------------------------------------------------------------------
-// Which elements are dropped is a function of (seed, epoch, position, layer, site, element within the row): never of how rows are grouped.
-struct DropoutRow {
-  int64_t epoch = 0, position = 0;
+// Which elements are dropped is a function of (seed, epoch, position, layer, site, segment, element within the segment): never
+// of how rows are grouped.
+struct DropoutRow {  // one for each segment
+  int64_t epoch = 0, position = 0, segment = 0;
 };
 struct DropoutSite {
   double probability = 0.0;

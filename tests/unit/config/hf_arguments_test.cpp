@@ -42,11 +42,11 @@ TEST(HfArguments, DefaultsAreHarmless) {
 
 TEST(HfArguments, WithoutEffectGiveOneNotice) {
   const auto parsed = parse_text(
-      "dataloader_num_workers = 4\ntorch_compile = true\npacking = false\nlabel_smoothing_factor = 0.0\n"
+      "dataloader_num_workers = 4\ntorch_compile = true\nuse_liger_kernel = true\nlabel_smoothing_factor = 0.0\n"
       "push_to_hub = False\nfp16 = 0\ndeepspeed = None\nfsdp =\naverage_tokens_across_devices = True\n");
   ASSERT_EQ(parsed.notices.size(), 1u);
   EXPECT_EQ(parsed.notices[0],
-            "without effect in sft-dist: dataloader_num_workers, torch_compile, packing, "
+            "without effect in sft-dist: dataloader_num_workers, torch_compile, use_liger_kernel, "
             "label_smoothing_factor, push_to_hub, fp16, "
             "deepspeed, fsdp, average_tokens_across_devices");
 }
@@ -61,7 +61,6 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
   EXPECT_EQ(error_of_text("fp16 = true"), "run.ini:1: fp16 = true: use bf16 = true, or float32");
   for (const char* line : {"deepspeed = ds.json",
                            "fsdp = full_shard",
-                           "packing = true",
                            "neftune_noise_alpha = 5",
                            "label_smoothing_factor = 0.1",
                            "use_peft = true",
@@ -83,7 +82,6 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
                            "auto_find_batch_size = true",
                            "eos_token = <|im_end|>",
                            "chat_template_path = x.jinja",
-                           "eval_packing = true",
                            "ignore_data_skip = true",
                            "peft_config = lora.json",
                            "accelerator_config = a.json",

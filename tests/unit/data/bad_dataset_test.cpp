@@ -37,7 +37,7 @@ class BadDataset : public testing::Test {
 
   // Both opening and verifying refuse, naming the file and each of `says`.
   void expect_refused(const std::vector<std::string>& says) {
-    expect_refused_by([&] { TokenDataset::open(path_, 3); }, says);
+    expect_refused_by([&] { TokenDataset::open(path_, {.max_length = 3}); }, says);
     expect_refused_by([&] { verify_dataset(path_); }, says);
   }
 
@@ -59,7 +59,7 @@ class BadDataset : public testing::Test {
 
 TEST_F(BadDataset, IsGoodBeforeItIsSpoilt) {
   verify_dataset(path_);
-  EXPECT_EQ(TokenDataset::open(path_, 3)->size(), 3);
+  EXPECT_EQ(TokenDataset::open(path_, {.max_length = 3})->size(), 3);
 }
 
 TEST_F(BadDataset, FileThatIsNone) {
@@ -196,10 +196,12 @@ TEST_F(BadDataset, WithoutTargets) {
 
   content.loss_mask = {{0, 0, 1}, {0, 0}};
   test::write_dataset(path_, content);
-  expect_refused_by([&] { TokenDataset::open(path_, 2); }, {"max_length = 2", "no row with a target"});
+  expect_refused_by([&] { TokenDataset::open(path_, {.max_length = 2}); },
+                    {"max_length = 2", "no row with a target"});
 
   test::write_dataset(path_, test::formula_dataset({3, 2}));
-  expect_refused_by([&] { TokenDataset::open(path_, 1); }, {"no row has more than one token"});
+  expect_refused_by([&] { TokenDataset::open(path_, {.max_length = 1}); },
+                    {"no row has more than one token"});
 }
 
 TEST_F(BadDataset, ValuesAreCheckedWhenTheyAreRead) {
@@ -208,7 +210,7 @@ TEST_F(BadDataset, ValuesAreCheckedWhenTheyAreRead) {
       test::DatasetContent stored = content;
       stored.storage = storage;
       test::write_dataset(path_, stored);
-      const auto dataset = TokenDataset::open(path_, std::nullopt);
+      const auto dataset = TokenDataset::open(path_, {});
       dataset->read(1);
       expect_refused_by([&] { dataset->read(2); }, says);
       expect_refused_by([&] { verify_dataset(path_); }, says);

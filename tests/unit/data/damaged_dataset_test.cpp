@@ -32,7 +32,7 @@ std::string storage_name(const testing::TestParamInfo<Storage>& test) {
 // Everything a run takes from the file.
 std::string read_all(const std::filesystem::path& path) {
   verify_dataset(path);
-  const auto dataset = TokenDataset::open(path, 6);
+  const auto dataset = TokenDataset::open(path, {.max_length = 6});
   const DatasetInfo& info = dataset->info();
   std::string all = fmt::format("{} {} {} {} {} {} {}\n", info.num_rows, info.num_tokens,
                                 info.num_target_tokens, info.vocab_size, info.eos_token_id.value_or(-1),
@@ -119,7 +119,7 @@ TEST_P(DamagedDataset, Truncated) {
 }
 
 TEST_P(DamagedDataset, TruncatedAfterItWasOpened) {
-  const auto dataset = TokenDataset::open(path_, std::nullopt);
+  const auto dataset = TokenDataset::open(path_, {});
   std::filesystem::resize_file(path_, 100);
   int num_refused = 0;
   for (int64_t i = 0; i < dataset->size(); ++i) {

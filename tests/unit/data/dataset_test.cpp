@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "sft/base/error.h"
+#include "sft/data/sampler.h"
 #include "support/dataset_writer.h"
 #include "support/temp_dir.h"
 
@@ -17,11 +18,11 @@ using Ids = std::vector<int32_t>;
 
 class Dataset : public testing::TestWithParam<Storage> {
  protected:
-  std::unique_ptr<TokenDataset> open(DatasetContent content, std::optional<int64_t> max_length) {
+  std::unique_ptr<TokenDataset> open(DatasetContent content, const RowOptions& options) {
     content.storage = GetParam();
     test::write_dataset(path_, content);
     verify_dataset(path_);
-    return TokenDataset::open(path_, max_length);
+    return TokenDataset::open(path_, options);
   }
   test::TempDir folder_;
   const std::filesystem::path path_ = folder_ / "train.h5";
@@ -39,14 +40,14 @@ INSTANTIATE_TEST_SUITE_P(, Dataset,
 
 TEST_P(Dataset, ReadsRowsWhole) {
   const DatasetContent content = test::formula_dataset({3, 1, 20, 8});
-  const auto dataset = open(content, std::nullopt);
+  const auto dataset = open(content, {});
   ASSERT_EQ(dataset->size(), 4);
   for (int64_t r = 3; r >= 0; --r) {
     const TokenRow row = dataset->read(r);
     EXPECT_EQ(row.input_ids, content.rows[static_cast<std::size_t>(r)]);
     EXPECT_EQ(row.labels, row.input_ids);
     EXPECT_EQ(row.id.row, r);
-    EXPECT_EQ(dataset->row_number(r), r);
+    EXPECT_EQ(dataset->row_numbers(r), std::vector<int64_t>{r});
     EXPECT_EQ(dataset->length(r), static_cast<int64_t>(row.input_ids.size()));
   }
   const DatasetInfo& info = dataset->info();
@@ -63,7 +64,7 @@ TEST_P(Dataset, ReadsRowsWhole) {
 }
 
 TEST_P(Dataset, CutsRows) {
-  const auto dataset = open(test::formula_dataset({3, 1, 20, 8}), 8);
+  const auto dataset = open(test::formula_dataset({3, 1, 20, 8}), {.max_length = 8});
   ASSERT_EQ(dataset->size(), 4);
   EXPECT_EQ(dataset->length(2), 8);
   EXPECT_EQ(dataset->read(2).input_ids.size(), 8U);
@@ -80,7 +81,7 @@ DatasetContent masked() {
 }
 
 TEST_P(Dataset, MasksLabels) {
-  const auto dataset = open(masked(), std::nullopt);
+  const auto dataset = open(masked(), {});
   ASSERT_EQ(dataset->size(), 4) << "nothing is dropped where nothing is cut, as in TRL";
   const Ids ids = masked().rows[0];
   EXPECT_EQ(dataset->read(0).labels, (Ids{kIgnoreIndex, kIgnoreIndex, kIgnoreIndex, ids[3], ids[4]}));
@@ -88,10 +89,10 @@ TEST_P(Dataset, MasksLabels) {
 }
 
 TEST_P(Dataset, DropsRowsThatTheCutLeavesWithoutLabels) {
-  const auto dataset = open(masked(), 3);
+  const auto dataset = open(masked(), {.max_length = 3});
   // Row 0 loses its labels; row 1 keeps that of column 0; row 2 never had any.
   ASSERT_EQ(dataset->size(), 2);
-  EXPECT_EQ(dataset->row_number(0), 1);
+  EXPECT_EQ(dataset->row_numbers(0), std::vector<int64_t>{1});
   EXPECT_EQ(dataset->read(0).id.row, 1);
   EXPECT_EQ(dataset->read(1).input_ids, masked().rows[3]);
   EXPECT_EQ(dataset->num_rows_dropped(), 2);
@@ -99,17 +100,37 @@ TEST_P(Dataset, DropsRowsThatTheCutLeavesWithoutLabels) {
   EXPECT_EQ(dataset->num_tokens_lost(), 5 + 1 + 3);
 }
 
+TEST_P(Dataset, ShufflesTheRowsThatAreLeft) {
+  const auto dataset = open(masked(), {.max_length = 3, .shuffle_seed = 5});
+  const std::vector<int64_t> kept = {1, 3}, order = numpy_permutation(2, 5);
+  ASSERT_EQ(dataset->size(), 2);
+  for (int64_t index = 0; index < 2; ++index) {
+    const int64_t row = kept[static_cast<std::size_t>(order[static_cast<std::size_t>(index)])];
+    EXPECT_EQ(dataset->row_numbers(index), std::vector<int64_t>{row});
+  }
+}
+
+TEST_P(Dataset, ShufflesAsDatasetsDoes) {
+  const DatasetContent content = test::formula_dataset({3, 1, 20, 8, 4, 4});
+  const auto all = open(content, {.shuffle_seed = 42});
+  const std::vector<int64_t> whole = numpy_permutation(6, 42);
+  for (int64_t index = 0; index < 6; ++index) {
+    EXPECT_EQ(all->read(index).input_ids,
+              content.rows[static_cast<std::size_t>(whole[static_cast<std::size_t>(index)])]);
+  }
+}
+
 TEST_P(Dataset, ReadsLabelsThatAreNotTheIds) {
   DatasetContent content = test::formula_dataset({3, 2});
   content.labels = {{kIgnoreIndex, 7, 8}, {kIgnoreIndex, 9}};
-  const auto dataset = open(content, 2);
+  const auto dataset = open(content, {.max_length = 2});
   EXPECT_EQ(dataset->read(0).labels, (Ids{kIgnoreIndex, 7}));
   EXPECT_EQ(dataset->read(1).labels, content.labels[1]);
 }
 
 TEST_P(Dataset, IsReadByThreadsAtOnce) {
   const DatasetContent content = test::formula_dataset(std::vector<int64_t>(200, 9));
-  const auto dataset = open(content, std::nullopt);
+  const auto dataset = open(content, {});
   std::vector<int> wrong(4, 0);
   std::vector<std::thread> threads;
   for (std::size_t id = 0; id < wrong.size(); ++id) {
@@ -123,17 +144,17 @@ TEST_P(Dataset, IsReadByThreadsAtOnce) {
 }
 
 TEST_P(Dataset, ContentHashDependsOnContentOnly) {
-  const std::string first = open(masked(), std::nullopt)->info().content_xxh3;
+  const std::string first = open(masked(), {})->info().content_xxh3;
   DatasetContent other = masked();
   other.prepare_config = R"({"dataset_text_field": "review"})";
-  EXPECT_EQ(open(other, 3)->info().content_xxh3, first);
+  EXPECT_EQ(open(other, {.max_length = 3})->info().content_xxh3, first);
   other.loss_mask[0][0] = 1;
-  EXPECT_NE(open(other, 3)->info().content_xxh3, first);
+  EXPECT_NE(open(other, {.max_length = 3})->info().content_xxh3, first);
 }
 
 TEST(DatasetOptions, RefusesMaxLengthBelowOne) {
   try {
-    TokenDataset::open("unread.h5", 0);
+    TokenDataset::open("unread.h5", {.max_length = 0});
     FAIL();
   } catch (const base::Error& error) {
     EXPECT_EQ(error.code(), base::ExitCode::kConfig);

@@ -246,19 +246,6 @@ TEST(Loader, SequentialPassEndsWithTheEpoch) {
   EXPECT_EQ(all, (Rows{0, 1, 2, 3, 4, 5, 6}));
 }
 
-TEST(Loader, ShufflesTheDatasetBeforeItSamples) {
-  const Case c{9, 3, 1, 3, 42};
-  const MemoryDataset dataset(c.n);
-  LoaderOptions options = options_of(c);
-  options.shuffle_dataset = true;
-  options.shuffle_seed = 5;
-  Ranks run(dataset, options);
-  const Rows shuffled = numpy_permutation(c.n, 5);
-  Rows expected;
-  for (const int64_t k : torch_randperm(c.n, 42)) expected.push_back(shuffled[static_cast<std::size_t>(k)]);
-  EXPECT_EQ(consumed(run.next({0, 0})), expected);
-}
-
 TEST(Loader, ReadsAheadOnlySoFar) {
   const MemoryDataset dataset(1000);
   LoaderOptions options = options_of({1000, 5, 1, 2, 42});

@@ -38,6 +38,35 @@ TEST(Pack, LaysRowsBehindOneAnotherAndShiftsLabels) {
   EXPECT_EQ(batch.rows[2].position, 6);
 }
 
+// A packed row is the segments it is made of: what attends, positions and targets are those of separate rows.
+TEST(Pack, SegmentsOfARowAreLaidOutAsRowsOfTheirOwn) {
+  const TokenRow before = {
+      .id = {.epoch = 2, .position = 7, .row = 3}, .input_ids = {4, 5}, .labels = {4, 5}};
+  const TokenRow packed = {.id = {.epoch = 2, .position = 8, .row = 1},
+                           .input_ids = {10, 11, 12, 20, 30, 31},
+                           .labels = {kIgnoreIndex, 11, 12, kIgnoreIndex, kIgnoreIndex, 31},
+                           .segment_lengths = {3, 1, 2}};
+  const MicroBatch batch = pack({before, packed});
+  const MicroBatch apart = pack({before,
+                                 {.id = {}, .input_ids = {10, 11, 12}, .labels = {kIgnoreIndex, 11, 12}},
+                                 {.id = {}, .input_ids = {20}, .labels = {kIgnoreIndex}},
+                                 {.id = {}, .input_ids = {30, 31}, .labels = {kIgnoreIndex, 31}}});
+  EXPECT_EQ(values(batch.input_ids), values(apart.input_ids));
+  EXPECT_EQ(values(batch.position_ids), values(apart.position_ids));
+  EXPECT_EQ(batch.cu_seqlens, apart.cu_seqlens);
+  EXPECT_EQ(values(batch.target_positions), values(apart.target_positions));
+  EXPECT_EQ(values(batch.target_ids), values(apart.target_ids));
+  EXPECT_EQ(batch.num_first_labels, 1) << "that of the row that is not packed";
+  EXPECT_EQ(batch.num_rows(), 2);
+  ASSERT_EQ(batch.rows.size(), 4U);
+  for (int64_t s = 0; s < 3; ++s) {
+    const RowId& id = batch.rows[static_cast<std::size_t>(s + 1)];
+    EXPECT_EQ(id.epoch, 2);
+    EXPECT_EQ(id.position, 8);
+    EXPECT_EQ(id.segment, s);
+  }
+}
+
 TEST(Pack, OfNoRowsIsEmpty) {
   const MicroBatch batch = pack({});
   EXPECT_TRUE(batch.empty());

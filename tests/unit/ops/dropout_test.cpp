@@ -66,13 +66,14 @@ TEST(Dropout, KeepsTheRightShareAndTheMean) {
 TEST(Dropout, EveryCoordinateChangesTheMask) {
   const Site base{{0, 100}, {{1, 1}}};
   const at::Tensor mask = dropout_mask(base.get(), 0, 1000);
-  std::vector<Site> others(6, base);
+  std::vector<Site> others(7, base);
   others[0].seed = 78;
   others[1].layer = 3;
   others[2].site = 2;
   others[3].rows = {{2, 1}};
   others[4].rows = {{1, 2}};
   others[5].seed = 77 | (uint64_t{1} << 40);
+  others[6].rows = {{1, 1, 1}};
   for (const Site& other : others) {
     // Independent masks agree in p^2 + (1 - p)^2 = 0.625 of the elements.
     const double same = mask.eq(dropout_mask(other.get(), 0, 1000)).to(at::kDouble).mean().item<double>();
