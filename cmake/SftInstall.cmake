@@ -5,7 +5,7 @@ set(share ${CMAKE_INSTALL_DATADIR}/sft-dist)
 
 set_target_properties(sft-dist PROPERTIES INSTALL_RPATH "${SFT_TORCH_LIBRARY_DIR}")
 install(TARGETS sft-dist RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(PROGRAMS launch/run launch/setup launch/sft-prepare DESTINATION ${share}/launch)
+install(PROGRAMS launch/run launch/sft-run launch/setup launch/sft-prepare DESTINATION ${share}/launch)
 install(FILES launch/common.sh launch/requirements.txt launch/requirements-full.txt DESTINATION ${share}/launch)
 install(DIRECTORY src/prepare DESTINATION ${share}/src FILES_MATCHING PATTERN "*.py" PATTERN __pycache__ EXCLUDE)
 install(DIRECTORY configs DESTINATION ${share})
@@ -15,4 +15,4 @@ install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTER
 install(CODE "
   set(bin \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR}\")
   file(CREATE_LINK ../${share}/launch/sft-prepare \"\${bin}/sft-prepare\" SYMBOLIC)
-  file(CREATE_LINK ../${share}/launch/run \"\${bin}/sft-run\" SYMBOLIC)")
+  file(CREATE_LINK ../${share}/launch/sft-run \"\${bin}/sft-run\" SYMBOLIC)")

@@ -5,17 +5,21 @@
 #include <fmt/ranges.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <limits>
 #include <new>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sft/base/error.h"
 #include "sft/base/file.h"
 #include "sft/base/log.h"
+#include "sft/base/watchdog.h"
 #include "sft/checkpoint/checkpoint.h"
 #include "sft/config/parse.h"
 #include "sft/data/dataset.h"
@@ -153,8 +157,22 @@ ExitCode generate(const config::CommandLine& command_line, sft::parallel::MpiEnv
   return ExitCode::kDone;
 }
 
+// The limit of the start as the command line gives it: files are read only with the other ranks, and MPI's start
+// can hang. A value that is no number is reported when all options are parsed.
+double start_seconds(const config::CommandLine& command_line) {
+  constexpr std::string_view kKey = "watchdog_start_seconds=";
+  double seconds = sft::base::WatchdogLimits{}.start;
+  for (const std::string& setting : command_line.settings) {
+    if (setting.starts_with(kKey)) seconds = std::strtod(setting.c_str() + kKey.size(), nullptr);
+    if (setting == "watchdog=false") return std::numeric_limits<double>::infinity();
+  }
+  return seconds > 0 ? seconds : sft::base::WatchdogLimits{}.start;
+}
+
 // Commands that need MPI: training, and whatever runs a model.
 int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
+  std::optional<sft::base::Watchdog> watchdog;
+  if (command_line.command == config::Command::kTrain) watchdog.emplace(start_seconds(command_line));
   sft::parallel::MpiEnv env(&argc, &argv);
   const sft::parallel::Topology& topology = env.topology();
   ExitCode code = ExitCode::kDone;
@@ -167,7 +185,7 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
     const config::ParsedOptions parsed = read_options_once(command_line, *control);
     sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank,
                    topology.world_size, topology.host);
-    code = sft::train::run_training(parsed, env);
+    code = sft::train::run_training(parsed, env, *watchdog);
   });
   if (!failure) {
     env.finish_ok();

@@ -1,5 +1,7 @@
 #include "sft/base/timer.h"
 
+#include "sft/base/activity.h"
+
 namespace sft::base {
 
 const char* phase_name(Phase phase) {
@@ -29,6 +31,7 @@ void PhaseTimers::switch_to(Phase phase) {
     seconds_[static_cast<std::size_t>(current_)] += std::chrono::duration<double>(now - since_).count();
   }
   current_ = phase;
+  activity::set_phase(phase_name(phase));
   since_ = now;
 }
 

@@ -135,6 +135,8 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(save, overwrite_output_dir), "allow a new run to replace the results in output_dir");
   rows.add(SFT_OPTION(save, save_strategy), "when to save a checkpoint", one_of({"no", "steps", "epoch"}));
   rows.add(SFT_OPTION(save, save_steps), "steps from checkpoint to checkpoint", steps());
+  rows.add(SFT_OPTION(save, save_on_interval_minutes),
+           "also save once this long has passed since the last save; None: by steps only", above_zero());
   rows.add(SFT_OPTION(save, save_total_limit), "checkpoints to keep; None: all", at_least(1));
   rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs");
   rows.add(SFT_OPTION(save, max_shard_size), "largest safetensors file of a checkpoint", size());
@@ -148,6 +150,19 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(runtime, device), "auto: a GPU where there is one", one_of({"auto", "cpu", "cuda"}));
   rows.add(SFT_OPTION(runtime, comm_backend), "auto: nccl between GPUs, mpi between CPUs",
            one_of({"auto", "mpi", "nccl"}));
+  rows.add(SFT_OPTION(runtime, max_run_minutes),
+           "after this long save, and end with exit code 85 (run again to go on); None: no limit", above_zero());
+  rows.add(SFT_OPTION(runtime, check_replicas_steps),
+           "steps from one comparison of the ranks' weights to the next (exit code 88 when they differ); 0: never",
+           at_least(0));
+  rows.add(SFT_OPTION(runtime, watchdog), "end a run that no longer comes on, with exit code 86 and a report");
+  rows.add(SFT_OPTION(runtime, watchdog_start_seconds),
+           "longest start, to the end of the first step; on the command line it also holds before files are read",
+           above_zero());
+  rows.add(SFT_OPTION(runtime, watchdog_step_seconds),
+           "longest later step, or five times what 99 of 100 steps took if that is longer", above_zero());
+  rows.add(SFT_OPTION(runtime, watchdog_evaluation_seconds), "longest evaluation", above_zero());
+  rows.add(SFT_OPTION(runtime, watchdog_checkpoint_seconds), "longest save", above_zero());
   rows.add(SFT_OPTION(runtime, trl_compat), "reproduce TRL's numbers with their flaws (docs/numerics.md)");
 }
 

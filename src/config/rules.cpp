@@ -73,6 +73,10 @@ Rule at_least(int64_t minimum) {
                      [minimum](double value) { return value >= static_cast<double>(minimum); });
 }
 
+Rule above_zero() {
+  return number_rule("above 0", [](double value) { return value > 0; });
+}
+
 Rule in_half_open_unit() {
   return number_rule("in [0, 1)", [](double value) { return value >= 0 && value < 1; });
 }

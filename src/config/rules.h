@@ -10,6 +10,7 @@
 namespace sft::config {
 
 Rule at_least(int64_t minimum);
+Rule above_zero();
 Rule in_half_open_unit();  // [0, 1)
 Rule steps();              // whole steps, or a fraction of all steps below 1
 Rule seed();               // what torch and numpy both take

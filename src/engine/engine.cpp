@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "sft/base/activity.h"
 #include "sft/engine/flat_io.h"
 
 namespace sft::engine {
@@ -34,6 +35,7 @@ at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunM
       decoder_.embedding_forward(embedding().weights_only(), inputs, mode, saved ? &saved->front() : nullptr);
   for (int64_t layer = 0; layer < decoder_.num_layers(); ++layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
+    activity::set_block(layer + 1);
     const bool keep = saved && !options_.gradient_checkpointing;
     if (layer_inputs && options_.gradient_checkpointing) layer_inputs->push_back(x);
     x = decoder_.layer_forward(layer, blocks_[block].weights_only(), x, inputs, mode,
@@ -48,6 +50,7 @@ void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const
   const auto timed = timers_.scope(base::Phase::kBackward);
   for (int64_t layer = decoder_.num_layers() - 1; layer >= 0; --layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
+    activity::set_block(layer + 1);
     if (options_.gradient_checkpointing) {
       decoder_.layer_forward(layer, blocks_[block].weights_only(), layer_inputs.back(), inputs, mode,
                              &saved[block]);

@@ -5,10 +5,13 @@
 #include <numeric>
 
 #include "parallel/pieces.h"
+#include "sft/base/activity.h"
 #include "sft/base/error.h"
 
 namespace sft::parallel {
 namespace {
+
+using activity::Plane;
 
 // The buffers a running MPI_Iallreduce uses.
 struct SumBuffers {
@@ -37,6 +40,7 @@ class MpiPendingSum : public PendingSum {
     }
   }
   int64_t get() override {
+    const activity::Collective inside(Plane::kControl, "start_sum");
     if (buffers_->request != MPI_REQUEST_NULL)
       wait_politely(&buffers_->request, "start_sum (MPI_Iallreduce)");
     return buffers_->sum;
@@ -67,12 +71,14 @@ ControlPlane::ControlPlane(MPI_Comm parent)
       size_(comm_.size()) {}
 
 void ControlPlane::barrier() {
+  const activity::Collective inside(Plane::kControl, "barrier");
   MPI_Request request = MPI_REQUEST_NULL;
   check_mpi(MPI_Ibarrier(comm_.get(), &request), "barrier (MPI_Ibarrier)");
   wait_politely(&request, "barrier (MPI_Ibarrier)");
 }
 
 void ControlPlane::all_reduce(std::span<int64_t> values, ReduceOp op) {
+  const activity::Collective inside(Plane::kControl, "all_reduce of integers");
   const MPI_Op mpi_op = op == ReduceOp::kSum ? MPI_SUM : op == ReduceOp::kMin ? MPI_MIN : MPI_MAX;
   MPI_Request request = MPI_REQUEST_NULL;
   check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values.data(), base::narrow<int>(values.size()), MPI_INT64_T, mpi_op,
@@ -82,6 +88,7 @@ void ControlPlane::all_reduce(std::span<int64_t> values, ReduceOp op) {
 }
 
 void ControlPlane::all_reduce(std::span<double> values, ReduceOp op) {
+  const activity::Collective inside(Plane::kControl, "all_reduce of doubles");
   // Gathered and added in rank order here: MPI does not promise every rank the same rounding.
   const std::size_t n = values.size();
   std::vector<double> all(n * static_cast<std::size_t>(size_));
@@ -96,6 +103,7 @@ void ControlPlane::all_reduce(std::span<double> values, ReduceOp op) {
 }
 
 std::vector<std::string> ControlPlane::all_gather_bytes(std::string_view bytes) {
+  const activity::Collective inside(Plane::kControl, "all_gather_bytes");
   constexpr const char* kWhat = "all_gather_bytes (MPI_Iallgatherv)";
   std::vector<int64_t> lengths(static_cast<std::size_t>(size_));
   const auto own_length = static_cast<int64_t>(bytes.size());
@@ -126,6 +134,7 @@ std::vector<std::string> ControlPlane::all_gather_bytes(std::string_view bytes) 
 }
 
 std::string ControlPlane::broadcast_bytes(std::string_view bytes, int root) {
+  const activity::Collective inside(Plane::kControl, "broadcast_bytes");
   constexpr const char* kWhat = "broadcast_bytes (MPI_Ibcast)";
   if (root < 0 || root >= size_)
     base::fail(base::ExitCode::kInternal, "broadcast_bytes: no rank {} among {}", root, size_);

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "sft/base/activity.h"
+
 namespace sft::parallel {
 
 MpiDataPlane::MpiDataPlane(MPI_Comm parent, int64_t piece_elements)
@@ -32,6 +34,7 @@ void MpiDataPlane::shift(const void* send, void* receive, int count, MPI_Datatyp
 }
 
 void MpiDataPlane::all_reduce(std::byte* data, int64_t count, const ElementType& type, ReduceOp op) {
+  const activity::Collective inside(activity::Plane::kData, "all_reduce");
   meet("all_reduce (MPI_Ibarrier)");
   for_each_piece(count, piece_, [&](int64_t offset, int n) {
     check_mpi(
@@ -44,6 +47,7 @@ void MpiDataPlane::all_reduce(std::byte* data, int64_t count, const ElementType&
 // is fixed. (MPI_Reduce_scatter_block was three times slower and cannot be cut into pieces.)
 void MpiDataPlane::reduce_scatter(std::byte* output, const std::byte* input, int64_t n,
                                   const ElementType& type) {
+  const activity::Collective inside(activity::Plane::kData, "reduce_scatter");
   meet("reduce_scatter (MPI_Ibarrier)");
   const auto buffer_bytes = static_cast<std::size_t>(std::min(n, piece_) * type.bytes);
   if (partial_.size() < buffer_bytes) {
@@ -70,6 +74,7 @@ void MpiDataPlane::reduce_scatter(std::byte* output, const std::byte* input, int
 }
 
 void MpiDataPlane::all_gather(std::byte* output, const std::byte* input, int64_t n, const ElementType& type) {
+  const activity::Collective inside(activity::Plane::kData, "all_gather");
   meet("all_gather (MPI_Ibarrier)");
   for_each_piece(n, piece_, [&](int64_t offset, int count) {
     const auto part = [&](int r) { return output + (((r + size_) % size_) * n + offset) * type.bytes; };
@@ -82,6 +87,7 @@ void MpiDataPlane::all_gather(std::byte* output, const std::byte* input, int64_t
 }
 
 void MpiDataPlane::broadcast(std::byte* data, int64_t count, const ElementType& type, int root) {
+  const activity::Collective inside(activity::Plane::kData, "broadcast");
   meet("broadcast (MPI_Ibarrier)");
   for_each_piece(count, piece_, [&](int64_t offset, int n) {
     check_mpi(MPI_Bcast(data + offset * type.bytes, n, type.mpi, root, comm_.get()), "broadcast (MPI_Bcast)");

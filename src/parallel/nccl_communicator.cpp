@@ -4,6 +4,7 @@
 #include "parallel/device_backend.h"
 #include "parallel/nccl_handle.h"
 #include "parallel/tensor_checks.h"
+#include "sft/base/activity.h"
 #include "sft/base/error.h"
 
 namespace sft::parallel {
@@ -155,6 +156,7 @@ class NcclCommunicator : public Communicator {
     const Event ready(runtime);
     runtime.record(ready.get(), runtime.compute_stream());
     runtime.wait(channel_->stream, ready.get());
+    const activity::Collective inside(activity::Plane::kData, operation);
     channel_->handle.run(operation, call);
     return Work(std::make_unique<DeviceWork>(channel_, operation, std::move(tensors)));
   }

@@ -1,14 +1,18 @@
 #include "sft/train/run.h"
 
+#include <fmt/chrono.h>
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "dataset_checks.h"
+#include "heartbeat.h"
 #include "resume.h"
 #include "sft/base/file.h"
 #include "sft/base/json.h"
@@ -111,9 +115,27 @@ std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, cons
        .num_train_epochs = plan.num_train_epochs});
 }
 
+// From here on, what a rank that hangs has to say goes to one folder for all ranks of this start.
+void watch(base::Watchdog& watchdog, const config::Options& options, parallel::Communicator& comm,
+           const parallel::Topology& topology) {
+  const auto limit = [on = options.runtime.watchdog](double seconds) {
+    return on ? seconds : std::numeric_limits<double>::infinity();
+  };
+  const std::string started =
+      comm.broadcast_bytes(fmt::format("{:%Y-%m-%dT%H-%M-%S}", fmt::gmtime(std::time(nullptr))), 0);
+  watchdog.set_rank({.folder = fs::absolute(options.save.output_dir) / "diagnostics" / ("hang-" + started),
+                     .rank = comm.rank(),
+                     .hosts = comm.all_gather_bytes(topology.host)},
+                    {.start = limit(options.runtime.watchdog_start_seconds),
+                     .step = limit(options.runtime.watchdog_step_seconds),
+                     .evaluation = limit(options.runtime.watchdog_evaluation_seconds),
+                     .checkpoint = limit(options.runtime.watchdog_checkpoint_seconds),
+                     .finish = limit(options.runtime.watchdog_checkpoint_seconds)});
+}
+
 }  // namespace
 
-ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env) {
+ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env, base::Watchdog& watchdog) {
   const config::Options& options = parsed.options;
   const parallel::Topology& topology = env.topology();
   const StopSignals signals;
@@ -149,6 +171,9 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                                              *comm);
   const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);
+  watch(watchdog, options, *comm, topology);
+  std::optional<Heartbeat> heartbeat;
+  if (first) heartbeat.emplace(fs::path(options.save.output_dir) / "diagnostics" / "heartbeat");
   if (first)
     base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
 
@@ -184,14 +209,19 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   log->event(found ? "resumed" : "started", state.step,
              nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
 
+  RunRequests requests({.output_dir = options.save.output_dir,
+                        .max_run_minutes = options.runtime.max_run_minutes,
+                        .save_on_interval_minutes = options.save.save_on_interval_minutes});
   Trainer trainer(
-      {*comm, *loader, engine, *optimizer, *schedule, evaluator.get(), *store, *log, signals, timers},
+      {*comm, *loader, engine, *optimizer, *schedule, evaluator.get(), *store, *log, signals, requests,
+       watchdog, timers},
       {.plan = plan,
        .logging = options.logging,
        .eval = options.eval,
        .save = options.save,
        .max_grad_norm = options.optimizer.max_grad_norm,
        .max_non_finite_steps = options.optimizer.max_non_finite_steps,
+       .check_replicas_steps = options.runtime.check_replicas_steps,
        .trl_compat = options.runtime.trl_compat,
        .identity = identity,
        .side_files = std::move(inputs.side_files)});

@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "process_clock.h"
+#include "sft/base/activity.h"
 #include "sft/base/checked.h"
 #include "sft/base/log.h"
+#include "sft/engine/replica_check.h"
 
 namespace sft::train {
 
@@ -33,17 +35,20 @@ ExitCode Trainer::run(TrainState state) {
                    nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
 
   while (!finished(state)) {
+    parts_.watchdog.enter(base::Section::kStep);
+    activity::set_step(state.step + 1);
     const data::Window window = [&] {
       const auto timed = parts_.timers.scope(Phase::kData);
       return parts_.loader.next(state.cursor);
     }();
     const WindowCounts counts = count(window);
-    if (counts.stop_requested) return save_and_leave(state);
+    if (counts.stop_requested) return save_and_leave(state, counts.final_stop);
 
     parts_.engine.zero_grad();
     const double divisor = loss_divisor(counts);
     for (std::size_t i = 0; i < window.micro_batches.size(); ++i) {
       const bool last = i + 1 == window.micro_batches.size();
+      activity::set_micro_step(static_cast<int64_t>(i));
       if (!last) stop_vote_.ask();
       parts_.engine.forward_backward(window.micro_batches[i], 1.0 / divisor, last);
       if (!last && stop_vote_.answer()) return save_and_leave(state);  // the unfinished window is dropped
@@ -58,12 +63,15 @@ ExitCode Trainer::run(TrainState state) {
       skip_update(state, window, metrics);
     }
     advance(state, window, counts);
+    if (options_.check_replicas_steps > 0 && state.step % options_.check_replicas_steps == 0)
+      engine::check_replicas(parts_.engine.blocks(), parts_.comm);
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
     log_step(state, metrics.loss_sum / divisor, metrics, learning_rate, epoch_ended);
     if (eval_trigger_.due(state.step, epoch_ended) || (finished(state) && eval_trigger_.by_steps()))
       evaluate(state);
-    if (save_trigger_.due(state.step, epoch_ended) || (finished(state) && save_trigger_.by_steps()))
+    if (counts.save_requested || save_trigger_.due(state.step, epoch_ended) ||
+        (finished(state) && save_trigger_.by_steps()))
       save(state);
   }
   return finish(state);
@@ -79,10 +87,16 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
     const bool last_window = window.end.epoch != window.begin.epoch;
     if (last_window && remainder > 0 && parts_.comm.rank() >= remainder) num_tokens = 0;
   }
-  std::array<int64_t, 4> sums{window.num_targets, window.num_first_labels, num_tokens,
-                              parts_.signals.requested() ? 1 : 0};
+  RunRequests::Asked asked;
+  if (parts_.comm.rank() == 0) asked = parts_.requests.look();
+  std::array<int64_t, 6> sums{window.num_targets,
+                              window.num_first_labels,
+                              num_tokens,
+                              parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
+                              asked.stop ? 1 : 0,
+                              asked.save ? 1 : 0};
   parts_.comm.all_reduce(sums);
-  return {sums[0], sums[1], sums[2], sums[3] > 0};
+  return {sums[0], sums[1], sums[2], sums[3] > 0, sums[4] > 0, sums[5] > 0};
 }
 
 double Trainer::loss_divisor(const WindowCounts& counts) const {
@@ -183,14 +197,17 @@ void Trainer::log_timing(const TrainState& state, double seconds) {
 
 void Trainer::evaluate(const TrainState& state) {
   if (!parts_.evaluator) return;
+  const auto watched = parts_.watchdog.scope(base::Section::kEvaluation);
   parts_.log.entry("eval", state.step, state.epoch, parts_.evaluator->run());
 }
 
 void Trainer::save(const TrainState& state) {
   if (last_saved_step_ == state.step) return;
   const auto timed = parts_.timers.scope(Phase::kCheckpoint);
+  const auto watched = parts_.watchdog.scope(base::Section::kCheckpoint);
   const checkpoint::SaveReport report = parts_.checkpoints.save(contents(state));
   last_saved_step_ = state.step;
+  if (parts_.comm.rank() == 0) parts_.requests.saved();
   parts_.log.event(
       "checkpoint", state.step,
       nlohmann::json{{"path", report.path.string()}, {"bytes", report.bytes}, {"seconds", report.seconds}}
@@ -230,6 +247,7 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
 }
 
 ExitCode Trainer::finish(const TrainState& state) {
+  parts_.watchdog.enter(base::Section::kFinish);
   const double seconds = base::monotonic_seconds() - started_;
   const double steps = static_cast<double>(state.step - first_step_);
   const double rows = steps * static_cast<double>(options_.plan.layout.global_batch_size());
@@ -247,12 +265,15 @@ ExitCode Trainer::finish(const TrainState& state) {
   return ExitCode::kDone;
 }
 
-ExitCode Trainer::save_and_leave(const TrainState& state) {
+ExitCode Trainer::save_and_leave(const TrainState& state, bool final_stop) {
   if (parts_.comm.rank() == 0) log::warning("stop requested: leaving after step {}", state.step);
   save(state);
   parts_.log.event("stopped", state.step, "{}");
   parts_.log.flush();
-  return ExitCode::kRequeue;
+  parts_.watchdog.enter(base::Section::kFinish);
+  if (!final_stop) return ExitCode::kRequeue;
+  if (parts_.comm.rank() == 0) parts_.requests.stopped();
+  return ExitCode::kDone;
 }
 
 }  // namespace sft::train

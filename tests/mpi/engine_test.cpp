@@ -6,7 +6,9 @@
 
 #include <chrono>
 
+#include "sft/base/error.h"
 #include "sft/base/hash.h"
+#include "sft/engine/replica_check.h"
 #include "support/delaying_communicator.h"
 #include "support/mpi_test.h"
 #include "support/solo_communicator.h"
@@ -73,6 +75,39 @@ TEST(DistributedEngine, DelayedCollectivesGiveTheSameBits) {
   const std::string found = bits(delayed.gradients(my_window(delayed.rows, comm)));
   EXPECT_EQ(found, expected);
   EXPECT_EQ(late.num_delayed(), comm.size() > 1 ? delayed.decoder->num_blocks() : 0);
+}
+
+TEST(ReplicaCheck, EqualWeightsPass) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine distributed({}, testing::tiny_llama(), comm);
+  EXPECT_NO_THROW(check_replicas(distributed.engine.blocks(), comm));
+}
+
+TEST(ReplicaCheck, OneFlippedBitIsFoundAndNamed) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine distributed({}, testing::tiny_llama(), comm);
+  const ParameterBlock& block = distributed.engine.blocks()[2];
+  const std::string victim = block.tensors()[1].name;
+  if (comm.rank() == 1) {
+    float* values = block.views().weights[1].data_ptr<float>();
+    reinterpret_cast<uint32_t*>(values)[5] ^= 1U;  // the least bit of one mantissa
+  }
+  std::string message;
+  base::ExitCode code = base::ExitCode::kDone;
+  try {
+    check_replicas(distributed.engine.blocks(), comm);
+  } catch (const base::Error& error) {
+    message = error.what();
+    code = error.code();
+  }
+  if (comm.size() == 1) {
+    EXPECT_EQ(message, "");
+    return;
+  }
+  const std::string ranks = comm.size() == 2 ? "rank 0 or 1 differs" : "rank 1 differs";
+  EXPECT_EQ(code, base::ExitCode::kDiverged);
+  EXPECT_NE(message.find(victim), std::string::npos) << message;
+  EXPECT_NE(message.find(ranks), std::string::npos) << message;
 }
 
 TEST(DistributedEngine, ARankWithoutRowsJoins) {

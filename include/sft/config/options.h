@@ -93,6 +93,7 @@ struct SaveOptions {
   bool overwrite_output_dir = false;
   std::string save_strategy = "steps";               // no | steps | epoch
   double save_steps = 500;
+  std::optional<double> save_on_interval_minutes;    // also save when the last save is this long ago
   std::optional<int64_t> save_total_limit;
   bool save_only_model = false;
   std::string max_shard_size = "5GB";                // 1000-based units, as huggingface_hub
@@ -104,6 +105,11 @@ struct RuntimeOptions {
   std::string device = "auto";                       // auto | cpu | cuda
   std::string comm_backend = "auto";                 // auto | mpi | nccl
   bool trl_compat = false;
+  std::optional<double> max_run_minutes;             // then save, exit 85
+  int64_t check_replicas_steps = 100;                // 0: never
+  bool watchdog = true;
+  double watchdog_start_seconds = 600, watchdog_step_seconds = 30;
+  double watchdog_evaluation_seconds = 3600, watchdog_checkpoint_seconds = 1800;
 };
 
 struct Options {

@@ -8,6 +8,7 @@
 
 #include "sft/base/error.h"
 #include "sft/base/timer.h"
+#include "sft/base/watchdog.h"
 #include "sft/checkpoint/checkpoint.h"
 #include "sft/config/options.h"
 #include "sft/data/loader.h"
@@ -18,6 +19,7 @@
 #include "sft/parallel/communicator.h"
 #include "sft/train/evaluator.h"
 #include "sft/train/plan.h"
+#include "sft/train/run_requests.h"
 #include "sft/train/stop_signals.h"
 #include "sft/train/train_state.h"
 
@@ -34,6 +36,8 @@ struct TrainerParts {
   checkpoint::Store& checkpoints;
   metrics::TrainLog& log;
   const StopSignals& signals;
+  RunRequests& requests;
+  base::Watchdog& watchdog;
   base::PhaseTimers& timers;
 };
 
@@ -44,6 +48,7 @@ struct TrainerOptions {
   config::SaveOptions save;
   double max_grad_norm = 1.0;
   int64_t max_non_finite_steps = 10;
+  int64_t check_replicas_steps = 0;  // 0: never
   bool trl_compat = false;
   std::string identity;                          // run_identity()
   std::vector<checkpoint::SideFile> side_files;  // config.json, tokenizer, run.ini
@@ -54,7 +59,8 @@ class Trainer {
   Trainer(const TrainerParts& parts, TrainerOptions options);
 
   // Collective. Trains from `state`, whose parameters and optimizer state are already in place, to the end or
-  // until asked to stop. kDone: final model written. kRequeue: stopped on request, checkpoint written.
+  // until asked to stop. kDone: final model written; or stopped for good, checkpoint written. kRequeue: stopped on
+  // request, checkpoint written.
   // Error(kNonFinite) on all ranks after max_non_finite_steps skipped steps in a row.
   base::ExitCode run(TrainState state);
 
@@ -62,7 +68,8 @@ class Trainer {
   // Sums over all ranks' parts of a window.
   struct WindowCounts {
     int64_t num_targets = 0, num_first_labels = 0, num_tokens = 0;
-    bool stop_requested = false;
+    bool stop_requested = false, final_stop = false;  // final: not to be run again
+    bool save_requested = false;
   };
 
   WindowCounts count(const data::Window& window);
@@ -77,7 +84,7 @@ class Trainer {
   void save(const TrainState& state);
   checkpoint::Contents contents(const TrainState& state) const;
   base::ExitCode finish(const TrainState& state);
-  base::ExitCode save_and_leave(const TrainState& state);
+  base::ExitCode save_and_leave(const TrainState& state, bool final_stop = false);
   bool finished(const TrainState& state) const { return state.step >= options_.plan.max_steps; }
 
   TrainerParts parts_;

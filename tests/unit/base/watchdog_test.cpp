@@ -1,0 +1,106 @@
+#include "sft/base/watchdog.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "sft/base/activity.h"
+
+namespace sft::base {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ExitedWithCode;
+
+void sleep_seconds(double seconds) {
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+fs::path fresh_folder(const std::string& name) {
+  const fs::path folder = fs::path(testing::TempDir()) / name;
+  fs::remove_all(folder);
+  return folder;
+}
+
+std::string text_of(const fs::path& path) {
+  std::ifstream stream(path);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+TEST(Activity, CollectivesAreNumberedAndLeft) {
+  const int64_t before = activity::now().data.sequence;
+  {
+    const activity::Collective inside(activity::Plane::kData, "all_gather");
+    EXPECT_EQ(activity::now().data.sequence, before + 1);
+    EXPECT_TRUE(activity::now().data.inside);
+    EXPECT_STREQ(activity::now().data.name, "all_gather");
+  }
+  EXPECT_FALSE(activity::now().data.inside);
+  activity::set_step(3);
+  activity::set_block(2);
+  activity::set_step(4);
+  EXPECT_EQ(activity::now().step, 4);
+  EXPECT_EQ(activity::now().block, 0);
+}
+
+class WatchdogDeathTest : public testing::Test {
+ protected:
+  WatchdogDeathTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(WatchdogDeathTest, AStartThatHangsEndsTheProcess) {
+  EXPECT_EXIT(
+      {
+        const Watchdog watchdog(0.3);
+        sleep_seconds(60);
+      },
+      ExitedWithCode(86), "no progress for .* s .section start");
+}
+
+void hang_in_a_step(const fs::path& folder) {
+  Watchdog watchdog(60);
+  watchdog.set_rank({folder, 0, {"here"}}, {.start = 0.5, .step = 0.5});
+  activity::set_step(9);
+  watchdog.enter(Section::kStep);
+  sleep_seconds(60);
+}
+
+TEST_F(WatchdogDeathTest, AStepThatHangsLeavesAReportWithStacks) {
+  const fs::path folder = fresh_folder("watchdog-report");
+  EXPECT_EXIT(hang_in_a_step(folder), ExitedWithCode(86),
+              "rank 0 .here. does not come on: section step.*step 9");
+  const std::string report = text_of(folder / "rank-0.json");
+  EXPECT_NE(report.find("nanosleep"), std::string::npos) << report;  // what the main thread was in
+  EXPECT_NE(text_of(folder / "verdict.txt").find("does not come on"), std::string::npos);
+}
+
+TEST_F(WatchdogDeathTest, TheOtherRanksReportIsRead) {
+  const fs::path folder = fresh_folder("watchdog-two-ranks");
+  const auto hang = [&] {
+    Watchdog watchdog(60);
+    watchdog.set_rank({folder, 1, {"here", "there"}}, {.start = 0.5});
+    sleep_seconds(60);
+  };
+  EXPECT_EXIT(hang(), ExitedWithCode(86), "rank 0 .here. did not report");
+}
+
+TEST(Watchdog, ProgressAndInnerSectionsKeepItQuiet) {
+  Watchdog watchdog(60);
+  watchdog.set_rank({fresh_folder("watchdog-quiet"), 0, {"here"}},
+                    {.start = 60, .step = 1.5, .checkpoint = 60});
+  for (int step = 0; step < 4; ++step) {
+    watchdog.enter(Section::kStep);
+    sleep_seconds(0.4);
+    const auto saving = watchdog.scope(Section::kCheckpoint);
+    sleep_seconds(0.4);
+  }
+  SUCCEED();  // six times the limit of a step went by, in steps and saves that were each shorter
+}
+
+}  // namespace
+}  // namespace sft::base
