@@ -39,7 +39,7 @@ def test_a_stopped_rank_is_named(workspace):
 
 
 def test_the_run_goes_on_from_its_checkpoint(workspace):
-    settings = workspace.settings("goes-on", resume_from_checkpoint=True, watchdog_step_seconds=2, max_steps=200, save_steps=20)
+    settings = workspace.settings("goes-on", resume_from_checkpoint=True, watchdog_step_seconds=2, watchdog_checkpoint_seconds=5, max_steps=200, save_steps=20)
     process = small.start(settings, 2)
     try:
         small.wait_for(lambda: small.checkpoints(settings["output_dir"]), "a checkpoint", process)

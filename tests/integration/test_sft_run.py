@@ -50,7 +50,7 @@ def test_killed_ranks_are_started_again_and_nothing_is_lost(workspace):
 
 
 def test_a_hang_is_ended_and_the_run_goes_on(workspace):
-    settings = workspace.settings("hang", max_steps=400, save_steps=25, save_total_limit=2, watchdog_step_seconds=2)
+    settings = workspace.settings("hang", max_steps=400, save_steps=25, save_total_limit=2, watchdog_step_seconds=2, watchdog_checkpoint_seconds=5)
     process = start(settings, 2)
     try:
         small.wait_for(lambda: small.checkpoints(settings["output_dir"]), "a checkpoint", process)
