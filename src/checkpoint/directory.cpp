@@ -153,15 +153,17 @@ void put_in_place(const fs::path& temporary, const fs::path& target) {
   if (replaces) delete_or_warn(old);
 }
 
-void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t limit) {
+void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_step, int64_t limit) {
   try {
     std::map<int64_t, fs::path> checkpoints = list_checkpoints(output_dir);
-    int64_t kept = 0;
+    std::erase_if(checkpoints, [](const auto& item) { return !is_real_folder(item.second); });
+    const bool spares_best = best_step < saved_step && checkpoints.contains(best_step);
+    int64_t room = limit - 1 - (spares_best ? 1 : 0);  // for others than these two
     for (auto item = checkpoints.rbegin(); item != checkpoints.rend(); ++item) {
       const auto& [step, path] = *item;
-      const bool keep = step <= saved_step && kept < limit && is_real_folder(path);
-      if (keep) ++kept;
-      if (!keep && is_real_folder(path)) discard(path);
+      if (step == saved_step || (spares_best && step == best_step)) continue;
+      if (step < saved_step && room-- > 0) continue;
+      discard(path);
     }
   } catch (const std::exception& error) {
     log::warning("save_total_limit could not be applied in {}: {}", output_dir.string(), error.what());

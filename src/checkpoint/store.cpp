@@ -103,6 +103,8 @@ class DirectoryStore final : public Store {
 
   bool has_results() const override { return has_results_; }
   void discard_checkpoints() override;
+  void keep_only(int64_t step) override;
+  bool has_checkpoint(int64_t step) override;
   SaveReport save(const Contents& contents) override;
   SaveReport save_final_model(const Contents& contents) override;
   std::unique_ptr<Reader> open_newest() override;
@@ -183,6 +185,15 @@ void DirectoryStore::discard_checkpoints() {
   has_results_ = false;
 }
 
+void DirectoryStore::keep_only(int64_t step) {
+  if (is_root()) apply_limit(dir(), step, step, 1);
+}
+
+bool DirectoryStore::has_checkpoint(int64_t step) {
+  const bool has = is_root() && fs::is_directory(checkpoint_path(dir(), step));
+  return !comm_.broadcast_bytes(has ? "yes" : "", 0).empty();
+}
+
 SaveReport DirectoryStore::save(const Contents& contents) {
   const double start = base::monotonic_seconds();
   comm_.check_same("the step of a checkpoint", std::to_string(contents.step));
@@ -196,7 +207,8 @@ SaveReport DirectoryStore::save(const Contents& contents) {
     remove_draft(draft);
     throw;
   }
-  if (is_root() && options_.save_total_limit) apply_limit(dir(), contents.step, *options_.save_total_limit);
+  if (is_root() && options_.save_total_limit)
+    apply_limit(dir(), contents.step, contents.best_step, *options_.save_total_limit);
   return {target, draft.bytes, draft.bytes_this_rank, base::monotonic_seconds() - start};
 }
 

@@ -130,14 +130,32 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(eval, eval_on_start), "evaluate before the first step");
   rows.add(SFT_OPTION(eval, eval_packing), "pack the evaluation set; None: as packing says");
 
+  rows.add(SFT_OPTION(eval, eval_delay),
+           "no evaluation before this step, or this epoch where eval_strategy = epoch", at_least(0));
+
+  rows.group("Best model and early stopping");
+  rows.add(SFT_OPTION(best, load_best_model_at_end),
+           "end with the checkpoint whose evaluation was best, instead of the last weights");
+  rows.add(
+      SFT_OPTION(best, metric_for_best_model),
+      "the evaluation's value that tells, with or without eval_; None: loss where the best model is loaded");
+  rows.add(SFT_OPTION(best, greater_is_better), "None: true unless the metric's name ends in loss");
+  rows.add(SFT_OPTION(best, early_stopping_patience),
+           "end the run after this many evaluations in a row without gain; None: never", at_least(1));
+  rows.add(SFT_OPTION(best, early_stopping_threshold),
+           "what is a gain: better than the best by more than this", at_least(0));
+
   rows.group("Saving and resuming");
   rows.add(SFT_OPTION(save, output_dir), "folder of checkpoints, logs and the final model", path());
   rows.add(SFT_OPTION(save, overwrite_output_dir), "allow a new run to replace the results in output_dir");
-  rows.add(SFT_OPTION(save, save_strategy), "when to save a checkpoint", one_of({"no", "steps", "epoch"}));
+  rows.add(SFT_OPTION(save, save_strategy),
+           "when to save a checkpoint; best: after each evaluation that is the best so far",
+           one_of({"no", "steps", "epoch", "best"}));
   rows.add(SFT_OPTION(save, save_steps), "steps from checkpoint to checkpoint", steps());
   rows.add(SFT_OPTION(save, save_on_interval_minutes),
            "also save once this long has passed since the last save; None: by steps only", above_zero());
-  rows.add(SFT_OPTION(save, save_total_limit), "checkpoints to keep; None: all", at_least(1));
+  rows.add(SFT_OPTION(save, save_total_limit),
+           "checkpoints to keep, the newest and the best always among them; None: all", at_least(1));
   rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs");
   rows.add(SFT_OPTION(save, max_shard_size), "largest safetensors file of a checkpoint", size());
   rows.add(SFT_OPTION(save, resume_from_checkpoint),

@@ -163,6 +163,11 @@ int64_t parse_integer(const std::string& text, const std::string& what) {
   return *value;
 }
 
+std::string metric_for_best_model(const BestOptions& options) {
+  if (!options.metric_for_best_model.empty()) return options.metric_for_best_model;
+  return options.load_best_model_at_end ? "loss" : "";
+}
+
 int64_t resolve_steps(double value, int64_t max_steps) {
   return static_cast<int64_t>(value < 1 ? std::ceil(static_cast<double>(max_steps) * value) : value);
 }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <cmath>
+
 #include "option_table.h"
 #include "sft/base/error.h"
 #include "sft/config/parse.h"
@@ -27,6 +29,49 @@ void check_steps(Findings& found, const std::string& what, const std::string& st
              "{0}_strategy = steps needs {0}_steps above 0 (never: {0}_strategy = no)", what);
 }
 
+// Whether every saving step is an evaluation step, as transformers asks where the best model is loaded.
+bool is_multiple(double save_steps, double eval_steps) {
+  if (eval_steps <= 0 || (save_steps < 1) != (eval_steps < 1)) return false;
+  constexpr double kFractions = 1e6;
+  const double unit = save_steps < 1 ? kFractions : 1;
+  const double eval = std::round(eval_steps * unit);
+  return eval > 0 && std::fmod(std::round(save_steps * unit), eval) == 0;
+}
+
+void check_best_model(Findings& found, const Options& o) {
+  const std::string &eval = o.eval.eval_strategy, &save = o.save.save_strategy;
+  const std::string metric = metric_for_best_model(o.best);
+  const bool loads = o.best.load_best_model_at_end, stops = o.best.early_stopping_patience.has_value();
+  const double eval_steps = o.eval.eval_steps.value_or(o.logging.logging_steps);
+  found.when(loads && eval == "no", {"load_best_model_at_end", "eval_strategy"},
+             "load_best_model_at_end = true needs evaluations: set eval_strategy");
+  found.when(loads && eval != "no" && save != "best" && save != eval,
+             {"load_best_model_at_end", "save_strategy", "eval_strategy"},
+             "load_best_model_at_end = true needs save_strategy = eval_strategy or save_strategy = best, but "
+             "eval_strategy = {} and save_strategy = {}",
+             eval, save);
+  found.when(
+      loads && eval == "steps" && save == "steps" && !is_multiple(o.save.save_steps, eval_steps),
+      {"load_best_model_at_end", "save_steps", "eval_steps"},
+      "load_best_model_at_end = true needs save_steps to be a multiple of eval_steps, but save_steps = {} "
+      "and eval_steps = {}",
+      o.save.save_steps, eval_steps);
+  found.when(save == "best" && (metric.empty() || eval == "no"),
+             {"save_strategy", "metric_for_best_model", "eval_strategy"},
+             "save_strategy = best needs metric_for_best_model (loss, for instance) and eval_strategy");
+  found.when(
+      stops && (metric.empty() || eval == "no"),
+      {"early_stopping_patience", "metric_for_best_model", "eval_strategy"},
+      "early_stopping_patience = {} needs metric_for_best_model (loss, for instance) and eval_strategy",
+      o.best.early_stopping_patience.value_or(0));
+  found.when(!stops && o.best.early_stopping_threshold > 0,
+             {"early_stopping_threshold", "early_stopping_patience"},
+             "early_stopping_threshold = {} needs early_stopping_patience", o.best.early_stopping_threshold);
+  found.when(metric.ends_with("_runtime") || metric == "runtime" || metric.ends_with("_per_second"),
+             {"metric_for_best_model"}, "metric_for_best_model = {} tells how fast a machine is, not a model",
+             metric);
+}
+
 }  // namespace
 
 std::vector<Contradiction> contradictions(const Options& o) {
@@ -45,6 +90,8 @@ std::vector<Contradiction> contradictions(const Options& o) {
   check_steps(found, "logging", o.logging.logging_strategy, o.logging.logging_steps);
   check_steps(found, "eval", o.eval.eval_strategy, o.eval.eval_steps.value_or(o.logging.logging_steps));
   check_steps(found, "save", o.save.save_strategy, o.save.save_steps);
+
+  check_best_model(found, o);
 
   const bool no_eval_data = o.data.eval_dataset.empty();
   found.when(o.eval.eval_strategy != "no" && no_eval_data, {"eval_strategy", "eval_dataset"},

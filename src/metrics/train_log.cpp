@@ -23,7 +23,7 @@ class NoLog final : public TrainLog {
   void progress(int64_t, double, double, double) override {}
   void entry(const std::string&, int64_t, double, const Values&) override {}
   void event(const std::string&, int64_t, const std::string&) override {}
-  std::string trainer_state(int64_t, double, double, int64_t) const override { return ""; }
+  std::string trainer_state(const TrainerProgress&) const override { return ""; }
   void restore(const std::string&) override {}
   void flush() override {}
 };
@@ -84,9 +84,8 @@ class RankZeroLog final : public TrainLog {
     lines_.append(line_of(line));
   }
 
-  std::string trainer_state(int64_t step, double epoch, double total_flos,
-                            int64_t num_tokens) const override {
-    return trainer_state_json(options_, {step, epoch, total_flos, num_tokens}, history_);
+  std::string trainer_state(const TrainerProgress& progress) const override {
+    return trainer_state_json(options_, progress, history_);
   }
 
   void restore(const std::string& trainer_state_json) override {

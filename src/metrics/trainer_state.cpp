@@ -19,17 +19,27 @@ nlohmann::ordered_json json_value(const std::string& key, double value) {
 
 std::string trainer_state_json(const LogOptions& options, const TrainerProgress& progress,
                                const json& log_history) {
-  const json trainer_control = {{"args",
-                                 {{"should_epoch_stop", false},
-                                  {"should_evaluate", false},
-                                  {"should_log", false},
-                                  {"should_save", true},
-                                  {"should_training_stop", progress.step >= options.max_steps}}},
-                                {"attributes", json::object()}};
+  const json trainer_control = {
+      {"args",
+       {{"should_epoch_stop", false},
+        {"should_evaluate", false},
+        {"should_log", false},
+        {"should_save", true},
+        {"should_training_stop", progress.step >= options.max_steps || progress.stopped_early}}},
+      {"attributes", json::object()}};
+  json callbacks = {{"TrainerControl", trainer_control}};
+  if (options.early_stopping_patience) {
+    callbacks["EarlyStoppingCallback"] = {
+        {"args",
+         {{"early_stopping_patience", *options.early_stopping_patience},
+          {"early_stopping_threshold", options.early_stopping_threshold}}},
+        {"attributes", {{"early_stopping_patience_counter", progress.evaluations_without_gain}}}};
+  }
+  const bool has_best = progress.best_step >= 0, has_checkpoint = !progress.best_model_checkpoint.empty();
   const json state = {
-      {"best_global_step", nullptr},
-      {"best_metric", nullptr},
-      {"best_model_checkpoint", nullptr},
+      {"best_global_step", has_best ? json(progress.best_step) : json()},
+      {"best_metric", has_best ? json(progress.best_metric) : json()},
+      {"best_model_checkpoint", has_checkpoint ? json(progress.best_model_checkpoint) : json()},
       {"epoch", progress.epoch},
       {"eval_steps", options.eval_steps},
       {"global_step", progress.step},
@@ -42,7 +52,7 @@ std::string trainer_state_json(const LogOptions& options, const TrainerProgress&
       {"num_input_tokens_seen", progress.num_tokens},
       {"num_train_epochs", json(json_value("num_train_epochs", options.num_train_epochs))},
       {"save_steps", options.save_steps},
-      {"stateful_callbacks", {{"TrainerControl", trainer_control}}},
+      {"stateful_callbacks", callbacks},
       {"total_flos", progress.total_flos},
       {"train_batch_size", options.train_batch_size},
       {"trial_name", nullptr},

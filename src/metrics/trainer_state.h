@@ -13,12 +13,6 @@ namespace sft::metrics {
 // things ("num_...") are whole numbers.
 nlohmann::ordered_json json_value(const std::string& key, double value);
 
-struct TrainerProgress {
-  int64_t step = 0;
-  double epoch = 0, total_flos = 0;
-  int64_t num_tokens = 0;
-};
-
 std::string trainer_state_json(const LogOptions& options, const TrainerProgress& progress,
                                const nlohmann::json& log_history);
 

@@ -19,7 +19,8 @@ BestModelRule::BestModelRule(const config::BestOptions& options)
 
 bool BestModelRule::take(const metrics::Values& values, int64_t step, BestModel& best) const {
   if (metric_.empty()) return false;
-  const auto found = std::find_if(values.begin(), values.end(), [&](const auto& v) { return v.first == metric_; });
+  const auto found =
+      std::find_if(values.begin(), values.end(), [&](const auto& v) { return v.first == metric_; });
   if (found == values.end()) {
     std::vector<std::string> names;
     for (const auto& [name, value] : values) names.push_back(name);
@@ -30,7 +31,8 @@ bool BestModelRule::take(const metrics::Values& values, int64_t step, BestModel&
   }
   const double value = found->second;
   const bool better = std::isfinite(value) && (best.step < 0 || is_better(value, best.metric));
-  const bool gain = better && (best.step < 0 || std::abs(value - best.metric) > options_.early_stopping_threshold);
+  const bool gain =
+      better && (best.step < 0 || std::abs(value - best.metric) > options_.early_stopping_threshold);
   best.evaluations_without_gain = gain ? 0 : best.evaluations_without_gain + 1;
   if (better) {
     best.step = step;
@@ -40,7 +42,8 @@ bool BestModelRule::take(const metrics::Values& values, int64_t step, BestModel&
 }
 
 bool BestModelRule::stops(const BestModel& best) const {
-  return options_.early_stopping_patience && best.evaluations_without_gain >= *options_.early_stopping_patience;
+  return options_.early_stopping_patience &&
+         best.evaluations_without_gain >= *options_.early_stopping_patience;
 }
 
 }  // namespace sft::train

@@ -63,6 +63,14 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
   return state;
 }
 
+void forget_lost_best_model(TrainState& state, checkpoint::Store& store, parallel::Communicator& comm) {
+  int64_t& step = state.best.checkpoint_step;
+  if (step < 0 || store.has_checkpoint(step)) return;
+  if (comm.rank() == 0)
+    log::warning("the best checkpoint so far, checkpoint-{}, is not in output_dir any more: it cannot be loaded at the end", step);
+  step = -1;
+}
+
 void check_weights(const model::Decoder& decoder, const std::filesystem::path& model_dir) {
   const auto source = model::open_model_weights(model_dir);
   for (int64_t block = 0; block < decoder.num_blocks(); ++block) {

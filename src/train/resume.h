@@ -14,8 +14,9 @@
 
 namespace sft::train {
 
-// Collective. Null: start afresh (with overwrite_output_dir after discarding the old checkpoints and log). Error(kConfig): output_dir holds results and neither resume_from_checkpoint
-// nor overwrite_output_dir is set.
+// Collective. Null: start afresh (with overwrite_output_dir after discarding the old checkpoints and log).
+// Error(kConfig): output_dir holds results and neither resume_from_checkpoint nor overwrite_output_dir is
+// set.
 std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options,
                                                     checkpoint::Store& store, parallel::Communicator& comm);
 
@@ -26,5 +27,9 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
 // Local. Every tensor of the decoder is in the folder with the right shape (so that no rank fails alone while
 // ranks load together).
 void check_weights(const model::Decoder& decoder, const std::filesystem::path& model_dir);
+
+// Collective. The best checkpoint that the state speaks of may have been removed: then there is none (a
+// warning).
+void forget_lost_best_model(TrainState& state, checkpoint::Store& store, parallel::Communicator& comm);
 
 }  // namespace sft::train

@@ -112,7 +112,9 @@ std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, cons
        .logging_steps = plan.logging_steps,
        .eval_steps = plan.eval_steps,
        .save_steps = plan.save_steps,
-       .num_train_epochs = plan.num_train_epochs});
+       .num_train_epochs = plan.num_train_epochs,
+       .early_stopping_patience = options.best.early_stopping_patience,
+       .early_stopping_threshold = options.best.early_stopping_threshold});
 }
 
 // From here on, what a rank that hangs has to say goes to one folder for all ranks of this start.
@@ -199,6 +201,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   TrainState state;
   if (found) {
     state = restore(*found, engine, *optimizer, *log, *comm);
+    forget_lost_best_model(state, *store, *comm);
   } else {
     on_all_ranks(*comm, [&] { check_weights(*inputs.decoder, inputs.model_dir); });
     engine.load_parameters(*model::open_model_weights(inputs.model_dir));
@@ -218,6 +221,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
       {.plan = plan,
        .logging = options.logging,
        .eval = options.eval,
+       .best = options.best,
        .save = options.save,
        .max_grad_norm = options.optimizer.max_grad_norm,
        .max_non_finite_steps = options.optimizer.max_non_finite_steps,

@@ -23,6 +23,10 @@ void visit(State& state, Visitor&& field) {
   field("loss_sum", state.loss_sum);
   field("window_loss_sum", state.window_loss_sum);
   field("window_steps", state.window_steps);
+  field("best_step", state.best.step);
+  field("best_metric", state.best.metric);
+  field("best_checkpoint_step", state.best.checkpoint_step);
+  field("evaluations_without_gain", state.best.evaluations_without_gain);
 }
 
 }  // namespace

@@ -20,13 +20,14 @@ Trainer::Trainer(const TrainerParts& parts, TrainerOptions options)
     : parts_(parts),
       options_(std::move(options)),
       log_trigger_(options_.logging.logging_strategy, options_.plan.logging_steps),
-      eval_trigger_(options_.eval.eval_strategy, options_.plan.eval_steps),
+      eval_trigger_(options_.eval.eval_strategy, options_.plan.eval_steps, options_.eval.eval_delay),
       save_trigger_(options_.save.save_strategy, options_.plan.save_steps),
+      best_rule_(options_.best),
       stop_vote_(parts.signals, parts.comm) {}
 
 ExitCode Trainer::run(TrainState state) {
   parts_.comm.check_same("training state", state.to_json());
-  started_ = log_started_ = base::monotonic_seconds();
+  started_ = log_started_ = timing_started_ = base::monotonic_seconds();
   first_step_ = log_step_ = state.step;
   first_num_tokens_ = log_num_tokens_ = state.num_tokens;
   parts_.timers.take();
@@ -68,11 +69,10 @@ ExitCode Trainer::run(TrainState state) {
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
     log_step(state, metrics.loss_sum / divisor, metrics, learning_rate, epoch_ended);
-    if (eval_trigger_.due(state.step, epoch_ended) || (finished(state) && eval_trigger_.by_steps()))
-      evaluate(state);
-    if (counts.save_requested || save_trigger_.due(state.step, epoch_ended) ||
-        (finished(state) && save_trigger_.by_steps()))
-      save(state);
+    const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
+    const bool is_best = evaluates && evaluate_for_best(state);
+    const bool saves = save_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
+    if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) save(state);
   }
   return finish(state);
 }
@@ -164,7 +164,8 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
   const double tokens_per_second =
       static_cast<double>(state.num_tokens - log_num_tokens_) / std::max(1e-9, now - log_started_);
   parts_.log.progress(state.step, loss, learning_rate, tokens_per_second);
-  if (!log_trigger_.due(state.step, epoch_ended) && !(options_.logging.logging_first_step && state.step == 1))
+  if (!log_trigger_.due(state.step, state.epoch, epoch_ended) &&
+      !(options_.logging.logging_first_step && state.step == 1))
     return;
 
   const double mean_loss =
@@ -175,7 +176,7 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
                     {"learning_rate", learning_rate},
                     {"num_tokens", static_cast<double>(state.num_tokens)},
                     {"tokens_per_second", tokens_per_second}});
-  log_timing(state, now - log_started_);
+  log_timing(state);
   state.window_loss_sum = 0;
   state.window_steps = 0;
   log_started_ = now;
@@ -183,8 +184,10 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
   log_step_ = state.step;
 }
 
-void Trainer::log_timing(const TrainState& state, double seconds) {
+void Trainer::log_timing(const TrainState& state) {
   const base::PhaseTimers::Seconds phases = parts_.timers.take();
+  const double now = base::monotonic_seconds(), seconds = now - timing_started_;
+  timing_started_ = now;
   nlohmann::json details{{"steps", state.step - log_step_}, {"seconds", seconds}};
   double rest = seconds;
   for (std::size_t i = 0; i < base::kNumPhases; ++i) {
@@ -195,14 +198,32 @@ void Trainer::log_timing(const TrainState& state, double seconds) {
   parts_.log.event("timing", state.step, details.dump());
 }
 
-void Trainer::evaluate(const TrainState& state) {
-  if (!parts_.evaluator) return;
+metrics::Values Trainer::evaluate(const TrainState& state) {
   const auto watched = parts_.watchdog.scope(base::Section::kEvaluation);
-  parts_.log.entry("eval", state.step, state.epoch, parts_.evaluator->run());
+  const metrics::Values values = parts_.evaluator->run();
+  parts_.log.entry("eval", state.step, state.epoch, values);
+  return values;
 }
 
-void Trainer::save(const TrainState& state) {
+bool Trainer::evaluate_for_best(TrainState& state) {
+  const bool is_best = best_rule_.take(evaluate(state), state.step, state.best);
+  if (best_rule_.stops(state.best) && parts_.comm.rank() == 0) {
+    log::info(
+        "stopping early after step {}: {} evaluations in a row were no gain over {} = {} after step {} "
+        "(early_stopping_patience = {}, early_stopping_threshold = {})",
+        state.step, state.best.evaluations_without_gain, best_rule_.metric(), state.best.metric,
+        state.best.step, *options_.best.early_stopping_patience, options_.best.early_stopping_threshold);
+  }
+  return is_best;
+}
+
+std::filesystem::path Trainer::checkpoint_path(int64_t step) const {
+  return std::filesystem::path(options_.save.output_dir) / fmt::format("checkpoint-{}", step);
+}
+
+void Trainer::save(TrainState& state) {
   if (last_saved_step_ == state.step) return;
+  if (state.best.step == state.step) state.best.checkpoint_step = state.step;
   const auto timed = parts_.timers.scope(Phase::kCheckpoint);
   const auto watched = parts_.watchdog.scope(base::Section::kCheckpoint);
   const checkpoint::SaveReport report = parts_.checkpoints.save(contents(state));
@@ -224,9 +245,18 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
   result.train_state = state.to_json();
   result.environment = options_.identity;
   result.files = options_.side_files;
-  result.files.push_back(
-      {"trainer_state.json",
-       parts_.log.trainer_state(state.step, state.epoch, state.total_flos, state.num_tokens)});
+  result.best_step = state.best.checkpoint_step;
+  metrics::TrainerProgress progress{.step = state.step,
+                                    .epoch = state.epoch,
+                                    .total_flos = state.total_flos,
+                                    .num_tokens = state.num_tokens,
+                                    .stopped_early = best_rule_.stops(state.best),
+                                    .best_step = state.best.step,
+                                    .best_metric = state.best.metric,
+                                    .evaluations_without_gain = state.best.evaluations_without_gain};
+  if (state.best.checkpoint_step >= 0)
+    progress.best_model_checkpoint = checkpoint_path(state.best.checkpoint_step).string();
+  result.files.push_back({"trainer_state.json", parts_.log.trainer_state(progress)});
 
   const auto& blocks = parts_.engine.blocks();
   auto& states = parts_.optimizer.states();
@@ -260,12 +290,38 @@ ExitCode Trainer::finish(const TrainState& state) {
        {"train_tokens_per_second", static_cast<double>(state.num_tokens - first_num_tokens_) / seconds},
        {"total_flos", state.total_flos},
        {"train_loss", state.loss_sum / static_cast<double>(std::max<int64_t>(1, good_steps))}});
+  if (options_.best.load_best_model_at_end) load_best_model(state);
   parts_.checkpoints.save_final_model(contents(state));
+  if (state.best.checkpoint_step >= 0 && options_.save.save_total_limit == 1)
+    parts_.checkpoints.keep_only(state.best.checkpoint_step);
   parts_.log.flush();
   return ExitCode::kDone;
 }
 
-ExitCode Trainer::save_and_leave(const TrainState& state, bool final_stop) {
+void Trainer::load_best_model(const TrainState& state) {
+  const bool first = parts_.comm.rank() == 0;
+  if (state.best.checkpoint_step < 0) {
+    if (first)
+      log::warning(
+          "load_best_model_at_end: no checkpoint was made at a best evaluation; the last weights stay");
+    return;
+  }
+  if (state.best.checkpoint_step != state.step) {
+    const auto best = parts_.checkpoints.open_checkpoint(checkpoint_path(state.best.checkpoint_step));
+    parts_.engine.load_parameters(best->model());
+  }
+  parts_.log.event("best_model", state.step,
+                   nlohmann::json{{"best_step", state.best.step},
+                                  {"metric", best_rule_.metric()},
+                                  {"value", state.best.metric},
+                                  {"checkpoint_step", state.best.checkpoint_step}}
+                       .dump());
+  if (first)
+    log::info("the final model is checkpoint-{}: best {} = {}", state.best.checkpoint_step,
+              best_rule_.metric(), state.best.metric);
+}
+
+ExitCode Trainer::save_and_leave(TrainState& state, bool final_stop) {
   if (parts_.comm.rank() == 0) log::warning("stop requested: leaving after step {}", state.step);
   save(state);
   parts_.log.event("stopped", state.step, "{}");

@@ -36,6 +36,7 @@ struct Contents {
   std::vector<TensorSlice> optimizer;  // "<state>.<tensor name>"; empty with save_only_model
   std::string train_state;             // JSON object, kept in the manifest as it is
   std::string environment;             // JSON object: what the bits depend on
+  int64_t best_step = -1;              // a checkpoint that save_total_limit spares as it spares this one; -1: none
   std::vector<SideFile> files;         // config.json, tokenizer files, trainer_state.json, run.ini ... ; used from rank 0
 };
 
@@ -79,6 +80,10 @@ class Store {
   virtual bool has_results() const = 0;
   // Collective. Removes every checkpoint in output_dir: for a run that starts afresh over the results of another.
   virtual void discard_checkpoints() = 0;
+  // Collective. Removes every checkpoint but that of `step`, which exists. Failures are warnings.
+  virtual void keep_only(int64_t step) = 0;
+  // Collective. Whether output_dir has a checkpoint of that step.
+  virtual bool has_checkpoint(int64_t step) = 0;
 
   // Collective. Returns after the commit; applies save_total_limit. Error(kStorage): nothing of this checkpoint is visible, older ones are intact.
   virtual SaveReport save(const Contents& contents) = 0;

@@ -86,12 +86,21 @@ struct EvalOptions {
   std::optional<double> eval_steps;                  // unset: logging_steps
   bool eval_on_start = false;
   std::optional<bool> eval_packing;                  // unset: packing
+  double eval_delay = 0;                             // no evaluation before this step (by steps) or epoch
+};
+
+struct BestOptions {
+  bool load_best_model_at_end = false;
+  std::string metric_for_best_model;                 // empty: loss with load_best_model_at_end, else none
+  std::optional<bool> greater_is_better;             // unset: unless the metric's name ends in "loss"
+  std::optional<int64_t> early_stopping_patience;    // evaluations without gain
+  double early_stopping_threshold = 0;
 };
 
 struct SaveOptions {
   std::string output_dir = "sft_output";
   bool overwrite_output_dir = false;
-  std::string save_strategy = "steps";               // no | steps | epoch
+  std::string save_strategy = "steps";               // no | steps | epoch | best
   double save_steps = 500;
   std::optional<double> save_on_interval_minutes;    // also save when the last save is this long ago
   std::optional<int64_t> save_total_limit;
@@ -122,6 +131,7 @@ struct Options {
   PrecisionOptions precision;
   LoggingOptions logging;
   EvalOptions eval;
+  BestOptions best;
   SaveOptions save;
   RuntimeOptions runtime;
 };

@@ -52,4 +52,7 @@ int64_t parse_integer(const std::string& text, const std::string& what);
 // A *_steps option as whole steps: value >= 1 itself, a fraction ceil(value * max_steps), as transformers' TrainerState.compute_steps.
 int64_t resolve_steps(double value, int64_t max_steps);
 
+// metric_for_best_model with its default; empty: none is followed.
+std::string metric_for_best_model(const BestOptions& options);
+
 }  // namespace sft::config

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +28,20 @@ struct LogOptions {
   // For trainer_state.json.
   int64_t train_batch_size = 0, logging_steps = 0, eval_steps = 0, save_steps = 0;
   double num_train_epochs = 0;
+  std::optional<int64_t> early_stopping_patience = {};
+  double early_stopping_threshold = 0;
+};
+
+// Where a run is, for trainer_state.json.
+struct TrainerProgress {
+  int64_t step = 0;
+  double epoch = 0, total_flos = 0;
+  int64_t num_tokens = 0;
+  bool stopped_early = false;
+  int64_t best_step = -1;             // -1: none
+  double best_metric = 0;
+  std::string best_model_checkpoint;  // empty: none
+  int64_t evaluations_without_gain = 0;
 };
 
 class TrainLog {
@@ -48,7 +63,7 @@ class TrainLog {
   virtual void event(const std::string& name, int64_t step, const std::string& details) = 0;
 
   // transformers' trainer_state.json for this moment.
-  virtual std::string trainer_state(int64_t step, double epoch, double total_flos, int64_t num_tokens) const = 0;
+  virtual std::string trainer_state(const TrainerProgress& progress) const = 0;
   // Takes log_history from a checkpoint's trainer_state.json. Error(kInvalidData).
   virtual void restore(const std::string& trainer_state_json) = 0;
   virtual void flush() = 0;

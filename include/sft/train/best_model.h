@@ -11,9 +11,9 @@ namespace sft::train {
 
 // Part of a run's state. -1: none yet.
 struct BestModel {
-  int64_t step = -1;             // after which the metric was best
-  double metric = 0;             // its value there
-  int64_t checkpoint_step = -1;  // newest checkpoint that was made at a best step
+  int64_t step = -1;                     // after which the metric was best
+  double metric = 0;                     // its value there
+  int64_t checkpoint_step = -1;          // newest checkpoint that was made at a best step
   int64_t evaluations_without_gain = 0;  // in a row, as early_stopping_threshold measures gain
 };
 
@@ -22,8 +22,9 @@ class BestModelRule {
  public:
   explicit BestModelRule(const config::BestOptions& options);
 
-  // Takes an evaluation into account. True: the metric is strictly better than ever before (a value that is not finite never is).
-  // Error(kConfig), the same on all ranks, when `values` has no such metric; it names those it has. Without a metric: false.
+  // Takes an evaluation into account. True: the metric is strictly better than ever before (a value that is
+  // not finite never is). Error(kConfig), the same on all ranks, when `values` has no such metric; it names
+  // those it has. Without a metric: false.
   bool take(const metrics::Values& values, int64_t step, BestModel& best) const;
   // Whether early_stopping_patience is used up.
   bool stops(const BestModel& best) const;

@@ -21,19 +21,22 @@ struct RunPlan {
 // reached at this world size; the message names the values that can.
 RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size);
 
-// When something periodic is due: "no", every `steps` steps, or at the end of every epoch.
+// When something periodic is due: "no" (and what is none of the following), every `steps` steps, or at the
+// end of every epoch; by steps also at the step that is said to be the last; not before `delay` steps or
+// epochs.
 class Trigger {
  public:
-  Trigger(const std::string& strategy, int64_t steps)
-      : steps_(strategy == "steps" ? steps : 0), epochs_(strategy == "epoch") {}
-  bool by_steps() const { return steps_ > 0; }
-  bool due(int64_t step, bool epoch_ended) const {
-    return (steps_ > 0 && step % steps_ == 0) || (epochs_ && epoch_ended);
+  Trigger(const std::string& strategy, int64_t steps, double delay = 0)
+      : steps_(strategy == "steps" ? steps : 0), epochs_(strategy == "epoch"), delay_(delay) {}
+  bool due(int64_t step, double epoch, bool epoch_ended, bool is_last_step = false) const {
+    if (steps_ > 0) return (step % steps_ == 0 || is_last_step) && delay_ <= static_cast<double>(step);
+    return epochs_ && epoch_ended && delay_ <= epoch;
   }
 
  private:
   int64_t steps_;
   bool epochs_;
+  double delay_;
 };
 
 }  // namespace sft::train

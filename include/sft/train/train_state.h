@@ -6,6 +6,7 @@
 #include <string>
 
 #include "sft/data/loader.h"
+#include "sft/train/best_model.h"
 
 namespace sft::train {
 
@@ -23,6 +24,7 @@ struct TrainState {
   double loss_sum = 0;         // of the finite steps' losses, for train_loss
   double window_loss_sum = 0;  // the same since the last log entry
   int64_t window_steps = 0;    // finite steps since then
+  BestModel best;
 
   // JSON object; doubles survive the round trip bit for bit.
   std::string to_json() const;

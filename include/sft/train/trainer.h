@@ -17,6 +17,7 @@
 #include "sft/optim/optimizer.h"
 #include "sft/optim/schedule.h"
 #include "sft/parallel/communicator.h"
+#include "sft/train/best_model.h"
 #include "sft/train/evaluator.h"
 #include "sft/train/plan.h"
 #include "sft/train/run_requests.h"
@@ -45,6 +46,7 @@ struct TrainerOptions {
   RunPlan plan;
   config::LoggingOptions logging;
   config::EvalOptions eval;
+  config::BestOptions best;
   config::SaveOptions save;
   double max_grad_norm = 1.0;
   int64_t max_non_finite_steps = 10;
@@ -79,23 +81,29 @@ class Trainer {
   void advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const;
   void log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate,
                 bool epoch_ended);
-  void log_timing(const TrainState& state, double seconds);
-  void evaluate(const TrainState& state);
-  void save(const TrainState& state);
+  void log_timing(const TrainState& state);
+  metrics::Values evaluate(const TrainState& state);
+  // Evaluates; true when the model is the best so far.
+  bool evaluate_for_best(TrainState& state);
+  void save(TrainState& state);
   checkpoint::Contents contents(const TrainState& state) const;
   base::ExitCode finish(const TrainState& state);
-  base::ExitCode save_and_leave(const TrainState& state, bool final_stop = false);
-  bool finished(const TrainState& state) const { return state.step >= options_.plan.max_steps; }
+  void load_best_model(const TrainState& state);
+  base::ExitCode save_and_leave(TrainState& state, bool final_stop = false);
+  std::filesystem::path checkpoint_path(int64_t step) const;
+  bool is_last_step(const TrainState& state) const { return state.step >= options_.plan.max_steps; }
+  bool finished(const TrainState& state) const { return is_last_step(state) || best_rule_.stops(state.best); }
 
   TrainerParts parts_;
   TrainerOptions options_;
   Trigger log_trigger_, eval_trigger_, save_trigger_;
+  BestModelRule best_rule_;
   StopVote stop_vote_;
   int64_t last_saved_step_ = -1;
   int64_t first_step_ = 0, first_num_tokens_ = 0;  // of this process
   double started_ = 0;                             // monotonic seconds
   // Since the last log entry.
-  double log_started_ = 0;
+  double log_started_ = 0, timing_started_ = 0;
   int64_t log_num_tokens_ = 0, log_step_ = 0;
 };
 

@@ -137,6 +137,24 @@ TEST(Store, KeepsTheNewestAndDropsAnotherCourse) {
   EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"checkpoint-4", "checkpoint-3", ".lease"}));
 }
 
+// As transformers' rotate_checkpoints: the newest and the best stay whatever the limit, then the newer ones.
+TEST(Store, SparesTheBestCheckpoint) {
+  using Steps = std::vector<int64_t>;
+  const struct {
+    int64_t limit, best;
+    Steps expected;
+  } cases[] = {{1, 2, {2, 5}},  {2, 2, {2, 5}}, {3, 2, {2, 4, 5}},      {2, 5, {4, 5}},
+               {2, -1, {4, 5}}, {2, 9, {4, 5}}, {7, 1, {1, 2, 3, 4, 5}}};
+  for (const auto& c : cases) {
+    const test::TempDir folder;
+    for (int64_t step = 1; step <= 5; ++step) fs::create_directory(checkpoint_path(folder.path(), step));
+    apply_limit(folder.path(), 5, c.best, c.limit);
+    Steps left;
+    for (const auto& [step, path] : list_checkpoints(folder.path())) left.push_back(step);
+    EXPECT_EQ(left, c.expected) << "limit " << c.limit << ", best " << c.best;
+  }
+}
+
 TEST(Store, RetentionFollowsNoSymbolicLinks) {
   const test::TempDir folder, elsewhere;
   test::write_file(elsewhere / "precious" / "file", "x");

@@ -29,6 +29,34 @@ TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
             "comm_backend = nccl is for GPUs, but device = cpu");
   EXPECT_EQ(error_of_text("train_file = a\ndataset_name = b"),
             "train_file and dataset_name are both set: give one source");
+  EXPECT_EQ(error_of_text("packing = true\nmax_length = None"),
+            "packing needs max_length, the length of the rows it fills");
+}
+
+// transformers' TrainingArguments refuses the same combinations.
+TEST(Contradictions, OfTheBestModel) {
+  const std::string load = "load_best_model_at_end = true\neval_dataset = e.h5\n",
+                    eval = "eval_strategy = steps\n";
+  EXPECT_EQ(error_of_text(load), "load_best_model_at_end = true needs evaluations: set eval_strategy");
+  EXPECT_EQ(error_of_text(load + "eval_strategy = epoch"),
+            "load_best_model_at_end = true needs save_strategy = eval_strategy or save_strategy = best, but "
+            "eval_strategy = epoch and save_strategy = steps");
+  for (const char* steps : {"save_steps = 15\neval_steps = 10", "save_steps = 10\neval_steps = 0.1",
+                            "save_steps = 0.25\neval_steps = 0.1"})
+    EXPECT_NE(error_of_text(load + eval + steps).find("needs save_steps to be a multiple of eval_steps"),
+              std::string::npos)
+        << steps;
+  for (const char* steps : {"save_steps = 20\neval_steps = 10", "save_steps = 0.3\neval_steps = 0.1",
+                            "save_strategy = best\neval_steps = 7"})
+    EXPECT_NO_THROW(parse_text(load + eval + steps)) << steps;
+  EXPECT_EQ(error_of_text("save_strategy = best"),
+            "save_strategy = best needs metric_for_best_model (loss, for instance) and eval_strategy");
+  EXPECT_EQ(error_of_text("eval_dataset = e.h5\nearly_stopping_patience = 2\n" + eval),
+            "early_stopping_patience = 2 needs metric_for_best_model (loss, for instance) and eval_strategy");
+  EXPECT_EQ(error_of_text("early_stopping_threshold = 0.1"),
+            "early_stopping_threshold = 0.1 needs early_stopping_patience");
+  EXPECT_EQ(error_of_text("metric_for_best_model = eval_runtime"),
+            "metric_for_best_model = eval_runtime tells how fast a machine is, not a model");
 }
 
 TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {

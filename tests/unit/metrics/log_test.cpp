@@ -74,7 +74,7 @@ TEST(TrainLog, EventsCarryTheirDetails) {
   EXPECT_EQ(line["rows"], json({4, 5}));
   EXPECT_THROW(log->event("skipped", 7, "rows"), base::Error);
   EXPECT_THROW(log->event("skipped", 7, "[1]"), base::Error);
-  EXPECT_EQ(json::parse(log->trainer_state(7, 0, 0, 0))["log_history"].size(), 0U);
+  EXPECT_EQ(json::parse(log->trainer_state({7, 0, 0, 0}))["log_history"].size(), 0U);
 }
 
 TEST(TrainLog, AppendsAndRemovesALineThatWasCutShort) {
@@ -102,7 +102,7 @@ TEST(TrainLog, OtherRanksWriteNothing) {
   log->entry("train", 1, 0, {{"loss", 1}});
   log->event("checkpoint", 1, "{}");
   log->flush();
-  EXPECT_EQ(log->trainer_state(1, 0, 0, 0), "");
+  EXPECT_EQ(log->trainer_state({1, 0, 0, 0}), "");
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
@@ -118,7 +118,7 @@ TEST(TrainLog, FullDiskIsWarnedAboutOnce) {
   EXPECT_NE(warnings.find("No space left"), std::string::npos) << warnings;
   EXPECT_NE(warnings.find("trainer_log.jsonl"), std::string::npos) << warnings;
   EXPECT_EQ(std::count(warnings.begin(), warnings.end(), '\n'), 1) << warnings;
-  EXPECT_EQ(json::parse(log->trainer_state(5, 0, 0, 0))["log_history"].size(), 5U);
+  EXPECT_EQ(json::parse(log->trainer_state({5, 0, 0, 0}))["log_history"].size(), 5U);
 }
 
 TEST(TrainLog, RefusesAFolderItCannotWrite) {
@@ -138,14 +138,43 @@ TEST(TrainerState, HistoryOutlivesARestart) {
   const auto before = TrainLog::open(options_in(folder.path()));
   before->entry("train", 1, 0.5, {{"loss", 2.5}, {"grad_norm", std::nan("")}});
   before->entry("eval", 1, 0.5, {{"eval_loss", 2.25}});
-  const std::string saved = before->trainer_state(1, 0.5, 1e12, 100);
+  const std::string saved = before->trainer_state({1, 0.5, 1e12, 100});
   const auto after = TrainLog::open(options_in(folder.path()));
   after->restore(saved);
   after->entry("train", 2, 1.0, {{"loss", 2.0}});
-  const json state = json::parse(after->trainer_state(10, 1.0, 2e12, 200));
+  const json state = json::parse(after->trainer_state({10, 1.0, 2e12, 200}));
   EXPECT_EQ(state["log_history"], json::parse(R"([{"epoch": 0.5, "grad_norm": "NaN", "loss": 2.5, "step": 1},
     {"epoch": 0.5, "eval_loss": 2.25, "step": 1}, {"epoch": 1.0, "loss": 2.0, "step": 2}])"));
   EXPECT_EQ(state["num_input_tokens_seen"], 200);
+  EXPECT_TRUE(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"].get<bool>());
+}
+
+TEST(TrainerState, TellsTheBestEvaluation) {
+  const test::TempDir folder;
+  LogOptions options = options_in(folder.path());
+  options.max_steps = 100;
+  const auto text = [&](const TrainerProgress& progress) {
+    return json::parse(TrainLog::open(options)->trainer_state(progress));
+  };
+  const json none = text({.step = 7});
+  EXPECT_TRUE(none["best_metric"].is_null() && none["best_global_step"].is_null() &&
+              none["best_model_checkpoint"].is_null());
+  EXPECT_FALSE(none["stateful_callbacks"].contains("EarlyStoppingCallback"));
+  options.early_stopping_patience = 3;
+  options.early_stopping_threshold = 0.5;
+  const json state = text({.step = 7,
+                           .stopped_early = true,
+                           .best_step = 4,
+                           .best_metric = 1.25,
+                           .best_model_checkpoint = "out/checkpoint-4",
+                           .evaluations_without_gain = 2});
+  EXPECT_EQ(state["best_metric"], 1.25);
+  EXPECT_EQ(state["best_global_step"], 4);
+  EXPECT_EQ(state["best_model_checkpoint"], "out/checkpoint-4");
+  // As EarlyStoppingCallback.state() of transformers gives it.
+  EXPECT_EQ(state["stateful_callbacks"]["EarlyStoppingCallback"], json::parse(R"({
+    "args": {"early_stopping_patience": 3, "early_stopping_threshold": 0.5},
+    "attributes": {"early_stopping_patience_counter": 2}})"));
   EXPECT_TRUE(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"].get<bool>());
 }
 

@@ -41,13 +41,13 @@ int main(int argc, char** argv) {
     const auto log = TrainLog::open(options);
     steps(*log, 1, 3);
     log->event("checkpoint", 3, R"({"path": "checkpoint-3"})");
-    saved = log->trainer_state(3, 0.75, 1e15, 3000);
+    saved = log->trainer_state({3, 0.75, 1e15, 3000});
   }
   options.run_name = "resumed run/2";
   const auto log = TrainLog::open(options);
   log->restore(saved);
   steps(*log, 4, 6);
   log->flush();
-  std::ofstream(std::string(argv[1]) + "/trainer_state.json") << log->trainer_state(6, 1.5, 2e15, 6000);
+  std::ofstream(std::string(argv[1]) + "/trainer_state.json") << log->trainer_state({6, 1.5, 2e15, 6000});
   return 0;
 }

@@ -67,13 +67,21 @@ TEST(Plan, RefusesDropLastWithNothingLeft) {
 
 TEST(Trigger, FiresByStepsOrByEpochs) {
   const Trigger steps("steps", 5), epochs("epoch", 0), never("no", 5);
-  EXPECT_TRUE(steps.due(10, false));
-  EXPECT_FALSE(steps.due(11, true));
-  EXPECT_TRUE(epochs.due(11, true));
-  EXPECT_FALSE(epochs.due(10, false));
-  EXPECT_FALSE(never.due(5, true));
-  EXPECT_TRUE(steps.by_steps());
-  EXPECT_FALSE(epochs.by_steps());
+  EXPECT_TRUE(steps.due(10, 0.5, false));
+  EXPECT_FALSE(steps.due(11, 1, true));
+  EXPECT_TRUE(steps.due(11, 1, true, /*is_last_step=*/true));
+  EXPECT_TRUE(epochs.due(11, 1, true));
+  EXPECT_FALSE(epochs.due(10, 0.9, false, true));
+  EXPECT_FALSE(never.due(5, 1, true, true));
+}
+
+TEST(Trigger, WaitsForItsDelay) {
+  const Trigger steps("steps", 5, 10), epochs("epoch", 0, 2);
+  EXPECT_FALSE(steps.due(5, 3, false));
+  EXPECT_TRUE(steps.due(10, 3, false));
+  EXPECT_FALSE(steps.due(9, 3, false, true));
+  EXPECT_FALSE(epochs.due(50, 1, true));
+  EXPECT_TRUE(epochs.due(100, 2, true));
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   state.loss_sum = 0.1 + 0.2;
   state.window_loss_sum = 1.0 / 7;
   state.window_steps = 9;
+  state.best = {40, 0.1 + 0.7, 30, 2};
   const TrainState back = TrainState::from_json(state.to_json());
   EXPECT_EQ(back.to_json(), state.to_json());
   EXPECT_EQ(back.step, state.step);
@@ -30,6 +31,10 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   EXPECT_EQ(back.loss_sum, state.loss_sum);
   EXPECT_EQ(back.window_loss_sum, state.window_loss_sum);
   EXPECT_EQ(back.window_steps, state.window_steps);
+  EXPECT_EQ(back.best.step, 40);
+  EXPECT_EQ(back.best.metric, 0.1 + 0.7);
+  EXPECT_EQ(back.best.checkpoint_step, 30);
+  EXPECT_EQ(back.best.evaluations_without_gain, 2);
 }
 
 TEST(TrainState, NamesAMissingKey) {
