@@ -15,6 +15,14 @@ Alias::Converted cpu_if_true(const std::string& text) {
   return *flag ? Alias::Converted{"cpu", ""} : Alias::Converted{};
 }
 
+// group_by_length
+Alias::Converted grouped_if_true(const std::string& text) {
+  if (is_none(text)) return {};
+  const auto flag = parse_bool(text);
+  if (!flag) return {{}, "must be true or false"};
+  return *flag ? Alias::Converted{"group_by_length", ""} : Alias::Converted{};
+}
+
 // A ratio of 1 would be one step under the option's name.
 Alias::Converted ratio(const std::string& text) {
   const auto value = parse_number<double>(text);
@@ -39,6 +47,8 @@ const std::vector<Alias>& aliases() {
       {"warmup_ratio", "warmup_steps", "a fraction of all steps", ratio},
       {"activation_checkpointing", "gradient_checkpointing"},
       {"evaluation_strategy", "eval_strategy"},
+      {"group_by_length", "train_sampling_strategy", "true is train_sampling_strategy = group_by_length",
+       grouped_if_true},
       {"use_cpu", "device", "true is device = cpu", cpu_if_true},
       {"no_cuda", "device", "true is device = cpu", cpu_if_true},
   };

@@ -175,7 +175,6 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dataset_kwargs", false, none, "sft-prepare prepares the data: leave it out"},
       {"datasets", false, none, "mixtures are not supported: write one file and name it in train_file"},
       {"eos_token", false, none, "set it in the tokenizer's files"},
-      {"group_by_length", false, off, "batches hold no padding, so grouping gains nothing: leave it out"},
       {"ignore_data_skip", false, off, "a resumed run goes on at its next row, at no cost: leave it out"},
       {"infinite", false, off, "set max_steps: epochs repeat until it is reached"},
       {"truncation_mode",

@@ -50,7 +50,7 @@ void add_model_and_data(Rows& rows) {
   rows.add(SFT_OPTION(data, shuffle_dataset),
            "permute the rows once before training, as datasets' shuffle(seed)");
   rows.add(SFT_OPTION(data, train_sampling_strategy), "order of the rows within an epoch",
-           one_of({"random", "sequential"}));
+           one_of({"random", "sequential", "group_by_length"}));
   rows.add(SFT_OPTION(data, dataloader_drop_last), "leave out the rows at the end that fill no whole batch");
   rows.add(SFT_OPTION(data, seed), "seed of row order and dropout", seed());
   rows.add(SFT_OPTION(data, data_seed), "seed of the row order alone; None: seed", seed());

@@ -51,6 +51,20 @@ std::vector<int64_t> numpy_permutation(int64_t n, uint64_t seed) {
   return order;
 }
 
+std::vector<int64_t> group_by_length(std::vector<int64_t> order,
+                                     const std::function<int64_t(int64_t)>& length, int64_t batch_rows) {
+  const int64_t n = static_cast<int64_t>(order.size());
+  const int64_t group = batch_rows * std::max<int64_t>(1, std::min<int64_t>(n / (batch_rows * 4), 50));
+  auto longest = order.begin();  // the first row of the group that has the longest
+  for (int64_t begin = 0; begin < n; begin += group) {
+    const auto first = order.begin() + begin, last = order.begin() + std::min(begin + group, n);
+    std::stable_sort(first, last, [&](int64_t a, int64_t b) { return length(a) > length(b); });
+    if (length(*first) > length(*longest)) longest = first;
+  }
+  if (n > 0) std::iter_swap(order.begin(), longest);
+  return order;
+}
+
 int64_t BatchLayout::micro_steps_per_epoch() const {
   const int64_t rows_per_micro_step = micro_batch_size * world_size;
   return drop_last ? num_rows / rows_per_micro_step : base::ceil_div(num_rows, rows_per_micro_step);

@@ -16,13 +16,14 @@ Cursor EpochCut::begin(const Cursor& cursor) const {
     fail(ExitCode::kInvalidData, "there is no row at position {} of epoch {}: an epoch has {} rows",
          cursor.position, cursor.epoch, layout_.num_rows);
   }
-  return micro_steps_left(cursor.position) > 0 ? cursor : Cursor{cursor.epoch + 1, 0};
+  if (micro_steps_left(cursor.position) == 0) return {cursor.epoch + 1, 0, group_rows_};
+  return {cursor.epoch, cursor.position, cursor.group_rows > 0 ? cursor.group_rows : group_rows_};
 }
 
 Cursor EpochCut::end(const Cursor& begin) const {
   const int64_t rest = micro_steps_left(begin.position) - layout_.gradient_accumulation_steps;
-  if (rest <= 0) return {begin.epoch + 1, 0};
-  return {begin.epoch, begin.position + layout_.global_batch_size()};
+  if (rest <= 0) return {begin.epoch + 1, 0, group_rows_};
+  return {begin.epoch, begin.position + layout_.global_batch_size(), begin.group_rows};
 }
 
 int64_t EpochCut::micro_steps(const Cursor& begin) const {
@@ -36,13 +37,17 @@ int64_t EpochCut::micro_steps_left(int64_t position) const {
 }
 
 WindowReader::WindowReader(const TokenDataset& dataset, const LoaderOptions& options)
-    : dataset_(dataset), options_(options), cut_(options.layout) {}
+    : dataset_(dataset),
+      options_(options),
+      cut_(options.layout, options.strategy == SamplingStrategy::kGroupByLength
+                               ? options.layout.micro_batch_size * options.layout.gradient_accumulation_steps
+                               : 0) {}
 
 Window WindowReader::read(const Cursor& cursor) {
   Window window;
   window.begin = cut_.begin(cursor);
   window.end = cut_.end(window.begin);
-  enter_epoch(window.begin.epoch);
+  enter_epoch(window.begin);
   const int64_t micro_steps = cut_.micro_steps(window.begin);
   for (int64_t s = 0; s < micro_steps; ++s) {
     for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
@@ -80,10 +85,15 @@ int64_t WindowReader::index_at(int64_t position) const {
   return order_.empty() ? position : order_[static_cast<std::size_t>(position)];
 }
 
-void WindowReader::enter_epoch(int64_t epoch) {
-  if (options_.strategy == SamplingStrategy::kSequential || epoch == epoch_) return;
-  order_ = torch_randperm(options_.layout.num_rows, options_.seed + static_cast<uint64_t>(epoch));
-  epoch_ = epoch;
+void WindowReader::enter_epoch(const Cursor& begin) {
+  const bool same = begin.epoch == ordered_.epoch && begin.group_rows == ordered_.group_rows;
+  if (options_.strategy == SamplingStrategy::kSequential || same) return;
+  order_ = torch_randperm(options_.layout.num_rows, options_.seed + static_cast<uint64_t>(begin.epoch));
+  if (options_.strategy == SamplingStrategy::kGroupByLength) {
+    const auto length = [&](int64_t index) { return dataset_.length(index); };
+    order_ = group_by_length(std::move(order_), length, begin.group_rows);
+  }
+  ordered_ = begin;
 }
 
 }  // namespace sft::data

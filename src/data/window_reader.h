@@ -11,7 +11,8 @@ namespace sft::data {
 // The rows of an epoch that lie behind a cursor, cut into micro-steps and windows. Pure arithmetic.
 class EpochCut {
  public:
-  explicit EpochCut(const BatchLayout& layout) : layout_(layout) {}
+  // group_rows: Cursor::group_rows of epochs that begin in this run; 0 unless rows are grouped by length.
+  EpochCut(const BatchLayout& layout, int64_t group_rows) : layout_(layout), group_rows_(group_rows) {}
 
   // The cursor of the window that starts at `cursor`: itself, or the next epoch when too few rows are left
   // for a micro-step. Error kInvalidData when it is not inside an epoch.
@@ -24,6 +25,7 @@ class EpochCut {
  private:
   int64_t micro_steps_left(int64_t position) const;
   BatchLayout layout_;
+  int64_t group_rows_;
 };
 
 // Used by one thread at a time.
@@ -37,14 +39,14 @@ class WindowReader {
  private:
   std::vector<int64_t> positions(const Cursor& begin, int64_t micro_step, int64_t rank) const;
   int64_t index_at(int64_t position) const;  // row at this position of the current epoch's order
-  void enter_epoch(int64_t epoch);
+  void enter_epoch(const Cursor& begin);
   MicroBatch read_micro_batch(const Cursor& begin, int64_t micro_step) const;
 
   const TokenDataset& dataset_;
   LoaderOptions options_;
   EpochCut cut_;
-  std::vector<int64_t> order_;  // of epoch_; empty: file order
-  int64_t epoch_ = -1;
+  std::vector<int64_t> order_;   // empty: the data set's
+  Cursor ordered_{.epoch = -1};  // the epoch that order_ is of, and its group_rows
 };
 
 }  // namespace sft::data

@@ -80,8 +80,10 @@ Inputs read_inputs(const config::Options& options) {
 std::unique_ptr<data::DataLoader> make_loader(const data::TokenDataset& dataset,
                                               const config::DataOptions& options, const RunPlan& plan,
                                               int rank) {
-  const auto strategy = options.train_sampling_strategy == "sequential" ? data::SamplingStrategy::kSequential
-                                                                        : data::SamplingStrategy::kRandom;
+  const std::string& name = options.train_sampling_strategy;
+  const auto strategy = name == "sequential"        ? data::SamplingStrategy::kSequential
+                        : name == "group_by_length" ? data::SamplingStrategy::kGroupByLength
+                                                    : data::SamplingStrategy::kRandom;
   return data::DataLoader::create(dataset,
                                   {.layout = plan.layout,
                                    .rank = rank,

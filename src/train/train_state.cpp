@@ -14,6 +14,7 @@ void visit(State& state, Visitor&& field) {
   field("step", state.step);
   field("epoch_index", state.cursor.epoch);
   field("epoch_position", state.cursor.position);
+  field("epoch_group_rows", state.cursor.group_rows);
   field("epoch", state.epoch);
   field("optimizer_steps", state.optimizer_steps);
   field("num_tokens", state.num_tokens);

@@ -13,11 +13,19 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from torch.utils.data import BatchSampler, SequentialSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def torch_order(n, seed):
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return {"n": n, "seed": seed, "order": order.tolist()}
+
+
+def grouped_order(n, batch_rows, seed):
+    """Row i has 1 + 37 i mod 101 tokens."""
+    lengths = [1 + 37 * i % 101 for i in range(n)]
+    order = get_length_grouped_indices(lengths, batch_rows, generator=torch.Generator().manual_seed(seed))
+    return {"n": n, "batch_rows": batch_rows, "seed": seed, "order": order}
 
 
 def torch_wide_order(n, seed):
@@ -60,6 +68,9 @@ def main():
         "torch": [torch_order(n, seed) for n, seed in itertools.product(sizes, seeds)] + [torch_order(3000, 42)],
         "torch_wide": [torch_wide_order(n, seed) for n, seed in itertools.product(sizes, [0, 1, 42, 2**32 - 1])],
         "numpy": [numpy_order(n, seed) for n, seed in itertools.product(sizes, seeds)] + [numpy_order(3000, 42)],
+        "grouped": [
+            grouped_order(n, batch_rows, seed) for n, batch_rows, seed in itertools.product([1, 7, 24, 100], [1, 4], [0, 42])
+        ] + [grouped_order(1300, 6, 42)],
         "shards": [
             shards(n, batch, world, drop_last)
             for n, batch, world, drop_last in itertools.product(

@@ -22,6 +22,7 @@ def settings_at(workspace, ranks, output, **more):
 
 ORDERS = {
     "bfd": {"packing": True, "shuffle_dataset": True},
+    "grouped": {"group_by_length": True},
     "wrapped": {"packing": True, "packing_strategy": "wrapped", "packing_scope": "dataset", "max_length": 24},
 }
 

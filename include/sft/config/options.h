@@ -34,7 +34,7 @@ struct DataOptions {
   std::string packing_strategy = "bfd";            // bfd | bfd_split | wrapped
   std::string packing_scope = "batch";             // batch: 1000 rows, as TRL | dataset
   bool shuffle_dataset = false;
-  std::string train_sampling_strategy = "random";    // random | sequential
+  std::string train_sampling_strategy = "random";    // random | sequential | group_by_length
   bool dataloader_drop_last = false;
   int64_t seed = 42;
   std::optional<int64_t> data_seed;                  // unset: seed

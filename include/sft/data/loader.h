@@ -15,6 +15,10 @@ namespace sft::data {
 struct Cursor {
   int64_t epoch = 0;
   int64_t position = 0;  // rows of this epoch's order consumed by all ranks together
+  // group_by_length: the batch_rows that made this epoch's order. It holds until the epoch ends, also in a
+  // run whose own are others. 0: this run's, micro_batch_size * gradient_accumulation_steps, as transformers
+  // takes them.
+  int64_t group_rows = 0;
   bool operator==(const Cursor&) const = default;
 };
 

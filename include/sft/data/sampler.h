@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace sft::data {
@@ -14,7 +15,13 @@ std::vector<int64_t> torch_randperm(int64_t n, uint64_t seed);
 // Fisher-Yates from the back.
 std::vector<int64_t> numpy_permutation(int64_t n, uint64_t seed);
 
-enum class SamplingStrategy { kRandom, kSequential };
+enum class SamplingStrategy { kRandom, kSequential, kGroupByLength };
+
+// transformers' get_length_grouped_indices on an order that is already random: within each run of
+// `batch_rows` x min(n / (4 batch_rows), 50) positions, at least one batch, longest first; and the longest
+// row of all at the front.
+std::vector<int64_t> group_by_length(std::vector<int64_t> order,
+                                     const std::function<int64_t(int64_t)>& length, int64_t batch_rows);
 
 // How an epoch is cut. B = micro_batch_size, W = world_size.
 // Rank r, micro-step s, slot j reads position k = (s * W + r) * B + j of the epoch's order; positions >= n

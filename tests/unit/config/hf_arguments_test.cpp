@@ -64,7 +64,6 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
                            "neftune_noise_alpha = 5",
                            "label_smoothing_factor = 0.1",
                            "use_peft = true",
-                           "group_by_length = 1",
                            "push_to_hub = true",
                            "loss_type = dft",
                            "completion_only_loss = true",

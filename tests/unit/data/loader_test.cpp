@@ -246,6 +246,36 @@ TEST(Loader, SequentialPassEndsWithTheEpoch) {
   EXPECT_EQ(all, (Rows{0, 1, 2, 3, 4, 5, 6}));
 }
 
+// The order depends on the batch; a run that goes on with another one keeps it until the epoch ends.
+TEST(Loader, GroupsByLengthAsTheEpochBegan) {
+  const Case c{50, 2, 2, 3, 11}, other{50, 3, 4, 1, 11};
+  const MemoryDataset dataset(c.n);
+  const auto grouped = [&](int64_t epoch, int64_t batch_rows) {
+    return group_by_length(
+        torch_randperm(c.n, c.seed + static_cast<uint64_t>(epoch)),
+        [&](int64_t i) { return dataset.length(i); }, batch_rows);
+  };
+  LoaderOptions options = options_of(c), other_options = options_of(other);
+  options.strategy = other_options.strategy = SamplingStrategy::kGroupByLength;
+  Ranks before(dataset, options), after(dataset, other_options);
+  ASSERT_NE(grouped(0, 6), grouped(0, 3));
+
+  auto windows = before.next({0, 0});
+  EXPECT_EQ(consumed(windows), slice(grouped(0, 6), 0, 12));
+  EXPECT_EQ(windows[0].end, (Cursor{0, 12, 6}));
+  Rows rest;
+  Cursor cursor = windows[0].end;
+  while (cursor.epoch == 0) {
+    windows = after.next(cursor);
+    const Rows rows = consumed(windows);
+    rest.insert(rest.end(), rows.begin(), rows.end());
+    cursor = windows[0].end;
+  }
+  EXPECT_EQ(rest, slice(grouped(0, 6), 12, 50));
+  EXPECT_EQ(cursor, (Cursor{1, 0, 3}));
+  EXPECT_EQ(consumed(after.next(cursor)), slice(grouped(1, 3), 0, 12));
+}
+
 TEST(Loader, ReadsAheadOnlySoFar) {
   const MemoryDataset dataset(1000);
   LoaderOptions options = options_of({1000, 5, 1, 2, 42});

@@ -47,7 +47,20 @@ TEST(NumpyPermutation, EqualsNumpyAndDatasets) {
   }
 }
 
+TEST(GroupByLength, EqualsTransformers) {
+  for (const json& expected : golden().at("grouped")) {
+    const auto length = [](int64_t i) { return 1 + 37 * i % 101; };
+    EXPECT_EQ(
+        group_by_length(torch_randperm(expected["n"], expected["seed"]), length, expected["batch_rows"]),
+        expected["order"].get<Order>())
+        << expected["n"] << " rows, batches of " << expected["batch_rows"];
+  }
+}
+
 TEST(Permutations, OfNothingAreEmpty) {
+  EXPECT_TRUE(group_by_length(
+                  {}, [](int64_t) { return 1; }, 4)
+                  .empty());
   EXPECT_TRUE(torch_randperm(0, 1).empty());
   EXPECT_TRUE(numpy_permutation(0, 1).empty());
 }

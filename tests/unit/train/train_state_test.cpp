@@ -10,7 +10,7 @@ namespace {
 TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   TrainState state;
   state.step = 123456789012;
-  state.cursor = {3, 17};
+  state.cursor = {3, 17, 12};
   state.epoch = 3.0 + 1.0 / 3.0;
   state.optimizer_steps = 5;
   state.num_tokens = int64_t{1} << 53;
