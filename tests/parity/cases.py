@@ -31,6 +31,7 @@ class Case:
     long: bool = False
     evaluate: bool = False
     masked: bool = False        # the first third of each row is not learnt
+    early_stopping: dict = field(default_factory=dict)  # EarlyStoppingCallback's arguments, options of ours
     trl_compat: bool = True
     bounds: compare.Bounds = field(default_factory=compare.Bounds)
 
@@ -127,6 +128,8 @@ class Workspace:
     def trl_job(self, case: Case, attn: str) -> dict:
         job = {"out": str(self.folder / "trl" / f"{case.name}-{attn}"), "model": str(self.model(case.model)),
                "tokenizer": str(self.model(case.model)), "attn": attn, "settings": case.shared_settings()}
+        if case.early_stopping:
+            job["early_stopping"] = case.early_stopping
         for part, texts in [("train", self.texts(case)), *([("eval", self.eval_texts)] if case.evaluate else [])]:
             if case.masked:
                 rows = models.tokenize(self.model(case.model), texts)
@@ -146,9 +149,9 @@ class Workspace:
         return results
 
     def run_ours(self, case: Case, name: str = "", **more) -> ours.Run:
-        settings = case.shared_settings() | {
+        settings = {"save_strategy": "no"} | case.shared_settings() | case.early_stopping | {
             "model_name_or_path": self.model(case.model), "train_dataset": self.token_file("long" if case.long else "train", case.model, case.num_rows, case.masked),
-            "output_dir": self.folder / "ours" / (name or case.name), "save_strategy": "no", "trl_compat": case.trl_compat}
+            "output_dir": self.folder / "ours" / (name or case.name), "trl_compat": case.trl_compat}
         if case.evaluate:
             settings["eval_dataset"] = self.token_file("eval", case.model, masked=case.masked)
         return ours.run(settings | more, ranks=case.ranks)

@@ -25,6 +25,10 @@ EVALUATION = [Case("llama-eval", "llama", "8x1x1", PLAIN, evaluate=True), Case("
 PACKED = [cases.packed("llama", "8x1x1", "bfd", masked=True, evaluate=True),
           cases.packed("gpt2", "2x2x2", "bfd_split", settings={"max_length": 20, "shuffle_dataset": True}),
           cases.packed("llama-tied", "2x2x2", "wrapped", masked=True, evaluate=True)]
+# Sixteen rows learnt by heart: the evaluation gets worse, the run stops early and ends with its best model.
+BEST = Case("llama-best", "llama", "8x1x1", {"lr_scheduler_type": "constant", "learning_rate": 3e-3, "max_steps": 100, "eval_steps": 3, "save_steps": 3,
+                                             "save_strategy": "steps", "save_total_limit": 2, "load_best_model_at_end": True},
+            num_rows=16, evaluate=True, early_stopping={"early_stopping_patience": 2, "early_stopping_threshold": 0.01})
 # Where no row repeats and no rank is short of rows, TRL's numbers are right, and ours without trl_compat are the same.
 EVEN = [Case("llama-even", "llama", "2x2x2", PLAIN, num_rows=96, trl_compat=False)]
 
@@ -36,7 +40,7 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *EVEN])
+    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, BEST, *EVEN])
 
 
 @pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *[c for c in PACKED if not c.evaluate], *EVEN], ids=lambda c: c.name)
@@ -56,6 +60,18 @@ def test_evaluation_as_trl(workspace, trl, case):
     assert [e["step"] for e in run.evaluations] == [e["step"] for e in reference.evaluations] == [8, 16, 24]
     for entry, expected in zip(run.evaluations, reference.evaluations):
         assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-5 * max(1, expected["eval_loss"]))
+
+
+def test_stops_early_and_ends_with_the_best_model_as_trl(workspace, trl):
+    run, reference = cases.check_case(workspace, BEST, trl[BEST.name]), trl[BEST.name][0]
+    assert len(run.steps) == len(reference.steps) < 100, "it did not stop early"
+    state = json.loads((run.output_dir / "trainer_state.json").read_text())
+    best_step, best_metric, checkpoint = reference.raw["best"]
+    assert best_step < len(run.steps) and state["best_global_step"] == best_step
+    assert state["best_metric"] == pytest.approx(best_metric, abs=1e-5 * max(1, best_metric))
+    assert os.path.basename(state["best_model_checkpoint"]) == os.path.basename(checkpoint)
+    left = [{path.name for path in folder.glob("checkpoint-*")} for folder in (run.output_dir, reference.folder)]
+    assert left[0] == left[1]
 
 
 @pytest.mark.parametrize("ranks, batch, eval_batch", [(1, 4, 8), (2, 2, 3), (3, 1, 1)])

@@ -5,6 +5,7 @@
 
 A job: {"out": folder, "model": folder, "tokenizer": folder, "attn": "sdpa" | "eager", "settings": {SFTConfig fields},
         "train_texts": [...] or "train_h5": file or "train_columns": {"input_ids": ..., "labels": ...}, "eval_..." likewise or absent, "save_model": bool,
+        "early_stopping": {arguments of EarlyStoppingCallback} or absent,
         "threads": n or absent}
 Writes out/result.json: log_history (floats as they are, nothing rounded), the rows after TRL's preparation, times of steps,
 seconds from process start to the first forward, peak memory; and out/model.safetensors.
@@ -36,7 +37,7 @@ def run(job: dict) -> None:
     import torch
     from accelerate.state import AcceleratorState
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     if "threads" in job:
@@ -74,8 +75,9 @@ def run(job: dict) -> None:
     if "WORLD_SIZE" in os.environ:
         settings["ddp_backend"] = "gloo"
     clock = Clock()
+    callbacks = [clock] + ([EarlyStoppingCallback(**job["early_stopping"])] if "early_stopping" in job else [])
     trainer = SFTTrainer(model=model, args=SFTConfig(output_dir=str(out), **settings), train_dataset=dataset("train"),
-                         eval_dataset=dataset("eval"), processing_class=tokenizer, callbacks=[clock])
+                         eval_dataset=dataset("eval"), processing_class=tokenizer, callbacks=callbacks)
     hook = model.register_forward_pre_hook(clock.at_forward)
     trainer.train()
     hook.remove()
@@ -85,6 +87,7 @@ def run(job: dict) -> None:
             model.save_pretrained(out)
         (out / "result.json").write_text(json.dumps({
             "log_history": trainer.state.log_history,
+            "best": [trainer.state.best_global_step, trainer.state.best_metric, trainer.state.best_model_checkpoint],
             "train_rows": [list(ids) for ids in trainer.train_dataset["input_ids"]] if job.get("save_rows", True) else None,
             "step_begins": clock.begins, "step_ends": clock.ends, "first_forward_seconds": clock.first_forward,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -91,9 +91,9 @@ struct EvalOptions {
 
 struct BestOptions {
   bool load_best_model_at_end = false;
-  std::string metric_for_best_model;                 // empty: loss with load_best_model_at_end, else none
-  std::optional<bool> greater_is_better;             // unset: unless the metric's name ends in "loss"
-  std::optional<int64_t> early_stopping_patience;    // evaluations without gain
+  std::string metric_for_best_model = {};            // empty: loss with load_best_model_at_end, else none
+  std::optional<bool> greater_is_better = {};        // unset: unless the metric's name ends in "loss"
+  std::optional<int64_t> early_stopping_patience = {};  // evaluations without gain
   double early_stopping_threshold = 0;
 };
 

@@ -40,7 +40,7 @@ struct TrainerProgress {
   bool stopped_early = false;
   int64_t best_step = -1;             // -1: none
   double best_metric = 0;
-  std::string best_model_checkpoint;  // empty: none
+  std::string best_model_checkpoint = {};  // empty: none
   int64_t evaluations_without_gain = 0;
 };
 

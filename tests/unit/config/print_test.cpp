@@ -50,6 +50,7 @@ Options all_different() {
   // Not together.
   options.prepare.dataset_name.clear();
   options.save.overwrite_output_dir = false;
+  options.save.save_strategy = "best";
   return options;
 }
 

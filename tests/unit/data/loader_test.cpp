@@ -248,7 +248,7 @@ TEST(Loader, SequentialPassEndsWithTheEpoch) {
 
 // The order depends on the batch; a run that goes on with another one keeps it until the epoch ends.
 TEST(Loader, GroupsByLengthAsTheEpochBegan) {
-  const Case c{50, 2, 2, 3, 11}, other{50, 3, 4, 1, 11};
+  const Case c{50, 2, 2, 4, 11}, other{50, 4, 4, 1, 11};
   const MemoryDataset dataset(c.n);
   const auto grouped = [&](int64_t epoch, int64_t batch_rows) {
     return group_by_length(
@@ -258,11 +258,11 @@ TEST(Loader, GroupsByLengthAsTheEpochBegan) {
   LoaderOptions options = options_of(c), other_options = options_of(other);
   options.strategy = other_options.strategy = SamplingStrategy::kGroupByLength;
   Ranks before(dataset, options), after(dataset, other_options);
-  ASSERT_NE(grouped(0, 6), grouped(0, 3));
+  ASSERT_NE(grouped(0, 8), grouped(0, 4));
 
   auto windows = before.next({0, 0});
-  EXPECT_EQ(consumed(windows), slice(grouped(0, 6), 0, 12));
-  EXPECT_EQ(windows[0].end, (Cursor{0, 12, 6}));
+  EXPECT_EQ(consumed(windows), slice(grouped(0, 8), 0, 16));
+  EXPECT_EQ(windows[0].end, (Cursor{0, 16, 8}));
   Rows rest;
   Cursor cursor = windows[0].end;
   while (cursor.epoch == 0) {
@@ -271,9 +271,9 @@ TEST(Loader, GroupsByLengthAsTheEpochBegan) {
     rest.insert(rest.end(), rows.begin(), rows.end());
     cursor = windows[0].end;
   }
-  EXPECT_EQ(rest, slice(grouped(0, 6), 12, 50));
-  EXPECT_EQ(cursor, (Cursor{1, 0, 3}));
-  EXPECT_EQ(consumed(after.next(cursor)), slice(grouped(1, 3), 0, 12));
+  EXPECT_EQ(rest, slice(grouped(0, 8), 16, 50));
+  EXPECT_EQ(cursor, (Cursor{1, 0, 4}));
+  EXPECT_EQ(consumed(after.next(cursor)), slice(grouped(1, 4), 0, 16));
 }
 
 TEST(Loader, ReadsAheadOnlySoFar) {
