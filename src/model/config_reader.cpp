@@ -85,6 +85,28 @@ ConfigReader ConfigReader::object(const char* key) const {
   return ConfigReader(at(key), file_name_, path_ + key + ".");
 }
 
+std::optional<std::vector<std::string>> ConfigReader::texts(const char* key) const {
+  if (!has(key)) return std::nullopt;
+  std::vector<std::string> result;
+  if (!at(key).is_array()) unsupported(key, "a list of strings");
+  for (const nlohmann::json& entry : at(key)) {
+    if (!entry.is_string()) unsupported(key, "a list of strings");
+    result.push_back(entry.get<std::string>());
+  }
+  return result;
+}
+
+std::vector<double> ConfigReader::numbers(const char* key) const {
+  std::vector<double> result;
+  if (!has(key)) return result;
+  if (!at(key).is_array()) unsupported(key, "a list of numbers");
+  for (const nlohmann::json& entry : at(key)) {
+    if (!entry.is_number()) unsupported(key, "a list of numbers");
+    result.push_back(entry.get<double>());
+  }
+  return result;
+}
+
 void ConfigReader::require_flag(const char* key, bool supported) const {
   if (flag(key, supported) != supported) unsupported(key, supported ? "true" : "false");
 }

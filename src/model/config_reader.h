@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sft::model {
 
@@ -25,6 +26,8 @@ class ConfigReader {
   bool flag(const char* key, bool fallback) const;
   std::string text(const char* key, const std::string& fallback) const;
   ConfigReader object(const char* key) const;
+  std::optional<std::vector<std::string>> texts(const char* key) const;
+  std::vector<double> numbers(const char* key) const;  // none when absent or null
 
   // Error unless the key is absent, null or `supported`.
   void require_flag(const char* key, bool supported) const;

@@ -55,6 +55,8 @@ class TransformerDecoder final : public Decoder {
     return {layout(block), tensors, spec_.transposed_linear};
   }
   at::Tensor position_rows(const DecoderInputs& in) const { return in.position_ids + spec_.position_offset; }
+  at::Tensor looked_up(const BlockView& block, const DecoderInputs& in, const RunMode& mode,
+                       BlockSaved* saved) const;
 
   // The head before the output embedding, for some rows x [N, hidden_size].
   struct HeadHidden {
@@ -66,6 +68,12 @@ class TransformerDecoder final : public Decoder {
                                   const HeadHidden& hidden, const RunMode& mode) const;
   ops::LinearWeights output_weights(const BlockView& head, const BlockTensors& embedding) const;
   ops::LinearGrads output_grads(const BlockView& head, const BlockTensors& embedding) const;
+  ops::HeadOptions head_options() const {
+    ops::HeadOptions options;
+    options.logit_scale = spec_.logit_scale;
+    options.softcap = spec_.logit_softcap;
+    return options;
+  }
 
   DecoderSpec spec_;
   std::vector<BlockLayout> layouts_;
@@ -77,13 +85,13 @@ class TransformerDecoder final : public Decoder {
 DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10::Device device) const {
   const NoGrad no_grad(false);
   const int64_t num_tokens = batch.num_tokens();
-  if (spec_.position_kind == PositionKind::kLearned && num_tokens > 0) {
+  if (spec_.longest_row && num_tokens > 0) {
     const auto longest = batch.position_ids.max().item<int64_t>() + 1;
-    if (longest > spec_.max_position_embeddings) {
-      base::fail(ExitCode::kInvalidData,
-                 "a row of {} tokens is longer than the {} learned positions of the model; set max_length = "
-                 "{} or less",
-                 longest, spec_.max_position_embeddings, spec_.max_position_embeddings);
+    if (longest > *spec_.longest_row) {
+      base::fail(
+          ExitCode::kInvalidData,
+          "a row of {} tokens is longer than the {} positions of the model; set max_length = {} or less",
+          longest, *spec_.longest_row, *spec_.longest_row);
     }
   }
   DecoderInputs in;
@@ -92,11 +100,7 @@ DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10
   in.cu_seqlens = batch.cu_seqlens;
   in.target_positions = batch.target_positions.to(device);
   in.target_ids = batch.target_ids.to(device);
-  if (spec_.position_kind == PositionKind::kRotary) {
-    const RopeTables tables = rope_tables(spec_, in.position_ids);
-    in.rope_cos = tables.cos;
-    in.rope_sin = tables.sin;
-  }
+  for (const RopeSpec& rope : spec_.ropes) in.ropes.push_back(rope_tables(rope, in.position_ids));
   for (const data::RowId& row : batch.rows) in.dropout_rows.push_back({row.epoch, row.position, row.segment});
   return in;
 }
@@ -104,18 +108,30 @@ DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10
 // ---- embedding
 // --------------------------------------------------------------------------------------------------------------
 
-at::Tensor TransformerDecoder::embedding_forward(const BlockTensors& tensors, const DecoderInputs& in,
-                                                 const RunMode& mode, BlockSaved* saved) const {
-  const NoGrad no_grad(false);
-  const BlockView block = view(0, tensors);
+// Word and position embeddings added up.
+at::Tensor TransformerDecoder::looked_up(const BlockView& block, const DecoderInputs& in, const RunMode& mode,
+                                         BlockSaved* saved) const {
   at::Tensor x = ops::embedding_forward(in.input_ids, block.weight(Role::kTokenEmbedding));
   if (block.has(Role::kProjectIn)) {
     if (saved != nullptr) saved->tensors = {x};
     x = ops::linear_forward(x, block.linear(Role::kProjectIn), mode.compute);
   }
   if (mode.compute == ops::ComputeDtype::kBf16) x = x.to(at::kFloat);  // bf16 copies of the weights
+  if (spec_.embedding_scale != 1.0) x.mul_(spec_.embedding_scale);
   if (block.has(Role::kPositionEmbedding)) {
     x.add_(ops::embedding_forward(position_rows(in), block.weight(Role::kPositionEmbedding)));
+  }
+  return x;
+}
+
+at::Tensor TransformerDecoder::embedding_forward(const BlockTensors& tensors, const DecoderInputs& in,
+                                                 const RunMode& mode, BlockSaved* saved) const {
+  const NoGrad no_grad(false);
+  const BlockView block = view(0, tensors);
+  at::Tensor x = looked_up(block, in, mode, saved);
+  if (spec_.embedding_norm) {
+    x = ops::norm_forward(spec_.norm_kind, x, norm_weights(spec_, block, Role::kEmbeddingNorm),
+                          spec_.norm_eps, nullptr);
   }
   return ops::dropout_apply(x, dropout_site(DropoutKind::kEmbedding, -1, spec_.embedding_dropout, in, mode));
 }
@@ -127,9 +143,18 @@ void TransformerDecoder::embedding_backward(const BlockTensors& tensors, const a
   const BlockView block = view(0, tensors);
   at::Tensor grad = ops::dropout_apply(
       grad_in, dropout_site(DropoutKind::kEmbedding, -1, spec_.embedding_dropout, in, mode));
+  if (spec_.embedding_norm) {  // a lookup is cheaper than keeping its result
+    const ops::NormWeights weights = norm_weights(spec_, block, Role::kEmbeddingNorm);
+    const at::Tensor x = looked_up(block, in, mode, nullptr);
+    ops::NormStats stats;
+    ops::norm_forward(spec_.norm_kind, x, weights, spec_.norm_eps, &stats);
+    grad = ops::norm_backward(spec_.norm_kind, grad, x, weights, stats, spec_.norm_eps,
+                              block.norm_grads(Role::kEmbeddingNorm));
+  }
   if (block.has(Role::kPositionEmbedding)) {
     ops::embedding_backward(grad, position_rows(in), block.grad(Role::kPositionEmbedding), std::nullopt);
   }
+  if (spec_.embedding_scale != 1.0) grad = grad * spec_.embedding_scale;
   if (block.has(Role::kProjectIn)) {
     grad = ops::linear_backward(grad, saved.tensors.at(0), block.linear(Role::kProjectIn),
                                 block.linear_grads(Role::kProjectIn), mode.compute);
@@ -163,9 +188,10 @@ at::Tensor TransformerDecoder::layer_backward(int64_t layer, const BlockTensors&
 TransformerDecoder::HeadHidden TransformerDecoder::head_hidden(const BlockView& head, const at::Tensor& x,
                                                                const RunMode& mode) const {
   HeadHidden hidden;
-  hidden.normed = spec_.final_norm ? ops::norm_forward(spec_.norm_kind, x, head.norm(Role::kFinalNorm),
-                                                       spec_.norm_eps, &hidden.stats)
-                                   : x;
+  hidden.normed = spec_.final_norm
+                      ? ops::norm_forward(spec_.norm_kind, x, norm_weights(spec_, head, Role::kFinalNorm),
+                                          spec_.norm_eps, &hidden.stats)
+                      : x;
   hidden.projected = head.has(Role::kProjectOut)
                          ? ops::linear_forward(hidden.normed, head.linear(Role::kProjectOut), mode.compute)
                          : hidden.normed;
@@ -180,22 +206,23 @@ at::Tensor TransformerDecoder::head_hidden_backward(const BlockView& head, at::T
                                 head.linear_grads(Role::kProjectOut), mode.compute);
   }
   if (!spec_.final_norm) return grad;
-  return ops::norm_backward(spec_.norm_kind, grad, x, head.norm(Role::kFinalNorm), hidden.stats,
-                            spec_.norm_eps, head.norm_grads(Role::kFinalNorm));
+  return ops::norm_backward(spec_.norm_kind, grad, x, norm_weights(spec_, head, Role::kFinalNorm),
+                            hidden.stats, spec_.norm_eps, head.norm_grads(Role::kFinalNorm));
 }
 
 ops::LinearWeights TransformerDecoder::output_weights(const BlockView& head,
                                                       const BlockTensors& embedding) const {
-  ops::LinearWeights weights = spec_.tie_word_embeddings ? view(0, embedding).linear(Role::kTokenEmbedding)
-                                                         : head.linear(Role::kOutputEmbedding);
+  ops::LinearWeights weights = head.linear(Role::kOutputEmbedding);
+  if (spec_.tie_word_embeddings) weights.weight = view(0, embedding).weight(Role::kTokenEmbedding);
   weights.transposed = false;  // [vocab, features] in every family
   return weights;
 }
 
 ops::LinearGrads TransformerDecoder::output_grads(const BlockView& head,
                                                   const BlockTensors& embedding) const {
-  return spec_.tie_word_embeddings ? view(0, embedding).linear_grads(Role::kTokenEmbedding)
-                                   : head.linear_grads(Role::kOutputEmbedding);
+  ops::LinearGrads grads = head.linear_grads(Role::kOutputEmbedding);
+  if (spec_.tie_word_embeddings) grads.weight = view(0, embedding).grad(Role::kTokenEmbedding);
+  return grads;
 }
 
 Decoder::HeadOutput TransformerDecoder::head_forward_backward(const BlockTensors& tensors,
@@ -208,7 +235,7 @@ Decoder::HeadOutput TransformerDecoder::head_forward_backward(const BlockTensors
   const HeadHidden hidden = head_hidden(head, rows, mode);
   const ops::HeadResult result =
       ops::head_forward_backward(hidden.projected, output_weights(head, embedding), in.target_ids, loss_scale,
-                                 output_grads(head, embedding), {}, mode.compute);
+                                 output_grads(head, embedding), head_options(), mode.compute);
   const at::Tensor grad_rows = head_hidden_backward(head, result.grad_hidden, rows, hidden, mode);
   at::Tensor grad = at::zeros_like(x);
   grad.index_copy_(0, in.target_positions, grad_rows);
@@ -221,8 +248,8 @@ Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
   const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), mode);
-  const ops::HeadResult result =
-      ops::head_forward(hidden.projected, output_weights(head, embedding), in.target_ids, {}, mode.compute);
+  const ops::HeadResult result = ops::head_forward(hidden.projected, output_weights(head, embedding),
+                                                   in.target_ids, head_options(), mode.compute);
   return {result.loss_sum, {}};
 }
 
@@ -230,8 +257,8 @@ at::Tensor TransformerDecoder::head_logits(const BlockTensors& tensors, const Bl
                                            const at::Tensor& x, const RunMode& mode) const {
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
-  return ops::linear_forward(head_hidden(head, x, mode).projected, output_weights(head, embedding),
-                             mode.compute);
+  return ops::head_logits(head_hidden(head, x, mode).projected, output_weights(head, embedding),
+                          head_options(), mode.compute);
 }
 
 }  // namespace

@@ -10,17 +10,30 @@
 namespace sft::model {
 namespace {
 
-// Places in BlockSaved::tensors. `Sum` is a residual sum: the input of the layer's next norm.
+// Places in BlockSaved::tensors. `Sum` is a residual sum: the input of the layer's next norm. `Output` is
+// what a sublayer gave before its output norm.
 enum Slot : std::size_t {
   kInput,
   kMean1,
   kRstd1,
   kQkv,
+  kQueryIn,  // before the norms of queries and keys
+  kQueryMean,
+  kQueryRstd,
+  kKeyIn,
+  kKeyMean,
+  kKeyRstd,
   kAttentionOut,
+  kAttentionOutput,
+  kAttentionOutputMean,
+  kAttentionOutputRstd,
   kSum1,
   kMean2,
   kRstd2,
   kUpOut,
+  kMlpOutput,
+  kMlpOutputMean,
+  kMlpOutputRstd,
   kSum2,
   kNumSlots
 };
@@ -48,11 +61,33 @@ Heads split_heads(const at::Tensor& qkv, const DecoderSpec& spec) {
   return {all.narrow(1, 0, heads), all.narrow(1, heads, kv_heads), all.narrow(1, heads + kv_heads, kv_heads)};
 }
 
+// x [T, heads, head_dim] as the rows its norm is taken of: [T * heads, head_dim] or [T, heads * head_dim].
+at::Tensor rows_to_norm(const at::Tensor& x, const DecoderSpec& spec) {
+  return (spec.qk_norm == QkNorm::kPerHead ? x.flatten(0, 1) : x.flatten(1)).contiguous();
+}
+
+// [T, groups of (queries, key, value)] <-> [T, q | k | v]
+at::Tensor blocks_of_groups(const at::Tensor& grouped, const DecoderSpec& spec) {
+  const int64_t queries = spec.num_attention_heads / spec.num_key_value_heads;
+  const at::Tensor groups =
+      grouped.view({grouped.size(0), spec.num_key_value_heads, queries + 2, spec.head_dim});
+  return at::cat({groups.narrow(2, 0, queries).flatten(1), groups.select(2, queries).flatten(1),
+                  groups.select(2, queries + 1).flatten(1)},
+                 1);
+}
+at::Tensor groups_of_blocks(const at::Tensor& blocks, const DecoderSpec& spec) {
+  const int64_t kv_heads = spec.num_key_value_heads, queries = spec.num_attention_heads / kv_heads;
+  const auto [q, k, v] = split_heads(blocks, spec);
+  return at::cat({q.unflatten(1, {kv_heads, queries}), k.unsqueeze(2), v.unsqueeze(2)}, 2).flatten(1);
+}
+
 FusedLinear qkv_linear(const BlockView& block, const DecoderSpec& spec) {
-  return spec.fused_qkv ? FusedLinear(block, {Role::kQueryKeyValue})
-                        : FusedLinear(block, {Role::kQuery, Role::kKey, Role::kValue});
+  return spec.qkv_layout == QkvLayout::kSeparate
+             ? FusedLinear(block, {Role::kQuery, Role::kKey, Role::kValue})
+             : FusedLinear(block, {Role::kQueryKeyValue});
 }
 FusedLinear up_linear(const BlockView& block, const DecoderSpec& spec) {
+  if (spec.fused_gate_up) return FusedLinear(block, {Role::kGateUp});
   return spec.gated_mlp ? FusedLinear(block, {Role::kGate, Role::kUp}) : FusedLinear(block, {Role::kUp});
 }
 
@@ -68,59 +103,140 @@ ops::DropoutSite dropout_site(DropoutKind kind, int64_t layer, double probabilit
           .rows = in.dropout_rows};
 }
 
+ops::NormWeights norm_weights(const DecoderSpec& spec, const BlockView& block, Role role) {
+  ops::NormWeights weights = block.norm(role);
+  if (spec.norm_unit_offset) weights.weight = weights.weight + 1.0;
+  return weights;
+}
+
+struct Sublayer {
+  bool is_attention;
+  Role output_norm;
+  DropoutKind dropout;
+  Slot output, mean, rstd;
+};
+
+namespace {
+
+constexpr Sublayer kAttention{true,
+                              Role::kAttentionOutputNorm,
+                              DropoutKind::kAttentionOutput,
+                              kAttentionOutput,
+                              kAttentionOutputMean,
+                              kAttentionOutputRstd};
+constexpr Sublayer kMlp{false,      Role::kMlpOutputNorm, DropoutKind::kMlpOutput,
+                        kMlpOutput, kMlpOutputMean,       kMlpOutputRstd};
+
+}  // namespace
+
 at::Tensor DecoderLayer::forward(const at::Tensor& x, BlockSaved* saved) const {
   if (saved != nullptr) saved->tensors.assign(kNumSlots, at::Tensor());
-  ops::NormStats stats1, stats2;
   keep(saved, kInput, x);
+  return spec_.parallel_residual ? forward_parallel(x, saved) : forward_in_turn(x, saved);
+}
 
-  const at::Tensor h1 = pre_norm() ? normed(Role::kAttentionNorm, x, &stats1) : x;
-  const at::Tensor sum1 = dropped(DropoutKind::kAttentionOutput, attend(h1, saved)).add_(x);
-  const at::Tensor middle = pre_norm() ? sum1 : normed(Role::kAttentionNorm, sum1, &stats1);
+at::Tensor DecoderLayer::backward(const at::Tensor& grad, BlockSaved& saved) const {
+  const at::Tensor grad_x =
+      spec_.parallel_residual ? backward_parallel(grad, saved) : backward_in_turn(grad, saved);
+  saved = {};
+  return grad_x;
+}
+
+at::Tensor DecoderLayer::forward_in_turn(const at::Tensor& x, BlockSaved* saved) const {
+  ops::NormStats stats1, stats2;
+  const at::Tensor h1 = norms_inputs() ? normed(Role::kAttentionNorm, x, &stats1) : x;
+  const at::Tensor sum1 = run(kAttention, h1, saved).add_(x);
+  const at::Tensor middle = norms_sums() ? normed(Role::kAttentionNorm, sum1, &stats1) : sum1;
   keep(saved, kSum1, sum1);
   keep(saved, kMean1, kRstd1, stats1);
 
-  const at::Tensor h2 = pre_norm() ? normed(Role::kMlpNorm, middle, &stats2) : middle;
-  const at::Tensor sum2 = dropped(DropoutKind::kMlpOutput, feed_forward(h2, saved)).add_(middle);
-  if (pre_norm()) {
-    keep(saved, kMean2, kRstd2, stats2);
-    return sum2;
-  }
-  const at::Tensor y = normed(Role::kMlpNorm, sum2, &stats2);
-  keep(saved, kSum2, sum2);
+  const at::Tensor h2 = norms_inputs() ? normed(Role::kMlpNorm, middle, &stats2) : middle;
+  const at::Tensor sum2 = run(kMlp, h2, saved).add_(middle);
+  const at::Tensor y = norms_sums() ? normed(Role::kMlpNorm, sum2, &stats2) : sum2;
+  if (norms_sums()) keep(saved, kSum2, sum2);
   keep(saved, kMean2, kRstd2, stats2);
   return y;
 }
 
-at::Tensor DecoderLayer::backward(const at::Tensor& grad, BlockSaved& saved) const {
+at::Tensor DecoderLayer::backward_in_turn(const at::Tensor& grad, BlockSaved& saved) const {
   const ops::NormStats stats1 = stats_of(saved, kMean1, kRstd1), stats2 = stats_of(saved, kMean2, kRstd2);
   const at::Tensor sum1 = take(saved, kSum1);
+  const at::Tensor middle = norms_sums() ? normed(Role::kAttentionNorm, sum1, nullptr) : sum1;
 
   // MLP
   const at::Tensor grad_sum2 =
-      pre_norm() ? grad : normed_backward(Role::kMlpNorm, grad, take(saved, kSum2), stats2);
-  const at::Tensor h2 = normed(pre_norm() ? Role::kMlpNorm : Role::kAttentionNorm, sum1, nullptr);
-  at::Tensor grad_middle = feed_forward_backward(dropped(DropoutKind::kMlpOutput, grad_sum2), h2, saved);
-  if (pre_norm()) grad_middle = normed_backward(Role::kMlpNorm, grad_middle, sum1, stats2);
+      norms_sums() ? normed_backward(Role::kMlpNorm, grad, take(saved, kSum2), stats2) : grad;
+  const at::Tensor h2 = norms_inputs() ? normed(Role::kMlpNorm, middle, nullptr) : middle;
+  at::Tensor grad_middle = run_backward(kMlp, grad_sum2, h2, saved);
+  if (norms_inputs()) grad_middle = normed_backward(Role::kMlpNorm, grad_middle, middle, stats2);
   grad_middle.add_(grad_sum2);
 
   // attention
   const at::Tensor x = take(saved, kInput);
   const at::Tensor grad_sum1 =
-      pre_norm() ? grad_middle : normed_backward(Role::kAttentionNorm, grad_middle, sum1, stats1);
-  const at::Tensor h1 = pre_norm() ? normed(Role::kAttentionNorm, x, nullptr) : x;
-  at::Tensor grad_x = attend_backward(dropped(DropoutKind::kAttentionOutput, grad_sum1), h1, saved);
-  if (pre_norm()) grad_x = normed_backward(Role::kAttentionNorm, grad_x, x, stats1);
-  saved = {};
+      norms_sums() ? normed_backward(Role::kAttentionNorm, grad_middle, sum1, stats1) : grad_middle;
+  const at::Tensor h1 = norms_inputs() ? normed(Role::kAttentionNorm, x, nullptr) : x;
+  at::Tensor grad_x = run_backward(kAttention, grad_sum1, h1, saved);
+  if (norms_inputs()) grad_x = normed_backward(Role::kAttentionNorm, grad_x, x, stats1);
   return grad_x.add_(grad_sum1);
 }
 
-at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
-  const at::Tensor qkv = qkv_linear(block_, spec_).forward(h, mode_.compute);
-  Heads heads = split_heads(qkv, spec_);
-  if (spec_.position_kind == PositionKind::kRotary) {
-    ops::rotary_inplace(heads.q, in_.rope_cos, in_.rope_sin, /*inverse=*/false);
-    ops::rotary_inplace(heads.k, in_.rope_cos, in_.rope_sin, /*inverse=*/false);
+at::Tensor DecoderLayer::forward_parallel(const at::Tensor& x, BlockSaved* saved) const {
+  ops::NormStats stats1, stats2;
+  const bool shared = spec_.shared_parallel_norm;
+  const at::Tensor h1 = normed(shared ? Role::kSharedNorm : Role::kAttentionNorm, x, &stats1);
+  const at::Tensor h2 = shared ? h1 : normed(Role::kMlpNorm, x, &stats2);
+  keep(saved, kMean1, kRstd1, stats1);
+  keep(saved, kMean2, kRstd2, stats2);
+  return run(kAttention, h1, saved).add_(run(kMlp, h2, saved)).add_(x);
+}
+
+at::Tensor DecoderLayer::backward_parallel(const at::Tensor& grad, BlockSaved& saved) const {
+  const ops::NormStats stats1 = stats_of(saved, kMean1, kRstd1), stats2 = stats_of(saved, kMean2, kRstd2);
+  const at::Tensor x = take(saved, kInput);
+  if (spec_.shared_parallel_norm) {
+    const at::Tensor h = normed(Role::kSharedNorm, x, nullptr);
+    const at::Tensor grad_h =
+        run_backward(kAttention, grad, h, saved).add_(run_backward(kMlp, grad, h, saved));
+    return normed_backward(Role::kSharedNorm, grad_h, x, stats1).add_(grad);
   }
+  const at::Tensor grad_h1 = run_backward(kAttention, grad, normed(Role::kAttentionNorm, x, nullptr), saved);
+  const at::Tensor grad_h2 = run_backward(kMlp, grad, normed(Role::kMlpNorm, x, nullptr), saved);
+  return normed_backward(Role::kAttentionNorm, grad_h1, x, stats1)
+      .add_(normed_backward(Role::kMlpNorm, grad_h2, x, stats2))
+      .add_(grad);
+}
+
+at::Tensor DecoderLayer::run(const Sublayer& part, const at::Tensor& h, BlockSaved* saved) const {
+  at::Tensor y = part.is_attention ? attend(h, saved) : feed_forward(h, saved);
+  if (norms_outputs()) {
+    ops::NormStats stats;
+    keep(saved, part.output, y);
+    y = normed(part.output_norm, y, &stats);
+    keep(saved, part.mean, part.rstd, stats);
+  }
+  y = ops::dropout_apply(y, dropout_site(part.dropout, layer_, spec_.residual_dropout, in_, mode_));
+  return spec_.residual_multiplier == 1.0 ? y : y.mul_(spec_.residual_multiplier);
+}
+
+at::Tensor DecoderLayer::run_backward(const Sublayer& part, const at::Tensor& grad_in, const at::Tensor& h,
+                                      BlockSaved& saved) const {
+  at::Tensor grad = spec_.residual_multiplier == 1.0 ? grad_in : grad_in * spec_.residual_multiplier;
+  grad = ops::dropout_apply(grad, dropout_site(part.dropout, layer_, spec_.residual_dropout, in_, mode_));
+  if (norms_outputs()) {
+    grad = normed_backward(part.output_norm, grad, take(saved, part.output),
+                           stats_of(saved, part.mean, part.rstd));
+  }
+  return part.is_attention ? attend_backward(grad, h, saved) : feed_forward_backward(grad, h, saved);
+}
+
+at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
+  at::Tensor qkv = qkv_linear(block_, spec_).forward(h, mode_.compute);
+  if (spec_.qkv_layout == QkvLayout::kGroups) qkv = blocks_of_groups(qkv, spec_);
+  norm_queries_and_keys(qkv, saved);
+  Heads heads = split_heads(qkv, spec_);
+  rotate(heads.q, /*inverse=*/false);
+  rotate(heads.k, /*inverse=*/false);
   const auto site =
       dropout_site(DropoutKind::kAttentionProbabilities, layer_, spec_.attention_dropout, in_, mode_);
   const at::Tensor out =
@@ -142,11 +258,11 @@ at::Tensor DecoderLayer::attend_backward(const at::Tensor& grad, const at::Tenso
   ops::AttentionGrads grads =
       ops::attention_backward(grad_out.view(out.sizes()), heads.q, heads.k, heads.v, out, in_.cu_seqlens,
                               attention_options(), &site, mode_.compute, saved.attention);
-  if (spec_.position_kind == PositionKind::kRotary) {
-    ops::rotary_inplace(grads.q, in_.rope_cos, in_.rope_sin, /*inverse=*/true);
-    ops::rotary_inplace(grads.k, in_.rope_cos, in_.rope_sin, /*inverse=*/true);
-  }
-  const at::Tensor grad_qkv = at::cat({grads.q, grads.k, grads.v}, 1).flatten(1);
+  rotate(grads.q, /*inverse=*/true);
+  rotate(grads.k, /*inverse=*/true);
+  at::Tensor grad_qkv = at::cat({grads.q, grads.k, grads.v}, 1).flatten(1);
+  norm_queries_and_keys_backward(grad_qkv, saved);
+  if (spec_.qkv_layout == QkvLayout::kGroups) grad_qkv = groups_of_blocks(grad_qkv, spec_);
   return qkv_linear(block_, spec_).backward(grad_qkv, h, mode_.compute);
 }
 
@@ -164,18 +280,46 @@ at::Tensor DecoderLayer::feed_forward_backward(const at::Tensor& grad, const at:
   return up_linear(block_, spec_).backward(activated_backward(grad_activated, up), h, mode_.compute);
 }
 
+void DecoderLayer::norm_queries_and_keys(const at::Tensor& qkv, BlockSaved* saved) const {
+  if (spec_.qk_norm == QkNorm::kNone) return;
+  const Heads heads = split_heads(qkv, spec_);
+  const auto apply = [&](Role role, const at::Tensor& x, Slot input, Slot mean, Slot rstd) {
+    const at::Tensor rows = rows_to_norm(x, spec_);
+    ops::NormStats stats;
+    x.copy_(normed(role, rows, &stats).view(x.sizes()));
+    keep(saved, input, rows);
+    keep(saved, mean, rstd, stats);
+  };
+  apply(Role::kQueryNorm, heads.q, kQueryIn, kQueryMean, kQueryRstd);
+  apply(Role::kKeyNorm, heads.k, kKeyIn, kKeyMean, kKeyRstd);
+}
+
+void DecoderLayer::norm_queries_and_keys_backward(const at::Tensor& grad_qkv, BlockSaved& saved) const {
+  if (spec_.qk_norm == QkNorm::kNone) return;
+  const Heads heads = split_heads(grad_qkv, spec_);
+  const auto apply = [&](Role role, const at::Tensor& grad, Slot input, Slot mean, Slot rstd) {
+    grad.copy_(
+        normed_backward(role, rows_to_norm(grad, spec_), take(saved, input), stats_of(saved, mean, rstd))
+            .view(grad.sizes()));
+  };
+  apply(Role::kQueryNorm, heads.q, kQueryIn, kQueryMean, kQueryRstd);
+  apply(Role::kKeyNorm, heads.k, kKeyIn, kKeyMean, kKeyRstd);
+}
+
+void DecoderLayer::rotate(at::Tensor& x, bool inverse) const {
+  if (spec_.position_kind != PositionKind::kRotary || !kind().rope) return;
+  const RopeTables& tables = in_.ropes[static_cast<std::size_t>(*kind().rope)];
+  ops::rotary_inplace(x, tables.cos, tables.sin, inverse, spec_.rotary_layout);
+}
+
 at::Tensor DecoderLayer::normed(Role role, const at::Tensor& x, ops::NormStats* stats) const {
-  return ops::norm_forward(spec_.norm_kind, x, block_.norm(role), spec_.norm_eps, stats);
+  return ops::norm_forward(spec_.norm_kind, x, norm_weights(spec_, block_, role), spec_.norm_eps, stats);
 }
 
 at::Tensor DecoderLayer::normed_backward(Role role, const at::Tensor& grad, const at::Tensor& x,
                                          const ops::NormStats& stats) const {
-  return ops::norm_backward(spec_.norm_kind, grad, x, block_.norm(role), stats, spec_.norm_eps,
-                            block_.norm_grads(role));
-}
-
-at::Tensor DecoderLayer::dropped(DropoutKind kind, const at::Tensor& x) const {
-  return ops::dropout_apply(x, dropout_site(kind, layer_, spec_.residual_dropout, in_, mode_));
+  return ops::norm_backward(spec_.norm_kind, grad, x, norm_weights(spec_, block_, role), stats,
+                            spec_.norm_eps, block_.norm_grads(role));
 }
 
 at::Tensor DecoderLayer::activated(const at::Tensor& up) const {
@@ -191,6 +335,9 @@ at::Tensor DecoderLayer::activated_backward(const at::Tensor& grad, const at::Te
 ops::AttentionOptions DecoderLayer::attention_options() const {
   ops::AttentionOptions options;
   options.scale = spec_.attention_scale;
+  options.sliding_window = kind().sliding_window;
+  options.softcap = spec_.attention_softcap;
+  options.alibi_slopes = spec_.alibi_slopes;
   return options;
 }
 

@@ -19,6 +19,11 @@ enum class DropoutKind : int32_t {
 ops::DropoutSite dropout_site(DropoutKind kind, int64_t layer, double probability, const DecoderInputs& in,
                               const RunMode& mode);
 
+// The norm's weights as they multiply: 1 + w where the family stores w so.
+ops::NormWeights norm_weights(const DecoderSpec& spec, const BlockView& block, Role role);
+
+struct Sublayer;  // what attention and MLP have in common
+
 // Local. Views into the layer's weights; lives for one call.
 class DecoderLayer {
  public:
@@ -30,19 +35,39 @@ class DecoderLayer {
   at::Tensor backward(const at::Tensor& grad, BlockSaved& saved) const;  // empties `saved`
 
  private:
+  at::Tensor forward_in_turn(const at::Tensor& x, BlockSaved* saved) const;
+  at::Tensor forward_parallel(const at::Tensor& x, BlockSaved* saved) const;
+  at::Tensor backward_in_turn(const at::Tensor& grad, BlockSaved& saved) const;
+  at::Tensor backward_parallel(const at::Tensor& grad, BlockSaved& saved) const;
+
+  // A sublayer from its (normed) input to what is added to the residual, and back.
+  at::Tensor run(const Sublayer& part, const at::Tensor& h, BlockSaved* saved) const;
+  at::Tensor run_backward(const Sublayer& part, const at::Tensor& grad, const at::Tensor& h,
+                          BlockSaved& saved) const;
   at::Tensor attend(const at::Tensor& h, BlockSaved* saved) const;
   at::Tensor attend_backward(const at::Tensor& grad, const at::Tensor& h, BlockSaved& saved) const;
   at::Tensor feed_forward(const at::Tensor& h, BlockSaved* saved) const;
   at::Tensor feed_forward_backward(const at::Tensor& grad, const at::Tensor& h, BlockSaved& saved) const;
 
+  // Queries and keys of qkv [T, q | k | v], in place.
+  void norm_queries_and_keys(const at::Tensor& qkv, BlockSaved* saved) const;
+  void norm_queries_and_keys_backward(const at::Tensor& grad_qkv, BlockSaved& saved) const;
+  void rotate(at::Tensor& x, bool inverse) const;
+
   at::Tensor normed(Role role, const at::Tensor& x, ops::NormStats* stats) const;
   at::Tensor normed_backward(Role role, const at::Tensor& grad, const at::Tensor& x,
                              const ops::NormStats& stats) const;
-  at::Tensor dropped(DropoutKind kind, const at::Tensor& x) const;
   at::Tensor activated(const at::Tensor& up) const;
   at::Tensor activated_backward(const at::Tensor& grad, const at::Tensor& up) const;
   ops::AttentionOptions attention_options() const;
-  bool pre_norm() const { return spec_.norm_placement == NormPlacement::kPre; }
+  const LayerSpec& kind() const { return spec_.layers[static_cast<std::size_t>(layer_)]; }
+  bool norms_inputs() const {
+    return spec_.norm_placement == NormPlacement::kPre || spec_.norm_placement == NormPlacement::kSandwich;
+  }
+  bool norms_outputs() const {
+    return spec_.norm_placement == NormPlacement::kOutput || spec_.norm_placement == NormPlacement::kSandwich;
+  }
+  bool norms_sums() const { return spec_.norm_placement == NormPlacement::kPost; }
 
   const DecoderSpec& spec_;
   int64_t layer_;

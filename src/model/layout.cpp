@@ -18,9 +18,9 @@ Part linear(const DecoderSpec& spec, Role role, int64_t in, int64_t out, bool bi
   return {role, spec.transposed_linear ? std::vector{in, out} : std::vector{out, in}, bias ? out : 0};
 }
 
-Part norm(const DecoderSpec& spec, Role role) {
+Part norm(const DecoderSpec& spec, Role role, int64_t size) {
   if (!spec.norm_affine) return {role, {}, 0};
-  return {role, {spec.hidden_size}, spec.norm_kind == ops::NormKind::kLayerNorm ? spec.hidden_size : 0};
+  return {role, {size}, spec.norm_kind == ops::NormKind::kLayerNorm ? size : 0};
 }
 
 bool projects(const DecoderSpec& spec) {
@@ -35,54 +35,86 @@ std::vector<Part> embedding_parts(const DecoderSpec& spec) {
   }
   if (projects(spec))
     parts.push_back(linear(spec, Role::kProjectIn, spec.embedding_size, spec.hidden_size, false));
+  if (spec.embedding_norm) parts.push_back(norm(spec, Role::kEmbeddingNorm, spec.hidden_size));
   return parts;
 }
 
-std::vector<Part> layer_parts(const DecoderSpec& spec) {
-  const int64_t hidden = spec.hidden_size, inner = spec.intermediate_size;
+void add_attention(const DecoderSpec& spec, std::vector<Part>& parts) {
+  const int64_t hidden = spec.hidden_size;
   const int64_t query = spec.num_attention_heads * spec.head_dim,
                 key = spec.num_key_value_heads * spec.head_dim;
-  std::vector<Part> parts;
-  if (spec.fused_qkv) {
-    parts.push_back(linear(spec, Role::kQueryKeyValue, hidden, query + 2 * key, spec.attention_bias));
-  } else {
+  if (spec.qkv_layout == QkvLayout::kSeparate) {
     parts.push_back(linear(spec, Role::kQuery, hidden, query, spec.attention_bias));
     parts.push_back(linear(spec, Role::kKey, hidden, key, spec.attention_bias));
     parts.push_back(linear(spec, Role::kValue, hidden, key, spec.attention_bias));
+  } else {
+    parts.push_back(linear(spec, Role::kQueryKeyValue, hidden, query + 2 * key, spec.attention_bias));
   }
   parts.push_back(linear(spec, Role::kAttentionOut, query, hidden, spec.attention_out_bias));
-  if (spec.gated_mlp) parts.push_back(linear(spec, Role::kGate, hidden, inner, spec.mlp_bias));
-  parts.push_back(linear(spec, Role::kUp, hidden, inner, spec.mlp_bias));
+  if (spec.qk_norm != QkNorm::kNone) {
+    const bool whole = spec.qk_norm == QkNorm::kWhole;
+    parts.push_back(norm(spec, Role::kQueryNorm, whole ? query : spec.head_dim));
+    parts.push_back(norm(spec, Role::kKeyNorm, whole ? key : spec.head_dim));
+  }
+}
+
+void add_mlp(const DecoderSpec& spec, std::vector<Part>& parts) {
+  const int64_t hidden = spec.hidden_size, inner = spec.intermediate_size;
+  if (spec.fused_gate_up) {
+    parts.push_back(linear(spec, Role::kGateUp, hidden, 2 * inner, spec.mlp_bias));
+  } else {
+    if (spec.gated_mlp) parts.push_back(linear(spec, Role::kGate, hidden, inner, spec.mlp_bias));
+    parts.push_back(linear(spec, Role::kUp, hidden, inner, spec.mlp_bias));
+  }
   parts.push_back(linear(spec, Role::kDown, inner, hidden, spec.mlp_bias));
-  parts.push_back(norm(spec, Role::kAttentionNorm));
-  parts.push_back(norm(spec, Role::kMlpNorm));
+}
+
+std::vector<Part> layer_parts(const DecoderSpec& spec) {
+  std::vector<Part> parts;
+  add_attention(spec, parts);
+  add_mlp(spec, parts);
+  if (spec.shared_parallel_norm) {
+    parts.push_back(norm(spec, Role::kSharedNorm, spec.hidden_size));
+  } else if (spec.norm_placement != NormPlacement::kOutput) {
+    parts.push_back(norm(spec, Role::kAttentionNorm, spec.hidden_size));
+    parts.push_back(norm(spec, Role::kMlpNorm, spec.hidden_size));
+  }
+  if (spec.norm_placement == NormPlacement::kSandwich || spec.norm_placement == NormPlacement::kOutput) {
+    parts.push_back(norm(spec, Role::kAttentionOutputNorm, spec.hidden_size));
+    parts.push_back(norm(spec, Role::kMlpOutputNorm, spec.hidden_size));
+  }
   return parts;
 }
 
 std::vector<Part> head_parts(const DecoderSpec& spec) {
   std::vector<Part> parts;
+  // The output embedding is a plain linear in every family. A tied one may still have a bias of its own.
+  const int64_t bias = spec.head_bias ? spec.vocab_size : 0;
   if (!spec.tie_word_embeddings) {
-    // The output embedding is a plain linear in every family.
-    parts.push_back({Role::kOutputEmbedding,
-                     {spec.vocab_size, spec.embedding_size},
-                     spec.head_bias ? spec.vocab_size : 0});
+    parts.push_back({Role::kOutputEmbedding, {spec.vocab_size, spec.embedding_size}, bias});
+  } else if (spec.head_bias) {
+    parts.push_back({Role::kOutputEmbedding, {}, bias});
   }
   if (projects(spec))
     parts.push_back(linear(spec, Role::kProjectOut, spec.hidden_size, spec.embedding_size, false));
-  if (spec.final_norm) parts.push_back(norm(spec, Role::kFinalNorm));
+  if (spec.final_norm) parts.push_back(norm(spec, Role::kFinalNorm, spec.hidden_size));
   return parts;
 }
 
-std::string tensor_name(const Family& family, Role role, int64_t layer) {
+std::string numbered(std::string_view pattern, int64_t layer) {
+  std::string name(pattern);
+  if (const auto hole = name.find("{}"); hole != std::string::npos)
+    name.replace(hole, 2, std::to_string(layer));
+  return name;
+}
+
+const RoleName& name_of(const Family& family, Role role) {
   const auto entry = std::ranges::find(family.names, role, &RoleName::role);
   if (entry == family.names.end()) {
     base::fail(base::ExitCode::kInternal, "model family {}: no name for tensor role {}", family.model_type,
                static_cast<int>(role));
   }
-  std::string name(entry->name);
-  if (const auto hole = name.find("{}"); hole != std::string::npos)
-    name.replace(hole, 2, std::to_string(layer));
-  return name;
+  return *entry;
 }
 
 class LayoutBuilder {
@@ -109,7 +141,9 @@ class LayoutBuilder {
   void add(std::array<int, kNumRoles>& index, Role role, const char* suffix,
            const std::vector<int64_t>& shape, bool decay) {
     index[static_cast<std::size_t>(role)] = static_cast<int>(layout_.tensors.size());
-    TensorDef def{tensor_name(family_, role, layer_) + suffix, {}, shape, decay};
+    const RoleName& names = name_of(family_, role);
+    TensorDef def{numbered(names.name, layer_) + suffix, {}, shape, decay};
+    if (!names.alias.empty()) def.aliases.push_back(numbered(names.alias, layer_) + suffix);
     if (def.name.starts_with(family_.base_prefix))
       def.aliases.push_back(def.name.substr(family_.base_prefix.size()));
     layout_.tensors.push_back(std::move(def));

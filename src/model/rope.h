@@ -3,16 +3,13 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "sft/model/spec.h"
+#include "sft/model/decoder.h"
 
 namespace sft::model {
 
-// Inverse frequencies [head_dim / 2], fp32 on the CPU, with the spec's scaling applied.
-at::Tensor rope_inverse_frequencies(const DecoderSpec& spec);
+// Inverse frequencies [rotary_dim / 2], fp32 on the CPU, with the scaling applied.
+at::Tensor rope_inverse_frequencies(const RopeSpec& rope);
 
-struct RopeTables {
-  at::Tensor cos, sin;  // [T, head_dim / 2], fp32
-};
-RopeTables rope_tables(const DecoderSpec& spec, const at::Tensor& position_ids);
+RopeTables rope_tables(const RopeSpec& rope, const at::Tensor& position_ids);
 
 }  // namespace sft::model

@@ -10,6 +10,7 @@ enum class Role {
   kTokenEmbedding,
   kPositionEmbedding,
   kProjectIn,
+  kEmbeddingNorm,
   // layer block; the order of q, k, v and of gate, up is the order of the fused product
   kQuery,
   kKey,
@@ -17,10 +18,16 @@ enum class Role {
   kQueryKeyValue,  // one tensor for the three
   kAttentionOut,
   kGate,
-  kUp,  // of a plain MLP too
+  kUp,      // of a plain MLP too
+  kGateUp,  // one tensor for the two
   kDown,
-  kAttentionNorm,
+  kAttentionNorm,        // of the attention's input, or of the residual sum after it (kPost)
+  kAttentionOutputNorm,  // of what the attention adds
   kMlpNorm,
+  kSharedNorm,  // of the input of both, side by side
+  kMlpOutputNorm,
+  kQueryNorm,
+  kKeyNorm,
   // head block
   kOutputEmbedding,
   kProjectOut,

@@ -21,10 +21,11 @@ int64_t longest_row(std::span<const int64_t> cu_seqlens) {
 Implementation choose(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                       const DropoutSite* dropout, ComputeDtype compute) {
-  if (is_active(dropout) || options.softcap) return Implementation::kGeneric;
+  if (is_active(dropout) || options.softcap || !options.alibi_slopes.empty()) return Implementation::kGeneric;
   const bool windowed = options.sliding_window && *options.sliding_window < longest_row(cu_seqlens);
-  if (q.is_cpu() && q.scalar_type() == at::kFloat && !windowed) {
-    return cpu::fused_attention_serves(q, k, v) ? Implementation::kCpuFused : Implementation::kCpuFlash;
+  if (q.is_cpu() && q.scalar_type() == at::kFloat) {
+    if (cpu::fused_attention_serves(q, k, v)) return Implementation::kCpuFused;
+    return windowed ? Implementation::kGeneric : Implementation::kCpuFlash;
   }
   if (q.is_cuda() && compute == ComputeDtype::kBf16) return Implementation::kCudaFlash;
   return Implementation::kGeneric;

@@ -18,16 +18,17 @@ struct Gradients {
   const LinearGrads& weights;
 };
 
+void scale_and_cap(const at::Tensor& logits, const HeadOptions& options) {
+  if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
+  if (options.softcap) logits.div_(*options.softcap).tanh_().mul_(*options.softcap);
+}
+
 // logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns the losses of the rows.
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const HeadOptions& options,
                          const double* grad_scale) {
+  scale_and_cap(logits, options);
   at::Tensor cap_derivative;
-  if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
-  if (options.softcap) {
-    logits.div_(*options.softcap).tanh_();
-    if (grad_scale != nullptr) cap_derivative = 1.0 - logits.square();
-    logits.mul_(*options.softcap);
-  }
+  if (options.softcap && grad_scale != nullptr) cap_derivative = 1.0 - (logits / *options.softcap).square();
   const at::Tensor losses = cpu::fits(logits)
                                 ? cpu::cross_entropy_inplace(logits, targets.contiguous(), grad_scale)
                                 : generic::cross_entropy_inplace(logits, targets, grad_scale);
@@ -84,6 +85,13 @@ HeadResult head_forward_backward(const at::Tensor& hidden, const LinearWeights& 
 HeadResult head_forward(const at::Tensor& hidden, const LinearWeights& w, const at::Tensor& target_ids,
                         const HeadOptions& options, ComputeDtype compute) {
   return run_head(hidden, w, target_ids, options, compute, nullptr);
+}
+
+at::Tensor head_logits(const at::Tensor& hidden, const LinearWeights& w, const HeadOptions& options,
+                       ComputeDtype compute) {
+  at::Tensor logits = linear_forward(hidden, w, compute);
+  scale_and_cap(logits, options);
+  return logits;
 }
 
 }  // namespace sft::ops

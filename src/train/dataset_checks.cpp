@@ -80,19 +80,19 @@ void check_preparation(const std::string& option_name, const std::string& path,
 
 void check_lengths(const std::string& path, const data::TokenDataset& dataset,
                    const std::optional<int64_t>& max_length, const model::DecoderSpec& spec) {
-  const int64_t limit = spec.max_position_embeddings;
-  if (max_length && spec.position_kind == model::PositionKind::kLearned && *max_length > limit) {
+  if (max_length && spec.longest_row && *max_length > *spec.longest_row) {
     fail(ExitCode::kConfig,
-         "max_length = {} is beyond the {} positions the model has learnt; set max_length = {} or less",
-         *max_length, limit, limit);
+         "max_length = {} is beyond the {} positions of the model; set max_length = {} or less", *max_length,
+         *spec.longest_row, *spec.longest_row);
   }
+  const int64_t limit = spec.longest_row.value_or(spec.max_position_embeddings);
   if (max_length && *max_length <= limit) return;
   for (int64_t row = 0; row < dataset.size(); ++row) {
     if (dataset.length(row) <= limit) continue;
-    if (spec.position_kind == model::PositionKind::kLearned) {
+    if (spec.longest_row) {
       fail(ExitCode::kInvalidData,
-           "{} has a row of {} tokens, more than the {} positions the model has learnt; set max_length = {}",
-           path, dataset.length(row), limit, limit);
+           "{} has a row of {} tokens, more than the {} positions of the model; set max_length = {}", path,
+           dataset.length(row), limit, limit);
     }
     log::warning(
         "{} has rows longer than the model's max_position_embeddings = {}; positions beyond were never "

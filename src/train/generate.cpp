@@ -52,9 +52,11 @@ std::vector<int64_t> generate_greedily(const std::filesystem::path& model_dir, s
   engine.load_parameters(*model::open_model_weights(model_dir));
 
   const std::vector<int64_t> stops = eos_ids(model_dir);
+  const model::DecoderSpec& spec = decoder->spec();
+  const int64_t longest = spec.longest_row.value_or(spec.max_position_embeddings);
   std::vector<int64_t> generated;
   while (static_cast<int64_t>(generated.size()) < max_new_tokens &&
-         static_cast<int64_t>(prompt.size()) < decoder->spec().max_position_embeddings) {
+         static_cast<int64_t>(prompt.size()) < longest) {
     const int64_t next = engine.logits(one_row(prompt))[-1].argmax().item<int64_t>();
     if (std::find(stops.begin(), stops.end(), next) != stops.end()) break;
     prompt.push_back(next);

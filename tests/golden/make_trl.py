@@ -1,6 +1,6 @@
 """Makes trl_<model>.json: twelve steps of TRL on each model of tests/parity/models.py, for the fast tests that do without TRL.
 
-    .venv/bin/python tests/golden/make_trl.py
+    .venv/bin/python tests/golden/make_trl.py [model ...]
 
 Each file holds the model's configuration (its weights follow from it and the seed), the token rows, the settings, what TRL logged,
 and of every final tensor its norm and its product with two fixed random vectors.
@@ -28,7 +28,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base, texts = Path(scratch), models.texts(NUM_ROWS, seed=5)
         jobs = []
-        for name, config in models.CONFIGS.items():
+        for name in sys.argv[1:] or models.CONFIGS:
+            config = models.CONFIGS[name]
             folder = models.write_model(base / name, config, seed=7)
             models.write_tokenizer(folder, texts, pad_token=models.SPECIAL_TOKENS[config["pad_token_id"]])
             settings = SETTINGS | {"learning_rate": 2e-4 if name.startswith("opt") else 1e-3}

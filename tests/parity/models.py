@@ -37,6 +37,16 @@ _GPT2 = {
     "attn_pdrop": 0.0, "resid_pdrop": 0.0, "scale_attn_weights": True, "tie_word_embeddings": True,
     "pad_token_id": PAD, "bos_token_id": EOS, "eos_token_id": EOS,
 }
+_GEMMA3 = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": VOCAB_SIZE, "hidden_size": 64,
+    "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 20, "attn_logit_softcapping": None,
+    "final_logit_softcapping": 5.0, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 20000.0},
+                        "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}},
+    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": True,
+    "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS,
+}
 
 CONFIGS = {
     # Llama 2/3 kind: grouped heads, own head.
@@ -53,6 +63,8 @@ CONFIGS = {
     # OPT-350m kind: norms after the residual, no final norm, smaller embedding with projections.
     "opt-post": _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32},
     "gpt2": _GPT2,
+    # Scaled embeddings, norms of 1 + w around each sublayer and of q and k, windows, two rotary bases, capped logits.
+    "gemma3": _GEMMA3,
 }
 
 
@@ -71,7 +83,7 @@ def tensor_shapes(config: dict) -> dict[str, list[int]]:
         if bias:
             shapes[f"{name}.bias"] = [size]
 
-    if kind == "llama":
+    if kind in ("llama", "gemma3_text"):
         hidden, inner = config["hidden_size"], config["intermediate_size"]
         heads, kv_heads, head_dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
         shapes["model.embed_tokens.weight"] = [vocab, hidden]
@@ -83,6 +95,11 @@ def tensor_shapes(config: dict) -> dict[str, list[int]]:
             linear(f"{at}.self_attn.v_proj", kv_heads * head_dim, hidden, bias=False)
             linear(f"{at}.self_attn.o_proj", hidden, heads * head_dim, bias=False)
             norm(f"{at}.post_attention_layernorm", hidden, bias=False)
+            if kind == "gemma3_text":
+                norm(f"{at}.self_attn.q_norm", head_dim, bias=False)
+                norm(f"{at}.self_attn.k_norm", head_dim, bias=False)
+                norm(f"{at}.pre_feedforward_layernorm", hidden, bias=False)
+                norm(f"{at}.post_feedforward_layernorm", hidden, bias=False)
             linear(f"{at}.mlp.gate_proj", inner, hidden, bias=False)
             linear(f"{at}.mlp.up_proj", inner, hidden, bias=False)
             linear(f"{at}.mlp.down_proj", hidden, inner, bias=False)

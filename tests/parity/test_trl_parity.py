@@ -13,7 +13,7 @@ from parity.cases import Case
 
 MATRIX = cases.matrix([
     ("llama", "8x1x1"), ("llama-tied", "1x8x1"), ("opt-pre", "1x8x1"), ("opt-post", "8x1x1"), ("gpt2", "8x1x1"),
-    ("llama-linear", "8x1x1"), ("llama-tied", "2x2x2"), ("opt-post", "2x2x2"), ("gpt2", "2x2x2"), ("llama", "1x3x3"),
+    ("llama-linear", "8x1x1"), ("llama-tied", "2x2x2"), ("opt-post", "2x2x2"), ("gpt2", "2x2x2"), ("llama", "1x3x3"), ("gemma3", "8x1x1"),
 ])
 BF16 = [cases.bf16("llama-tied", "8x1x1"), cases.bf16("gpt2", "8x1x1"), cases.bf16("opt-post", "2x2x2"),
         cases.bf16("llama", "8x1x1", long=True)]

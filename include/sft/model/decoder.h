@@ -41,12 +41,17 @@ struct RunMode {
   uint64_t seed = 0;      // of dropout
 };
 
+// cos and sin of every token's angles: [T, rotary_dim / 2], fp32.
+struct RopeTables {
+  at::Tensor cos, sin;
+};
+
 // A micro-batch on the device, with what every layer needs of it (rotary tables). Made once per micro-batch.
 struct DecoderInputs {
   at::Tensor input_ids, position_ids;        // int64 [T]
   std::vector<int64_t> cu_seqlens;           // host [R + 1]
   at::Tensor target_positions, target_ids;   // int64 [N]
-  at::Tensor rope_cos, rope_sin;             // [T, head_dim / 2], rotary models only
+  std::vector<RopeTables> ropes;             // one per spec().ropes
   std::vector<ops::DropoutRow> dropout_rows; // [R]
 };
 

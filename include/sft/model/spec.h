@@ -11,9 +11,35 @@
 
 namespace sft::model {
 
-enum class PositionKind { kLearned, kRotary };
-enum class NormPlacement { kPre, kPost };
-enum class RopeScaling { kNone, kLinear, kLlama3 };
+enum class PositionKind { kLearned, kRotary, kAlibi };
+// Where a sublayer (attention, MLP) is normalised: its input, the residual sum, its output before the residual is added, input and output.
+enum class NormPlacement { kPre, kPost, kOutput, kSandwich };
+// Norms of queries and keys before the rotation: none, over each head's features, over all heads together.
+enum class QkNorm { kNone, kPerHead, kWhole };
+// How q, k and v are stored: three tensors; one tensor of all queries, then keys, then values; one tensor of key/value groups, each with its
+// queries, its key and its value.
+enum class QkvLayout { kSeparate, kBlocks, kGroups };
+enum class RopeScaling { kNone, kLinear, kLlama3, kYarn, kLongrope };
+
+// Rotary positions: tables of cos and sin, made by rope.h.
+struct RopeSpec {
+  int64_t rotary_dim = 0;  // the first features of each head are rotated
+  double theta = 10000.0;
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
+  double beta_fast = 32.0, beta_slow = 1.0;              // yarn
+  bool truncate = true;                                  // yarn
+  std::vector<double> short_factor;                      // longrope: [rotary_dim / 2], for rows within the original positions
+  int64_t original_max_position_embeddings = 0;
+  double attention_factor = 1.0;  // multiplies cos and sin
+};
+
+// What differs from layer to layer.
+struct LayerSpec {
+  std::optional<int64_t> sliding_window;  // keys a query sees, its own included
+  std::optional<int> rope = 0;            // index into DecoderSpec::ropes; none: no positions in this layer
+};
 
 // Names of fields follow Hugging Face config.json where one exists.
 struct DecoderSpec {
@@ -25,21 +51,31 @@ struct DecoderSpec {
   int64_t num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
   int64_t intermediate_size = 0;
   int64_t max_position_embeddings = 0;
+  std::optional<int64_t> longest_row;  // positions exist (or are right) only up to here; unset: any length runs
 
   ops::NormKind norm_kind = ops::NormKind::kLayerNorm;
   NormPlacement norm_placement = NormPlacement::kPre;
   double norm_eps = 1e-5;
-  bool norm_affine = true;     // norms have weights (and, LayerNorm, biases)
+  bool norm_affine = true;        // norms have weights (and, LayerNorm, biases)
+  bool norm_unit_offset = false;  // the stored weight w stands for 1 + w (Gemma)
   bool final_norm = true;
+  bool embedding_norm = false;    // BLOOM
+
+  bool parallel_residual = false;    // x + attention(norm x) + mlp(norm x); otherwise one after the other
+  bool shared_parallel_norm = false; // one norm for both
+  double residual_multiplier = 1.0;  // of what a sublayer adds
 
   PositionKind position_kind = PositionKind::kRotary;
-  int64_t position_offset = 0;  // OPT: 2
-  double rope_theta = 10000.0;
-  RopeScaling rope_scaling = RopeScaling::kNone;
-  double rope_factor = 1.0, rope_low_freq_factor = 1.0, rope_high_freq_factor = 4.0;
-  int64_t rope_original_max_position_embeddings = 0;
+  int64_t position_offset = 0;      // OPT: 2
+  std::vector<RopeSpec> ropes;      // kRotary: at least one
+  ops::RotaryLayout rotary_layout = ops::RotaryLayout::kHalves;
+  std::vector<LayerSpec> layers;    // [num_hidden_layers]
+  std::vector<double> alibi_slopes; // kAlibi: [num_attention_heads]
 
   double attention_scale = 1.0;  // of the scores; usually head_dim^-0.5
+  std::optional<double> attention_softcap, logit_softcap;
+  double embedding_scale = 1.0, logit_scale = 1.0;
+  QkNorm qk_norm = QkNorm::kNone;
   bool attention_bias = false, attention_out_bias = false;
   bool gated_mlp = true, mlp_bias = false;
   ops::Activation activation = ops::Activation::kSilu;
@@ -51,7 +87,8 @@ struct DecoderSpec {
   double embedding_dropout = 0.0, residual_dropout = 0.0, attention_dropout = 0.0;
 
   bool transposed_linear = false;      // GPT-2's Conv1D: weights [in, out]
-  bool fused_qkv = false;              // one tensor for q, k, v (GPT-2's c_attn)
+  QkvLayout qkv_layout = QkvLayout::kSeparate;
+  bool fused_gate_up = false;          // one tensor [gate | up]
   bool hf_counts_first_label = false;  // transformers' loss divisor also counts column 0 (GPT-2): only for trl_compat
 
   int64_t num_parameters = 0;          // tied weights once; filled by Decoder

@@ -52,16 +52,19 @@ at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up);
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up);  // [T, 2 I]
 
 // ---- rotary positions -------------------------------------------------------------------------------------------------------
-// In place on x [T, heads, head_dim] (the first 2 * rotary_pairs features of each head), half-split layout as transformers' rotate_half.
+// Feature i is paired with i + rotary_pairs (transformers' rotate_half), or 2 i with 2 i + 1 (GPT-J's rotate_every_two).
+enum class RotaryLayout { kHalves, kInterleaved };
+// In place on x [T, heads, head_dim] (the first 2 * rotary_pairs features of each head).
 // cos, sin: [T, rotary_pairs] fp32. inverse = true applies the transposed rotation (the backward).
-void rotary_inplace(at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
+void rotary_inplace(at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse, RotaryLayout layout = RotaryLayout::kHalves);
 
 // ---- causal attention over packed rows ---------------------------------------------------------------------------------------
 struct DropoutSite;  // below
 struct AttentionOptions {
   double scale = 1.0;
-  std::optional<int64_t> sliding_window;
-  std::optional<double> softcap;
+  std::optional<int64_t> sliding_window;  // keys a query sees, its own included
+  std::optional<double> softcap;          // scores become softcap * tanh(score / softcap)
+  std::span<const double> alibi_slopes;   // [H] or empty: slope * (position of the key in its row) is added to a score
 };
 struct AttentionSaved {
   std::vector<at::Tensor> tensors;  // what the implementation needs again, besides q, k, v, out
@@ -116,6 +119,9 @@ HeadResult head_forward_backward(const at::Tensor& hidden, const LinearWeights& 
                                  const LinearGrads& grads, const HeadOptions& options, ComputeDtype compute);
 HeadResult head_forward(const at::Tensor& hidden, const LinearWeights& w, const at::Tensor& target_ids, const HeadOptions& options,
                         ComputeDtype compute);
+
+// The logits that loss is taken of, all at once: fp32 [N, V] (fp64 in tests).
+at::Tensor head_logits(const at::Tensor& hidden, const LinearWeights& w, const HeadOptions& options, ComputeDtype compute);
 
 // ---- sums -------------------------------------------------------------------------------------------------------------------
 // Sum of squares in double, blockwise in a fixed order (independent of the thread count).

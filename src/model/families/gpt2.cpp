@@ -33,6 +33,7 @@ DecoderSpec read_config(const ConfigReader& config) {
   spec.head_dim = divided(config, "n_embd", spec.hidden_size, "n_head", spec.num_attention_heads);
   spec.max_position_embeddings = config.positive("n_positions", 1024);
   spec.position_kind = PositionKind::kLearned;
+  spec.longest_row = spec.max_position_embeddings;
   spec.norm_eps = config.positive_number("layer_norm_epsilon", 1e-5);
 
   spec.attention_bias = spec.attention_out_bias = spec.mlp_bias = true;
@@ -45,7 +46,7 @@ DecoderSpec read_config(const ConfigReader& config) {
   spec.attention_dropout = config.probability("attn_pdrop", 0.1);
 
   spec.transposed_linear = true;
-  spec.fused_qkv = true;
+  spec.qkv_layout = QkvLayout::kBlocks;
   spec.tie_word_embeddings = config.flag("tie_word_embeddings", true);
   spec.hf_counts_first_label = true;
   return spec;

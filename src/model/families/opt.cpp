@@ -36,6 +36,7 @@ DecoderSpec read_config(const ConfigReader& config) {
   spec.max_position_embeddings = config.positive("max_position_embeddings", 2048);
   spec.position_kind = PositionKind::kLearned;
   spec.position_offset = 2;
+  spec.longest_row = spec.max_position_embeddings;
 
   const bool norm_before = config.flag("do_layer_norm_before", true);
   spec.norm_placement = norm_before ? NormPlacement::kPre : NormPlacement::kPost;

@@ -46,7 +46,7 @@ at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& tar
                                  const double* grad_scale);
 
 // Our own kernel, for head dimensions that are a multiple of 16. Grouped heads are not expanded; no dropout,
-// window or softcap.
+// softcap or ALiBi.
 bool fused_attention_serves(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 at::Tensor fused_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    std::span<const int64_t> cu_seqlens, const AttentionOptions& options,

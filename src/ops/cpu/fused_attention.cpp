@@ -59,34 +59,43 @@ void transpose(const float* from, int64_t row_stride, int64_t length, int64_t he
   }
 }
 
-// scores <- softmax(scale * scores[0, count)), zeros up to padded. Returns log(sum(exp(scale * scores))).
-SFT_SIMD float softmax_row(float* scores, float scale, int64_t count, int64_t padded) {
+// The scores of a row that its query sees, of `padded` ones.
+struct Visible {
+  int64_t begin, end;
+};
+
+// scores <- softmax(scale * visible scores), zeros elsewhere. Returns log(sum(exp(scale * scores))).
+SFT_SIMD float softmax_row(float* scores, float scale, Visible visible, int64_t padded) {
+  const int64_t begin = visible.begin, end = visible.end;
   float top = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < count; ++j) top = scores[j] > top ? scores[j] : top;
+  for (int64_t j = begin; j < end; ++j) top = scores[j] > top ? scores[j] : top;
   float sum = 0.0F;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < count; ++j) {
+  for (int64_t j = begin; j < end; ++j) {
     scores[j] = exp_simd(scale * (scores[j] - top));
     sum += scores[j];
   }
   const float factor = 1.0F / sum;
 #pragma omp simd
-  for (int64_t j = 0; j < count; ++j) scores[j] *= factor;
-  for (int64_t j = count; j < padded; ++j) scores[j] = 0.0F;
+  for (int64_t j = begin; j < end; ++j) scores[j] *= factor;
+  for (int64_t j = 0; j < begin; ++j) scores[j] = 0.0F;
+  for (int64_t j = end; j < padded; ++j) scores[j] = 0.0F;
   return scale * top + std::log(sum);
 }
 
 // scores <- probabilities, from the row's logsumexp; grad <- gradient of the unscaled scores, from that of
 // the probabilities.
 SFT_SIMD void softmax_backward_row(float* scores, float* grad, float scale, float logsumexp, float delta,
-                                   int64_t count, int64_t padded) {
+                                   Visible visible, int64_t padded) {
+  const int64_t begin = visible.begin, end = visible.end;
 #pragma omp simd
-  for (int64_t j = 0; j < count; ++j) {
+  for (int64_t j = begin; j < end; ++j) {
     scores[j] = exp_simd(scale * scores[j] - logsumexp);
     grad[j] = scale * scores[j] * (grad[j] - delta);
   }
-  for (int64_t j = count; j < padded; ++j) scores[j] = grad[j] = 0.0F;
+  for (int64_t j = 0; j < begin; ++j) scores[j] = grad[j] = 0.0F;
+  for (int64_t j = end; j < padded; ++j) scores[j] = grad[j] = 0.0F;
 }
 
 SFT_SIMD float dot(const float* a, const float* b, int64_t n) {
@@ -118,16 +127,37 @@ struct Problem {
   HeadsView q, k, v;
   int64_t head_dim, groups;
   float scale;
+  int64_t window;  // keys a query sees, its own included
+
+  Problem(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
+          const AttentionOptions& options)
+      : q(q_in),
+        k(k_in),
+        v(v_in),
+        head_dim(q_in.size(2)),
+        groups(q_in.size(1) / k_in.size(1)),
+        scale(static_cast<float>(options.scale)),
+        window(options.sliding_window.value_or(std::numeric_limits<int64_t>::max())) {}
+  // The first key, counted in the row, that a query sees.
+  int64_t first_key(int64_t query) const { return query < window ? 0 : query - window + 1; }
 };
 
-// scores [queries, keys up to the block's end] = q k^T
+// scores [queries, keys] = q k^T: the queries of a block and the keys any of them sees.
 struct Block {
-  int64_t first, queries, keys, padded_keys;  // in the row
-  Block(int64_t first_query, int64_t length)
+  int64_t first, queries;                // in the row
+  int64_t first_key, keys, padded_keys;  // first_key on a column boundary of the products
+  const Problem& problem;
+
+  Block(const Problem& p, int64_t first_query, int64_t length)
       : first(first_query),
         queries(std::min(kQueries, length - first_query)),
-        keys(first_query + queries),
-        padded_keys(Scratch::padded(keys)) {}
+        first_key(p.first_key(first_query) / kGemmColumns * kGemmColumns),
+        keys(first_query + queries - first_key),
+        padded_keys(Scratch::padded(keys)),
+        problem(p) {}
+  Visible visible(int64_t i) const {
+    return {problem.first_key(first + i) - first_key, first + i + 1 - first_key};
+  }
 };
 
 void forward_task(const Problem& p, const Task& task, Scratch s, const HeadsView& out, float* logsumexp,
@@ -135,26 +165,26 @@ void forward_task(const Problem& p, const Task& task, Scratch s, const HeadsView
   transpose(p.k.at(task.begin, task.kv_head), p.k.token_stride, task.length, p.head_dim, s.stride, s.keys);
   for (int64_t head = task.kv_head * p.groups; head < (task.kv_head + 1) * p.groups; ++head) {
     for (int64_t first = 0; first < task.length; first += kQueries) {
-      const Block b(first, task.length);
+      const Block b(p, first, task.length);
       const int64_t token = task.begin + first;
       small_gemm({b.queries,
                   b.padded_keys,
                   p.head_dim,
                   {p.q.at(token, head), p.q.token_stride, 1},
-                  s.keys,
+                  s.keys + b.first_key,
                   s.stride,
                   s.scores,
                   s.stride,
                   false});
       for (int64_t i = 0; i < b.queries; ++i) {
         logsumexp[head * tokens + token + i] =
-            softmax_row(s.scores + i * s.stride, p.scale, first + i + 1, b.padded_keys);
+            softmax_row(s.scores + i * s.stride, p.scale, b.visible(i), b.padded_keys);
       }
       small_gemm({b.queries,
                   p.head_dim,
                   b.keys,
                   {s.scores, s.stride, 1},
-                  p.v.at(task.begin, task.kv_head),
+                  p.v.at(task.begin + b.first_key, task.kv_head),
                   p.v.token_stride,
                   out.at(token, head),
                   out.token_stride,
@@ -174,23 +204,24 @@ void backward_task(const Problem& p, const Task& task, Scratch s, const Backward
   transpose(p.v.at(start, kv), p.v.token_stride, task.length, p.head_dim, s.stride, s.values);
   for (int64_t head = kv * p.groups; head < (kv + 1) * p.groups; ++head) {
     for (int64_t first = 0; first < task.length; first += kQueries) {
-      const Block b(first, task.length);
-      const int64_t token = start + first;
+      const Block b(p, first, task.length);
+      const int64_t token = start + first, key = start + b.first_key;
       const StridedMatrix q{p.q.at(token, head), p.q.token_stride, 1};
       const StridedMatrix grad_out{g.grad_out.at(token, head), g.grad_out.token_stride, 1};
-      small_gemm({b.queries, b.padded_keys, p.head_dim, q, s.keys, s.stride, s.scores, s.stride, false});
-      small_gemm(
-          {b.queries, b.padded_keys, p.head_dim, grad_out, s.values, s.stride, s.grads, s.stride, false});
+      small_gemm({b.queries, b.padded_keys, p.head_dim, q, s.keys + b.first_key, s.stride, s.scores, s.stride,
+                  false});
+      small_gemm({b.queries, b.padded_keys, p.head_dim, grad_out, s.values + b.first_key, s.stride, s.grads,
+                  s.stride, false});
       for (int64_t i = 0; i < b.queries; ++i) {
         const float delta = dot(g.grad_out.at(token + i, head), g.out.at(token + i, head), p.head_dim);
         softmax_backward_row(s.scores + i * s.stride, s.grads + i * s.stride, p.scale,
-                             logsumexp[head * tokens + token + i], delta, first + i + 1, b.padded_keys);
+                             logsumexp[head * tokens + token + i], delta, b.visible(i), b.padded_keys);
       }
       small_gemm({b.queries,
                   p.head_dim,
                   b.keys,
                   {s.grads, s.stride, 1},
-                  p.k.at(start, kv),
+                  p.k.at(key, kv),
                   p.k.token_stride,
                   g.grad_q.at(token, head),
                   g.grad_q.token_stride,
@@ -201,7 +232,7 @@ void backward_task(const Problem& p, const Task& task, Scratch s, const Backward
                   {s.grads, 1, s.stride},
                   q.data,
                   q.row_stride,
-                  g.grad_k.at(start, kv),
+                  g.grad_k.at(key, kv),
                   g.grad_k.token_stride,
                   true});
       small_gemm({b.keys,
@@ -210,7 +241,7 @@ void backward_task(const Problem& p, const Task& task, Scratch s, const Backward
                   {s.scores, 1, s.stride},
                   grad_out.data,
                   grad_out.row_stride,
-                  g.grad_v.at(start, kv),
+                  g.grad_v.at(key, kv),
                   g.grad_v.token_stride,
                   true});
     }
@@ -254,8 +285,7 @@ at::Tensor fused_attention_forward(const at::Tensor& q_in, const at::Tensor& k_i
   const int64_t tokens = q.size(0), heads = q.size(1), head_dim = q.size(2);
   at::Tensor out = at::empty({tokens, heads, head_dim}, q.options());
   const at::Tensor logsumexp = at::empty({heads, tokens}, q.options());
-  const Problem problem{HeadsView(q), HeadsView(k),      HeadsView(v),
-                        head_dim,     heads / k.size(1), static_cast<float>(options.scale)};
+  const Problem problem(q, k, v, options);
   const HeadsView out_view(out);
   float* lse = logsumexp.mutable_data_ptr<float>();
   run_tasks(cu_seqlens, k.size(1), head_dim, [&](const Task& task, const Scratch& scratch) {
@@ -271,11 +301,10 @@ AttentionGrads fused_attention_backward(const at::Tensor& grad_out_in, const at:
                                         ComputeDtype compute, const AttentionSaved& saved) {
   const at::Tensor q = rounded(q_in, compute), k = rounded(k_in, compute), v = rounded(v_in, compute);
   const at::Tensor grad_out = rounded(grad_out_in, compute).contiguous();
-  const int64_t tokens = q.size(0), heads = q.size(1), head_dim = q.size(2);
+  const int64_t tokens = q.size(0), head_dim = q.size(2);
   AttentionGrads grads{at::empty(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()),
                        at::zeros(v.sizes(), v.options())};
-  const Problem problem{HeadsView(q), HeadsView(k),      HeadsView(v),
-                        head_dim,     heads / k.size(1), static_cast<float>(options.scale)};
+  const Problem problem(q, k, v, options);
   const BackwardViews views{HeadsView(grad_out), HeadsView(out), HeadsView(grads.q), HeadsView(grads.k),
                             HeadsView(grads.v)};
   const float* lse = saved.tensors.at(0).const_data_ptr<float>();

@@ -4,6 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/tensor.h>
 
 #include <limits>
 
@@ -55,7 +56,18 @@ struct Probabilities {
   at::Tensor cap_derivative;  // d(capped score) / d(score); undefined without a softcap
 };
 
-Probabilities probabilities(const at::Tensor& q, const at::Tensor& k, const AttentionOptions& options) {
+// slope * key position for the group's heads: [G, 1, L].
+at::Tensor alibi_bias(const HeadGroup& group, const AttentionOptions& options, const at::Tensor& like) {
+  const auto slopes = options.alibi_slopes.subspan(static_cast<std::size_t>(group.first_head),
+                                                   static_cast<std::size_t>(group.heads));
+  return at::tensor(at::ArrayRef<double>(slopes.data(), slopes.size()), like.options().device(at::kCPU))
+             .to(like.device())
+             .view({group.heads, 1, 1}) *
+         at::arange(group.length, like.options());
+}
+
+Probabilities probabilities(const HeadGroup& group, const at::Tensor& q, const at::Tensor& k,
+                            const AttentionOptions& options) {
   at::Tensor scores = at::matmul(q, k.transpose(1, 2)).mul_(options.scale);
   Probabilities result;
   if (options.softcap) {
@@ -63,6 +75,7 @@ Probabilities probabilities(const at::Tensor& q, const at::Tensor& k, const Atte
     result.cap_derivative = 1.0 - tanh.square();
     scores = tanh * *options.softcap;
   }
+  if (!options.alibi_slopes.empty()) scores.add_(alibi_bias(group, options, q));
   const auto lowest = -std::numeric_limits<double>::infinity();
   scores.masked_fill_(hidden_positions(q.size(1), options, q), lowest);
   result.values = scores.softmax(2);
@@ -85,7 +98,7 @@ at::Tensor attention_forward(const at::Tensor& q_in, const at::Tensor& k_in, con
   const at::Tensor q = rounded(q_in, compute), k = rounded(k_in, compute), v = rounded(v_in, compute);
   at::Tensor out = at::empty_like(q, at::MemoryFormat::Contiguous);
   for_each_group(q, k, cu_seqlens, [&](const HeadGroup& group) {
-    at::Tensor p = probabilities(group.queries(q), group.keys(k), options).values;
+    at::Tensor p = probabilities(group, group.queries(q), group.keys(k), options).values;
     if (is_active(dropout)) p.mul_(mask_of(*dropout, group, p));
     group.queries(out).copy_(at::matmul(rounded(p, compute), group.keys(v)));
   });
@@ -102,7 +115,7 @@ AttentionGrads attention_backward(const at::Tensor& grad_out_in, const at::Tenso
   AttentionGrads grads{at::empty_like(q, kDense), at::empty_like(k, kDense), at::empty_like(v, kDense)};
   for_each_group(q, k, cu_seqlens, [&](const HeadGroup& group) {
     const at::Tensor go = group.queries(grad_out);
-    const Probabilities p = probabilities(group.queries(q), group.keys(k), options);
+    const Probabilities p = probabilities(group, group.queries(q), group.keys(k), options);
     at::Tensor dropped = p.values;
     at::Tensor grad_p = at::matmul(go, group.keys(v).transpose(1, 2));
     if (is_active(dropout)) {

@@ -24,7 +24,8 @@ at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const 
 at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up);
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up);
 
-void rotary_inplace(at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
+void rotary_inplace(at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse,
+                    RotaryLayout layout = RotaryLayout::kHalves);
 
 // Scores of one row and one key/value head at a time.
 at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -2,6 +2,10 @@
 // The goldens are made by tests/golden/make_model_goldens.py.
 #include <ATen/ops/cat.h>
 
+#include <algorithm>
+#include <set>
+
+#include "model/families/family.h"
 #include "unit/model/golden_model.h"
 
 namespace sft::model {
@@ -18,22 +22,26 @@ double relative_l2(const at::Tensor& actual, const at::Tensor& expected) {
 // gradient of zero (softmax does not see it): there only the size counts.
 void expect_gradients(const Model& model, const TensorSource& golden, double tolerance) {
   std::size_t compared = 0;
+  double largest = 0.0;
   for (const auto& [name, grad] : model.gradients()) {
     const at::Tensor expected = read_tensor(golden, "grad." + name);
     ASSERT_EQ(grad.sizes(), expected.sizes()) << name;
     if (expected.norm().item<double>() < 1e-12) {
       EXPECT_LE(grad.norm().item<double>(), 1e-6) << name;
     } else {
-      EXPECT_LE(relative_l2(grad, expected), tolerance) << name;
+      const double difference = relative_l2(grad, expected);
+      EXPECT_LE(difference, tolerance) << name;
+      largest = std::max(largest, difference);
     }
     ++compared;
   }
+  testing::Test::RecordProperty("largest_gradient_difference", std::to_string(largest * 1e9) + "e-9");
   std::size_t stored = 0;
   for (const std::string& name : golden.names()) stored += name.starts_with("grad.") ? 1 : 0;
   EXPECT_EQ(compared, stored) << "every gradient of transformers has its counterpart";
 }
 
-class ModelGolden : public testing::TestWithParam<const char*> {
+class ModelGolden : public testing::TestWithParam<std::string> {
  protected:
   fs::path folder() const { return kGoldens / GetParam(); }
   std::unique_ptr<TensorSource> golden() const {
@@ -122,10 +130,29 @@ TEST_P(ModelGolden, CountsItsParametersAndNamesThemAsTheFileDoes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, ModelGolden,
-                         testing::Values("llama-untied", "llama-tied-padding", "llama-biased-head-dim",
-                                         "llama-rope-linear", "llama-rope-llama3", "opt-125m-kind",
-                                         "opt-350m-kind", "opt-plain-norms", "gpt2", "gpt2-untied-unscaled"));
+std::vector<std::string> all_goldens() {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(kGoldens)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Families, ModelGolden, testing::ValuesIn(all_goldens()), [](const auto& test) {
+  std::string name = test.param;
+  std::ranges::replace(name, '-', '_');
+  return name;
+});
+
+TEST(ModelGoldens, EveryFamilyHasOne) {
+  std::set<std::string> seen;
+  for (const std::string& name : all_goldens()) {
+    const fs::path config = kGoldens / name / "config.json";
+    seen.insert(spec_from_config_json(base::read_text(config), config.string()).model_type);
+  }
+  for (const Family* family : all_families())
+    EXPECT_TRUE(seen.contains(std::string(family->model_type))) << family->model_type;
+}
 
 }  // namespace
 }  // namespace sft::model

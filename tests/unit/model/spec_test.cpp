@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
@@ -61,7 +62,7 @@ TEST(Spec, DefaultsAreThoseOfTransformers) {
                        l.num_attention_heads, l.num_key_value_heads, l.head_dim, l.max_position_embeddings),
             std::tuple(32000, 4096, 11008, 32, 32, 32, 128, 2048));
   EXPECT_EQ(l.norm_eps, 1e-6);
-  EXPECT_EQ(l.rope_theta, 10000.0);
+  EXPECT_EQ(l.ropes.at(0).theta, 10000.0);
   EXPECT_FALSE(l.tie_word_embeddings || l.attention_bias || l.mlp_bias || l.padding_idx);
   const DecoderSpec o = parse({{"model_type", "opt"}});
   EXPECT_EQ(std::tuple(o.vocab_size, o.hidden_size, o.embedding_size, o.intermediate_size,
@@ -79,23 +80,23 @@ TEST(Spec, DefaultsAreThoseOfTransformers) {
 }
 
 TEST(Spec, RopeOfOldAndNewFiles) {
-  EXPECT_EQ(parse(llama({{"rope_theta", 5e5}, {"rope_scaling", nullptr}})).rope_theta, 5e5);
+  EXPECT_EQ(parse(llama({{"rope_theta", 5e5}, {"rope_scaling", nullptr}})).ropes.at(0).theta, 5e5);
   const DecoderSpec parameters =
       parse(llama({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e5}}}}));
-  EXPECT_EQ(parameters.rope_theta, 1e5);
-  EXPECT_EQ(parameters.rope_scaling, RopeScaling::kNone);
+  EXPECT_EQ(parameters.ropes.at(0).theta, 1e5);
+  EXPECT_EQ(parameters.ropes.at(0).scaling, RopeScaling::kNone);
   const DecoderSpec linear =
       parse(llama({{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}, {"rope_theta", 2e4}}));
-  EXPECT_EQ(linear.rope_scaling, RopeScaling::kLinear);
-  EXPECT_EQ(std::pair(linear.rope_factor, linear.rope_theta), std::pair(2.0, 2e4));
+  EXPECT_EQ(linear.ropes.at(0).scaling, RopeScaling::kLinear);
+  EXPECT_EQ(std::pair(linear.ropes.at(0).factor, linear.ropes.at(0).theta), std::pair(2.0, 2e4));
   const DecoderSpec scaled = parse(llama({{"rope_scaling",
                                            {{"rope_type", "llama3"},
                                             {"factor", 32.0},
                                             {"low_freq_factor", 1.0},
                                             {"high_freq_factor", 4.0},
                                             {"original_max_position_embeddings", 8192}}}}));
-  EXPECT_EQ(scaled.rope_scaling, RopeScaling::kLlama3);
-  EXPECT_EQ(scaled.rope_original_max_position_embeddings, 8192);
+  EXPECT_EQ(scaled.ropes.at(0).scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(scaled.ropes.at(0).original_max_position_embeddings, 8192);
 }
 
 TEST(Spec, PaddingIndex) {
@@ -108,8 +109,9 @@ TEST(Spec, PaddingIndex) {
 
 TEST(Spec, RefusesWhatItCannotRun) {
   expect_refused(json::array(), {"JSON object"});
-  expect_refused({{"model_type", "mamba"}}, {"model_type", "mamba", "gpt2, llama, opt"});
-  expect_refused(json::object(), {"model_type", "missing", "gpt2, llama, opt"});
+  expect_refused({{"model_type", "mamba"}},
+                 {"model_type", "mamba", "gpt2, gpt_neox, gptj, granite, llama, mistral"});
+  expect_refused(json::object(), {"model_type", "missing", "gpt2, gpt_neox, gptj, granite, llama, mistral"});
   expect_refused(llama({{"hidden_act", "mish"}}), {"hidden_act", "mish", "silu"});
   expect_refused(llama({{"hidden_size", "32"}}), {"hidden_size", "\"32\"", "whole number"});
   expect_refused(llama({{"hidden_size", 0}}), {"hidden_size", "0"});
@@ -122,8 +124,8 @@ TEST(Spec, RefusesWhatItCannotRun) {
   expect_refused(llama({{"attention_dropout", 1.0}}), {"attention_dropout", "1.0"});
   expect_refused(llama({{"tie_word_embeddings", 1}}), {"tie_word_embeddings", "true or false"});
   expect_refused(llama({{"rms_norm_eps", 0.0}}), {"rms_norm_eps", "0.0"});
-  expect_refused(llama({{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}}),
-                 {"rope_scaling.type", "yarn", "llama3"});
+  expect_refused(llama({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}}),
+                 {"rope_scaling.type", "dynamic", "llama3, yarn, longrope"});
   expect_refused(llama({{"rope_scaling", {{"rope_type", "linear"}}}}), {"rope_scaling.factor", "missing"});
   expect_refused(llama({{"rope_scaling", "linear"}}), {"rope_scaling", "JSON object"});
   expect_refused(llama({{"partial_rotary_factor", 0.5}}), {"partial_rotary_factor", "0.5"});
@@ -134,6 +136,64 @@ TEST(Spec, RefusesWhatItCannotRun) {
                  {"scale_attn_by_inverse_layer_idx", "true"});
   expect_refused(gpt2({{"reorder_and_upcast_attn", true}}), {"reorder_and_upcast_attn"});
   expect_refused(gpt2({{"add_cross_attention", true}}), {"add_cross_attention"});
+}
+
+json of_type(const char* model_type, const json& changes = json::object()) {
+  json config = llama(changes);
+  config["model_type"] = model_type;
+  return config;
+}
+
+TEST(Spec, RefusesWhatAFamilyCannotRun) {
+  expect_refused(of_type("gemma2", {{"use_bidirectional_attention", true}}), {"use_bidirectional_attention"});
+  expect_refused(of_type("gemma3_text", {{"attn_logit_softcapping", 50.0}}),
+                 {"attn_logit_softcapping", "null"});
+  expect_refused(of_type("gemma3", json::object()), {"model_type", "gemma3_text"});
+  expect_refused(of_type("olmo", {{"clip_qkv", 8.0}}), {"clip_qkv", "8.0"});
+  expect_refused(of_type("phi", {{"qk_layernorm", true}}), {"qk_layernorm"});
+  expect_refused(of_type("stablelm", {{"hidden_dropout", 0.1}}), {"hidden_dropout", "0.1"});
+  expect_refused(of_type("falcon", {{"alibi", true}}), {"alibi"});
+  expect_refused(of_type("falcon", {{"parallel_attn", false}}), {"parallel_attn"});
+  expect_refused(of_type("phi", {{"partial_rotary_factor", 0.4}}), {"partial_rotary_factor", "head_dim = 8"});
+  expect_refused(of_type("qwen3", {{"layer_types", {"full_attention"}}}),
+                 {"layer_types", "num_hidden_layers"});
+  expect_refused(of_type("qwen3", {{"layer_types", {"full_attention", "linear_attention"}}}),
+                 {"layer_types", "full_attention, sliding_attention"});
+  expect_refused(of_type("qwen3", {{"layer_types", {"full_attention", "sliding_attention"}},
+                                   {"sliding_window", nullptr}}),
+                 {"sliding_window", "window"});
+  expect_refused(of_type("smollm3", {{"no_rope_layers", {1}}}), {"no_rope_layers"});
+  expect_refused(of_type("gptj", {{"rotary_dim", nullptr}}), {"rotary_dim"});
+  expect_refused(of_type("bloom", {{"apply_residual_connection_post_layernorm", true}}),
+                 {"apply_residual_connection_post_layernorm"});
+}
+
+TEST(Spec, LayersDiffer) {
+  const DecoderSpec gemma = parse(of_type(
+      "gemma3_text", {{"num_hidden_layers", 3}, {"sliding_window_pattern", 3}, {"sliding_window", 5}}));
+  EXPECT_EQ(gemma.layers[0].sliding_window, 5);
+  EXPECT_EQ(gemma.layers[0].rope, 1);
+  EXPECT_EQ(gemma.layers[2].sliding_window, std::nullopt);
+  EXPECT_EQ(gemma.layers[2].rope, 0);
+  const DecoderSpec smol = parse(of_type("smollm3", {{"num_hidden_layers", 4}, {"pad_token_id", 0}}));
+  EXPECT_TRUE(smol.layers[2].rope.has_value());
+  EXPECT_FALSE(smol.layers[3].rope.has_value());
+}
+
+json longrope(const json& short_factor) {
+  return of_type("phi3",
+                 {{"pad_token_id", 0},
+                  {"max_position_embeddings", 64},
+                  {"original_max_position_embeddings", 16},
+                  {"rope_scaling",
+                   {{"type", "longrope"}, {"short_factor", short_factor}, {"long_factor", {1, 2, 3, 4}}}}});
+}
+
+TEST(Spec, LongRopeRunsRowsWithinTheOriginalPositions) {
+  const DecoderSpec spec = parse(longrope({1.0, 1.5, 2.0, 4.0}));
+  EXPECT_EQ(spec.longest_row, 16);
+  EXPECT_NEAR(spec.ropes.at(0).attention_factor, std::sqrt(1.0 + std::log(4.0) / std::log(16.0)), 1e-15);
+  expect_refused(longrope({1.0}), {"short_factor", "4 frequencies"});
 }
 
 TEST(Decoder, TakesNamesOfCheckpointsOfTheBareModel) {
@@ -156,6 +216,7 @@ TEST(Decoder, RefusesRowsBeyondLearnedPositions) {
     return data::pack({row});
   };
   EXPECT_EQ(decoder->make_inputs(batch_of(8), at::kCPU).position_ids.numel(), 8);
+  EXPECT_THROW(Decoder::create(parse(longrope({1, 1, 1, 1})))->make_inputs(batch_of(17), at::kCPU), Error);
   EXPECT_THROW(decoder->make_inputs(batch_of(9), at::kCPU), Error);
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/tensor.h>
 
 #include <limits>
 #include <optional>
@@ -21,7 +22,15 @@ struct Case {
   std::optional<int64_t> window = std::nullopt;
   std::optional<double> softcap = std::nullopt;
   double dropout = 0.0;
+  bool alibi = false;
 };
+
+// Any slopes, one per head.
+std::vector<double> slopes_of(const Case& c) {
+  std::vector<double> slopes;
+  for (int64_t h = 0; c.alibi && h < c.heads; ++h) slopes.push_back(0.5 / static_cast<double>(h + 1));
+  return slopes;
+}
 
 // One row at a time, key/value heads repeated as transformers' repeat_kv does.
 at::Tensor reference(const Case& c, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -36,6 +45,7 @@ at::Tensor reference(const Case& c, const at::Tensor& q, const at::Tensor& k, co
     at::Tensor scores = at::matmul(qr, kr.transpose(1, 2)) * scale;
     if (c.softcap) scores = (scores / *c.softcap).tanh() * *c.softcap;
     const at::Tensor position = at::arange(length, at::kLong), distance = position.unsqueeze(1) - position;
+    if (c.alibi) scores = scores - at::tensor(slopes_of(c), at::kDouble).view({-1, 1, 1}) * distance;
     at::Tensor hidden = distance.lt(0);
     if (c.window) hidden = hidden.logical_or(distance.ge(*c.window));
     at::Tensor p = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(2);
@@ -67,6 +77,8 @@ TEST_P(Attention, MatchesAutograd) {
   options.scale = 0.4;
   options.sliding_window = c.window;
   options.softcap = c.softcap;
+  const std::vector<double> slopes = slopes_of(c);
+  options.alibi_slopes = slopes;
 
   const at::Tensor rq = leaf(q), rk = leaf(k), rv = leaf(v);
   const at::Tensor expected = reference(c, rq, rk, rv, options.scale, dropout);
@@ -102,6 +114,11 @@ std::vector<Case> cases() {
     all.push_back({{0, 17, 30}, 4, 2, 8, dtype, std::nullopt, 2.0});
     all.push_back({{0, 17, 30}, 4, 2, 8, dtype, std::nullopt, std::nullopt, 0.3});
     all.push_back({{0, 17, 30}, 4, 2, 8, dtype, 6, 2.0, 0.3});
+    all.push_back({{0, 17, 30}, 4, 2, 16, dtype, 5, 2.0});
+    all.push_back({{0, 1, 71, 201}, 4, 2, 32, dtype, 64});
+    all.push_back({{0, 1, 71, 201}, 4, 2, 32, dtype, 2});
+    all.push_back({{0, 17, 30}, 4, 2, 16, dtype, std::nullopt, std::nullopt, 0.0, true});
+    all.push_back({{0, 17, 30}, 6, 3, 8, dtype, 5, std::nullopt, 0.3, true});
     all.push_back({{0}, 4, 2, 8, dtype});  // no rows
   }
   return all;

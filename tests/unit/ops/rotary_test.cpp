@@ -2,6 +2,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/tensor.h>
 
 #include "unit/ops/reference.h"
 
@@ -57,6 +58,21 @@ TEST_P(Rotary, LeavesFeaturesBehindTheRotatedPairsAlone) {
   EXPECT_TRUE(x.narrow(2, 4, 6).equal(before.narrow(2, 4, 6)));
   expect_close(x.narrow(2, 0, 4), reference(before.narrow(2, 0, 4).to(at::kDouble), t),
                tolerance_of(GetParam()), "head");
+}
+
+// GPT-J pairs neighbours: the same as halves of the features in another order.
+TEST_P(Rotary, InterleavedPairs) {
+  Random random(11);
+  const Tables t = tables(13, 3);
+  at::Tensor x = random.normal({13, 2, 8}, GetParam());
+  const at::Tensor before = x.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
+  const at::Tensor order = at::tensor({0, 2, 4, 1, 3, 5}, at::kLong);
+  rotary_inplace(x, t.cos, t.sin, /*inverse=*/false, RotaryLayout::kInterleaved);
+  expect_close(x.index_select(2, order), reference(before.index_select(2, order), t),
+               tolerance_of(GetParam()), "rotated");
+  EXPECT_TRUE(x.narrow(2, 6, 2).to(at::kDouble).equal(before.narrow(2, 6, 2)));
+  rotary_inplace(x, t.cos, t.sin, /*inverse=*/true, RotaryLayout::kInterleaved);
+  expect_close(x, before, 1e-6, "and back");  // cos and sin are rounded to fp32
 }
 
 TEST_P(Rotary, NoTokens) {
