@@ -20,6 +20,8 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   state.loss_sum = 0.1 + 0.2;
   state.window_loss_sum = 1.0 / 7;
   state.window_steps = 9;
+  state.optimizer_scalars = {0.1, 1.0 / 3};
+  state.window_tokens = {3, 1.0 / 3, 0.1 + 0.7};
   const TrainState back = TrainState::from_json(state.to_json());
   EXPECT_EQ(back.to_json(), state.to_json());
   EXPECT_EQ(back.step, state.step);
@@ -30,6 +32,10 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   EXPECT_EQ(back.loss_sum, state.loss_sum);
   EXPECT_EQ(back.window_loss_sum, state.window_loss_sum);
   EXPECT_EQ(back.window_steps, state.window_steps);
+  EXPECT_EQ(back.optimizer_scalars, state.optimizer_scalars);
+  EXPECT_EQ(back.window_tokens.weight, 3);
+  EXPECT_EQ(back.window_tokens.accuracy_sum, 1.0 / 3);
+  EXPECT_EQ(back.window_tokens.entropy_sum, 0.1 + 0.7);
 }
 
 TEST(TrainState, NamesAMissingKey) {
