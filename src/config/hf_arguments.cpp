@@ -130,13 +130,9 @@ std::vector<HfArgument> arguments_with_harmless_values() {
   const std::vector<std::string> off{"false", "none"}, on{"true", "none"}, none{"none"};
   return {
       // numbers of the loss and of the optimizer
-      {"adafactor", false, off, "use optim = adamw_torch"},
+      {"adafactor", false, off, "use optim = adafactor"},
       {"average_tokens_across_devices", false, on,
        "the loss is always a mean over the tokens of all ranks: leave it out"},
-      {"label_smoothing_factor", false, off, "label smoothing is not supported: leave it out"},
-      {"loss_type", false, {"nll", "chunked_nll", "none"}, "use loss_type = nll"},
-      {"neftune_noise_alpha", false, off, "NEFTune is not supported yet: leave it out"},
-      {"optim_args", false, none, "use adam_beta1, adam_beta2 and adam_epsilon"},
       {"optim_target_modules", false, none, "one optimizer serves all weights: leave it out"},
       // precision
       {"dtype",

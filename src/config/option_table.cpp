@@ -80,14 +80,33 @@ void add_training(Rows& rows) {
            at_least(1));
   rows.add(SFT_OPTION(batch, allow_batch_change), "let a resumed run use another global batch size");
 
+  rows.group("Loss");
+  rows.add(SFT_OPTION(loss, loss_type),
+           "nll: cross-entropy; dft: cross-entropy weighted by the target's probability",
+           one_of({"nll", "dft"}, {{"chunked_nll", "nll"}}));
+  rows.add(SFT_OPTION(loss, label_smoothing_factor),
+           "this share of a target's weight is spread evenly over all words", in_half_open_unit());
+  rows.add(
+      SFT_OPTION(loss, neftune_noise_alpha),
+      "NEFTune: uniform noise up to alpha / sqrt(tokens of the row x width) on the embedding in training",
+      at_least(0));
+
   rows.group("Optimizer");
   rows.add(SFT_OPTION(optimizer, optim), "optimizer; both adamw names are the same here",
-           one_of({"adamw_torch", "adamw_torch_fused", "sgd"}));
+           one_of({"adamw_torch", "adamw_torch_fused", "sgd", "lion_32bit", "adafactor",
+                   "schedule_free_adamw", "adamw_8bit"},
+                  {{"lion", "lion_32bit"}, {"adamw_bnb_8bit", "adamw_8bit"}}));
+  rows.add(
+      SFT_OPTION(optimizer, optim_args),
+      "its further arguments; sgd: momentum, dampening, nesterov; schedule_free_adamw: r, weight_lr_power",
+      key_values());
   rows.add(SFT_OPTION(optimizer, learning_rate), "peak learning rate", at_least(0));
   rows.add(SFT_OPTION(optimizer, weight_decay),
            "decoupled weight decay of tensors with two dimensions or more", at_least(0));
-  rows.add(SFT_OPTION(optimizer, adam_beta1), "decay of AdamW's first moment", in_half_open_unit());
-  rows.add(SFT_OPTION(optimizer, adam_beta2), "decay of AdamW's second moment", in_half_open_unit());
+  rows.add(SFT_OPTION(optimizer, adam_beta1),
+           "decay of AdamW's first moment; Lion's weight of the momentum in a step", in_half_open_unit());
+  rows.add(SFT_OPTION(optimizer, adam_beta2), "decay of AdamW's second moment, of Lion's momentum",
+           in_half_open_unit());
   rows.add(SFT_OPTION(optimizer, adam_epsilon), "AdamW's epsilon", at_least(0));
   rows.add(SFT_OPTION(optimizer, max_grad_norm), "clip gradients to this global L2 norm; 0: never",
            at_least(0));
@@ -115,6 +134,10 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(logging, logging_strategy), "when to log", one_of({"no", "steps", "epoch"}));
   rows.add(SFT_OPTION(logging, logging_steps), "steps from log entry to log entry", steps());
   rows.add(SFT_OPTION(logging, logging_first_step), "log the first step too");
+  rows.add(SFT_OPTION(logging, log_token_metrics),
+           "log entropy and mean_token_accuracy, in training and evaluation");
+  rows.add(SFT_OPTION(logging, peak_tflops_per_rank),
+           "log mfu, the share of this many TFLOP/s per rank that tflops comes to", above_zero());
   rows.add(SFT_OPTION(logging, report_to), "write TensorBoard event files to output_dir/runs",
            list_of({"none", "tensorboard", "all"}));
   rows.add(SFT_OPTION(logging, run_name), "name of the run in TensorBoard");

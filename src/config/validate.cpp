@@ -103,6 +103,10 @@ std::vector<Contradiction> contradictions(const Options& o) {
   found.when(packs && !o.data.max_length, {"packing", "eval_packing", "max_length"},
              "packing needs max_length, the length of the rows it fills");
 
+  found.when(o.loss.loss_type != "nll" && o.loss.label_smoothing_factor > 0,
+             {"loss_type", "label_smoothing_factor"},
+             "label_smoothing_factor = {} needs loss_type = nll, but it is {}", o.loss.label_smoothing_factor,
+             o.loss.loss_type);
   found.when(o.save.overwrite_output_dir && !o.save.resume_from_checkpoint.empty(),
              {"overwrite_output_dir", "resume_from_checkpoint"},
              "overwrite_output_dir = true and resume_from_checkpoint = {}: choose one",
@@ -123,6 +127,11 @@ std::vector<std::string> doubts(const Options& o) {
   found.when(max_steps > 0 && warmup >= 1 && warmup > static_cast<double>(max_steps), {},
              "warmup_steps = {} is more than max_steps = {}: learning_rate is never reached", warmup,
              max_steps);
+  found.when(o.optimizer.optim == "schedule_free_adamw" && type != "constant", {},
+             "optim = schedule_free_adamw is meant for lr_scheduler_type = constant; with {} the learning "
+             "rate changes "
+             "besides",
+             type);
   found.when(o.batch.global_batch_size && o.batch.gradient_accumulation_steps != 1, {},
              "gradient_accumulation_steps = {} is not used: global_batch_size decides",
              o.batch.gradient_accumulation_steps);

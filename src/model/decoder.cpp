@@ -112,6 +112,10 @@ DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10
 at::Tensor TransformerDecoder::looked_up(const BlockView& block, const DecoderInputs& in, const RunMode& mode,
                                          BlockSaved* saved) const {
   at::Tensor x = ops::embedding_forward(in.input_ids, block.weight(Role::kTokenEmbedding));
+  if (mode.training) {
+    x = ops::embedding_noise_apply(x, mode.neftune_alpha,
+                                   dropout_site(DropoutKind::kEmbeddingNoise, -1, 0.0, in, mode));
+  }
   if (block.has(Role::kProjectIn)) {
     if (saved != nullptr) saved->tensors = {x};
     x = ops::linear_forward(x, block.linear(Role::kProjectIn), mode.compute);
@@ -235,11 +239,15 @@ Decoder::HeadOutput TransformerDecoder::head_forward_backward(const BlockTensors
   const HeadHidden hidden = head_hidden(head, rows, mode);
   const ops::HeadResult result =
       ops::head_forward_backward(hidden.projected, output_weights(head, embedding), in.target_ids, loss_scale,
+<<<<<<< HEAD
                                  output_grads(head, embedding), head_options(), mode.compute);
+=======
+                                 output_grads(head, embedding), {.loss = mode.loss}, mode.compute);
+>>>>>>> loss
   const at::Tensor grad_rows = head_hidden_backward(head, result.grad_hidden, rows, hidden, mode);
   at::Tensor grad = at::zeros_like(x);
   grad.index_copy_(0, in.target_positions, grad_rows);
-  return {result.loss_sum, grad};
+  return {result.loss_sum, result.token_sums, grad};
 }
 
 Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors,
@@ -249,8 +257,13 @@ Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors
   const BlockView head = view(num_blocks() - 1, tensors);
   const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), mode);
   const ops::HeadResult result = ops::head_forward(hidden.projected, output_weights(head, embedding),
+<<<<<<< HEAD
                                                    in.target_ids, head_options(), mode.compute);
   return {result.loss_sum, {}};
+=======
+                                                   in.target_ids, {.loss = mode.loss}, mode.compute);
+  return {result.loss_sum, result.token_sums, {}};
+>>>>>>> loss
 }
 
 at::Tensor TransformerDecoder::head_logits(const BlockTensors& tensors, const BlockTensors& embedding,

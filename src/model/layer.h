@@ -12,7 +12,8 @@ enum class DropoutKind : int32_t {
   kEmbedding = 0,
   kAttentionProbabilities = 1,
   kAttentionOutput = 2,
-  kMlpOutput = 3
+  kMlpOutput = 3,
+  kEmbeddingNoise = 4
 };
 
 // The site with probability 0 when dropout is off.

@@ -4,54 +4,22 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
-#include <array>
 #include <cmath>
 
-#include "sft/base/rng.h"
+#include "ops/row_stream.h"
 
 namespace sft::ops {
 namespace {
 
-constexpr int64_t kLanes = 4;        // values per Philox call
 constexpr int64_t kGrain = 1 << 14;  // elements per task
-
-// The random stream of one segment at one site: key from (seed, epoch, layer, site), counter from (element,
-// position, segment). Positions stay below 2^40, and segments of a row below 2^24.
-class RowStream {
- public:
-  RowStream(const DropoutSite& site, const DropoutRow& row)
-      : place_(static_cast<uint64_t>(row.position) | static_cast<uint64_t>(row.segment) << 40) {
-    const base::Philox4 mixed = base::philox4x32(
-        {static_cast<uint32_t>(row.epoch), static_cast<uint32_t>(static_cast<uint64_t>(row.epoch) >> 32),
-         static_cast<uint32_t>(site.layer), static_cast<uint32_t>(site.site)},
-        {static_cast<uint32_t>(site.seed), static_cast<uint32_t>(site.seed >> 32)});
-    key_ = {mixed[0], mixed[1]};
-  }
-  base::Philox4 block(int64_t index) const {
-    const auto bits = static_cast<uint64_t>(index);
-    return base::philox4x32({static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32),
-                             static_cast<uint32_t>(place_), static_cast<uint32_t>(place_ >> 32)},
-                            key_);
-  }
-
- private:
-  uint64_t place_;
-  std::array<uint32_t, 2> key_{};
-};
 
 // Writes the mask of elements [begin, end) to out[0 ...].
 void fill_mask(const RowStream& stream, double probability, int64_t begin, int64_t end, float* out) {
   const auto scale = static_cast<float>(1.0 / (1.0 - probability));
   const auto threshold = static_cast<float>(probability);
-  for (int64_t index = begin / kLanes; index * kLanes < end; ++index) {
-    const base::Philox4 random = stream.block(index);
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const int64_t element = index * kLanes + lane;
-      if (element < begin || element >= end) continue;
-      out[element - begin] =
-          base::uniform01(random[static_cast<std::size_t>(lane)]) >= threshold ? scale : 0.0F;
-    }
-  }
+  stream.visit(begin, end, [&](int64_t element, uint32_t random) {
+    out[element - begin] = base::uniform01(random) >= threshold ? scale : 0.0F;
+  });
 }
 
 void fill_mask_parallel(const DropoutSite& site, int64_t row, int64_t begin, int64_t count, float* out) {

@@ -18,25 +18,41 @@ struct Gradients {
   const LinearGrads& weights;
 };
 
+<<<<<<< HEAD
 void scale_and_cap(const at::Tensor& logits, const HeadOptions& options) {
   if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
   if (options.softcap) logits.div_(*options.softcap).tanh_().mul_(*options.softcap);
 }
 
 // logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns the losses of the rows.
+=======
+// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns what each row adds to the sums.
+>>>>>>> loss
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const HeadOptions& options,
                          const double* grad_scale) {
   scale_and_cap(logits, options);
   at::Tensor cap_derivative;
+<<<<<<< HEAD
   if (options.softcap && grad_scale != nullptr) cap_derivative = 1.0 - (logits / *options.softcap).square();
   const at::Tensor losses = cpu::fits(logits)
                                 ? cpu::cross_entropy_inplace(logits, targets.contiguous(), grad_scale)
                                 : generic::cross_entropy_inplace(logits, targets, grad_scale);
+=======
+  if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
+  if (options.softcap) {
+    logits.div_(*options.softcap).tanh_();
+    if (grad_scale != nullptr) cap_derivative = 1.0 - logits.square();
+    logits.mul_(*options.softcap);
+  }
+  const at::Tensor per_row =
+      cpu::fits(logits) ? cpu::cross_entropy_inplace(logits, targets.contiguous(), options.loss, grad_scale)
+                        : generic::cross_entropy_inplace(logits, targets, options.loss, grad_scale);
+>>>>>>> loss
   if (grad_scale != nullptr) {
     if (cap_derivative.defined()) logits.mul_(cap_derivative);
     if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
   }
-  return losses;
+  return per_row;
 }
 
 // gradients null: loss only.
@@ -50,7 +66,10 @@ HeadResult run_head(const at::Tensor& hidden, const LinearWeights& w, const at::
   const at::TensorOptions result = hidden.options().dtype(dtype);
 
   HeadResult head;
-  head.loss_sum = at::zeros({}, hidden.options().dtype(at::kDouble));
+  const at::Tensor sums =
+      at::zeros({options.loss.token_metrics ? 3 : 1}, hidden.options().dtype(at::kDouble));
+  head.loss_sum = sums.select(0, 0);
+  if (options.loss.token_metrics) head.token_sums = sums.narrow(0, 1, 2);
   if (gradients != nullptr) head.grad_hidden = at::empty(hidden.sizes(), result);
   const at::Tensor buffer = at::empty({std::min(options.chunk, count), in_by_out.size(1)}, result);
   for (int64_t begin = 0; begin < count; begin += options.chunk) {
@@ -58,7 +77,7 @@ HeadResult run_head(const at::Tensor& hidden, const LinearWeights& w, const at::
     const at::Tensor logits = buffer.narrow(0, 0, rows), x_rows = x.narrow(0, begin, rows);
     matmul(x_rows, in_by_out, w.bias, logits, /*accumulate=*/false);
     const double* grad_scale = gradients != nullptr ? &gradients->loss_scale : nullptr;
-    head.loss_sum.add_(cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale).sum());
+    sums.add_(cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale).sum(0));
     if (gradients == nullptr) continue;
 
     const at::Tensor grad_logits = operand(logits, compute);

@@ -6,12 +6,11 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
-#include <utility>
+
+#include "optim/flat_optimizer.h"
 
 namespace sft::optim {
 namespace {
-
-constexpr int64_t kGrain = 1 << 15;  // elements worth a thread
 
 // Scalars are computed in double and rounded once, as torch does.
 struct Coefficients {
@@ -55,13 +54,13 @@ void update_elements(const Coefficients& c, int64_t count, float* __restrict par
   }
 }
 
-class AdamW final : public Optimizer {
+class AdamW final : public FlatOptimizer {
  public:
   AdamW(const config::OptimizerOptions& options, std::vector<FlatRange> ranges)
-      : options_(options), ranges_(std::move(ranges)) {
-    for (const FlatRange& range : ranges_) {
-      states_.push_back(
-          {{"exp_avg", "exp_avg_sq"}, {at::zeros_like(range.parameter), at::zeros_like(range.parameter)}});
+      : FlatOptimizer(options, std::move(ranges)) {
+    for (std::size_t i = 0; i < ranges_.size(); ++i) {
+      const at::Tensor& parameter = ranges_[i].parameter;
+      states_[i] = {{"exp_avg", "exp_avg_sq"}, {at::zeros_like(parameter), at::zeros_like(parameter)}, {}};
     }
   }
 
@@ -75,15 +74,6 @@ class AdamW final : public Optimizer {
       apply(update, ranges_[i], states_[i].tensors[0], states_[i].tensors[1]);
     }
   }
-  std::vector<RangeState>& states() override { return states_; }
-  int64_t step_count() const override { return step_count_; }
-  void set_step_count(int64_t count) override { step_count_ = count; }
-
- private:
-  config::OptimizerOptions options_;
-  std::vector<FlatRange> ranges_;
-  std::vector<RangeState> states_;
-  int64_t step_count_ = 0;
 };
 
 }  // namespace

@@ -1,10 +1,16 @@
 #include "sft/optim/optimizer.h"
 
-#include <algorithm>
+#include <fmt/ranges.h>
+
 #include <cmath>
 #include <utility>
 
+#include "optim/adafactor.h"
 #include "optim/adamw.h"
+#include "optim/adamw_8bit.h"
+#include "optim/lion.h"
+#include "optim/option_kwargs.h"
+#include "optim/schedule_free.h"
 #include "optim/sgd.h"
 #include "sft/base/error.h"
 
@@ -27,19 +33,57 @@ void check(const FlatRange& range) {
     base::fail(base::ExitCode::kInternal, "optimizer range: {} decayed elements of {}", range.num_decayed,
                p.numel());
   }
+  for (const FlatTensor& tensor : range.tensors) {
+    if (tensor.offset < 0 || tensor.offset + tensor.numel() > p.numel())
+      base::fail(base::ExitCode::kInternal, "optimizer range: a tensor lies outside of it");
+  }
 }
+
+using Make = std::unique_ptr<Optimizer> (*)(const config::OptimizerOptions&, std::vector<FlatRange>, int64_t);
+
+template <std::unique_ptr<Optimizer> (*make)(const config::OptimizerOptions&, std::vector<FlatRange>)>
+std::unique_ptr<Optimizer> without_warmup(const config::OptimizerOptions& options,
+                                          std::vector<FlatRange> ranges, int64_t) {
+  return make(options, std::move(ranges));
+}
+
+struct Kind {
+  const char* name;
+  Make make;
+  bool takes_args = false;
+};
+constexpr Kind kKinds[] = {{"adamw_torch", without_warmup<make_adamw>},
+                           {"adamw_torch_fused", without_warmup<make_adamw>},
+                           {"adamw_8bit", without_warmup<make_adamw_8bit>},
+                           {"sgd", without_warmup<make_sgd>, true},
+                           {"lion_32bit", without_warmup<make_lion>},
+                           {"adafactor", without_warmup<make_adafactor>},
+                           {"schedule_free_adamw", make_schedule_free_adamw, true}};
 
 }  // namespace
 
 std::unique_ptr<Optimizer> Optimizer::create(const config::OptimizerOptions& options,
-                                             std::vector<FlatRange> ranges) {
+                                             std::vector<FlatRange> ranges, int64_t warmup_steps) {
   for (const FlatRange& range : ranges) check(range);
-  if (options.optim == "adamw_torch" || options.optim == "adamw_torch_fused") {
-    return make_adamw(options, std::move(ranges));
+  std::vector<std::string> names;
+  for (const Kind& kind : kKinds) {
+    names.emplace_back(kind.name);
+    if (options.optim != kind.name) continue;
+    if (!kind.takes_args) OptionKwargs("optim_args", options.optim, options.optim_args).check_nothing_left();
+    return kind.make(options, std::move(ranges), warmup_steps);
   }
-  if (options.optim == "sgd") return make_sgd(options, std::move(ranges));
-  base::fail(base::ExitCode::kConfig, "optim = {}: allowed are adamw_torch, adamw_torch_fused and sgd",
-             options.optim);
+  base::fail(base::ExitCode::kConfig, "optim = {}: allowed are {}", options.optim, fmt::join(names, ", "));
+}
+
+void Optimizer::set_scalars(const std::vector<double>& values) {
+  if (!values.empty())
+    base::fail(base::ExitCode::kInvalidData, "the checkpoint has optimizer_scalars, this optimizer has none");
+}
+
+int64_t FlatTensor::numel() const {
+  int64_t product = 1;
+  for (const int64_t size : shape) product *= size;
+  return product;
 }
 
 double clip_factor(double grad_norm, double max_grad_norm) {

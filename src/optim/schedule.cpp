@@ -10,7 +10,7 @@
 #include <numbers>
 #include <optional>
 
-#include "optim/schedule_kwargs.h"
+#include "optim/option_kwargs.h"
 #include "sft/base/error.h"
 
 namespace sft::optim {
@@ -34,18 +34,18 @@ double half_cosine(double cycles, double p) {
   return 0.5 * (1.0 + std::cos(pi * cycles * 2.0 * p));
 }
 
-Factor constant(const Setting&, ScheduleKwargs&) {
+Factor constant(const Setting&, OptionKwargs&) {
   return [](int64_t) { return 1.0; };
 }
 
-Factor constant_with_warmup(const Setting& s, ScheduleKwargs&) {
+Factor constant_with_warmup(const Setting& s, OptionKwargs&) {
   return [s](int64_t step) {
     const auto t = static_cast<double>(step);
     return t < s.warmup ? warm(t, s.warmup) : 1.0;
   };
 }
 
-Factor linear(const Setting& s, ScheduleKwargs&) {
+Factor linear(const Setting& s, OptionKwargs&) {
   return [s](int64_t step) {
     const auto t = static_cast<double>(step);
     if (t < s.warmup) return warm(t, s.warmup);
@@ -61,11 +61,11 @@ Factor cosine_between(const Setting& s, double cycles, double min_rate) {
   };
 }
 
-Factor cosine(const Setting& s, ScheduleKwargs& kwargs) {
+Factor cosine(const Setting& s, OptionKwargs& kwargs) {
   return cosine_between(s, kwargs.non_negative("num_cycles", 0.5), 0.0);
 }
 
-Factor cosine_with_restarts(const Setting& s, ScheduleKwargs& kwargs) {
+Factor cosine_with_restarts(const Setting& s, OptionKwargs& kwargs) {
   const double cycles = kwargs.non_negative("num_cycles", 1.0);
   return [s, cycles](int64_t step) {
     const auto t = static_cast<double>(step);
@@ -76,7 +76,7 @@ Factor cosine_with_restarts(const Setting& s, ScheduleKwargs& kwargs) {
   };
 }
 
-Factor polynomial(const Setting& s, ScheduleKwargs& kwargs) {
+Factor polynomial(const Setting& s, OptionKwargs& kwargs) {
   const double end = kwargs.non_negative("lr_end", 1e-7), power = kwargs.number("power", 1.0);
   if (!(s.learning_rate > end)) {
     kwargs.complain(fmt::format("lr_end = {} must be smaller than learning_rate = {}", end, s.learning_rate));
@@ -91,7 +91,7 @@ Factor polynomial(const Setting& s, ScheduleKwargs& kwargs) {
   };
 }
 
-Factor inverse_sqrt(const Setting& s, ScheduleKwargs& kwargs) {
+Factor inverse_sqrt(const Setting& s, OptionKwargs& kwargs) {
   const double timescale = kwargs.number("timescale", s.warmup > 0 ? s.warmup : 10000.0);
   if (!(timescale > 0)) kwargs.complain(fmt::format("timescale = {} must be positive", timescale));
   return [s, timescale](int64_t step) {
@@ -101,19 +101,19 @@ Factor inverse_sqrt(const Setting& s, ScheduleKwargs& kwargs) {
   };
 }
 
-double min_rate(const Setting& s, ScheduleKwargs& kwargs) {
+double min_rate(const Setting& s, OptionKwargs& kwargs) {
   const std::optional<double> rate = kwargs.number("min_lr"), ratio = kwargs.number("min_lr_rate");
   if (rate.has_value() == ratio.has_value())
     kwargs.complain("exactly one of min_lr and min_lr_rate is needed");
   return rate ? *rate / s.learning_rate : *ratio;
 }
 
-Factor cosine_with_min_lr(const Setting& s, ScheduleKwargs& kwargs) {
+Factor cosine_with_min_lr(const Setting& s, OptionKwargs& kwargs) {
   const double rate = min_rate(s, kwargs);
   return cosine_between(s, kwargs.non_negative("num_cycles", 0.5), rate);
 }
 
-Factor cosine_warmup_with_min_lr(const Setting& s, ScheduleKwargs& kwargs) {
+Factor cosine_warmup_with_min_lr(const Setting& s, OptionKwargs& kwargs) {
   const double rate = min_rate(s, kwargs), cycles = kwargs.non_negative("num_cycles", 0.5);
   const std::optional<double> start = kwargs.number("warmup_lr_rate");
   return [s, rate, cycles, start](int64_t step) {
@@ -126,7 +126,7 @@ Factor cosine_warmup_with_min_lr(const Setting& s, ScheduleKwargs& kwargs) {
   };
 }
 
-Factor warmup_stable_decay(const Setting& s, ScheduleKwargs& kwargs) {
+Factor warmup_stable_decay(const Setting& s, OptionKwargs& kwargs) {
   const std::optional<double> decay = kwargs.number("num_decay_steps");
   if (!decay || *decay < 0) kwargs.complain("num_decay_steps is needed, and not negative");
   const double stable_end = s.warmup + kwargs.number("num_stable_steps", s.total - s.warmup - *decay);
@@ -150,7 +150,7 @@ Factor warmup_stable_decay(const Setting& s, ScheduleKwargs& kwargs) {
   };
 }
 
-const std::map<std::string, Factor (*)(const Setting&, ScheduleKwargs&)> kSchedules = {
+const std::map<std::string, Factor (*)(const Setting&, OptionKwargs&)> kSchedules = {
     {"linear", linear},
     {"cosine", cosine},
     {"cosine_with_restarts", cosine_with_restarts},
@@ -183,7 +183,7 @@ Schedule::Schedule(const config::ScheduleOptions& options, double learning_rate,
     base::fail(base::ExitCode::kConfig, "lr_scheduler_type = {}: allowed are {}", options.lr_scheduler_type,
                fmt::join(names, ", "));
   }
-  ScheduleKwargs kwargs(options.lr_scheduler_type, options.lr_scheduler_kwargs);
+  OptionKwargs kwargs("lr_scheduler_kwargs", options.lr_scheduler_type, options.lr_scheduler_kwargs);
   factor_ = found->second({learning_rate, static_cast<double>(warmup_steps_), static_cast<double>(max_steps)},
                           kwargs);
   kwargs.check_nothing_left();

@@ -2,67 +2,104 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros_like.h>
 
-#include <utility>
+#include "optim/flat_optimizer.h"
+#include "optim/option_kwargs.h"
 
 namespace sft::optim {
 namespace {
 
-constexpr int64_t kGrain = 1 << 15;  // elements worth a thread
+struct Coefficients {
+  float learning_rate, grad_scale, decay, momentum, keep;  // keep: of the gradient
+  bool nesterov;
+};
 
-class Sgd final : public Optimizer {
+void update_plain(const Coefficients& c, int64_t count, float* __restrict parameter,
+                  const float* __restrict gradient) {
+  for (int64_t i = 0; i < count; ++i)
+    parameter[i] -= c.learning_rate * (gradient[i] * c.grad_scale + c.decay * parameter[i]);
+}
+
+void update_with_momentum(const Coefficients& c, int64_t count, float* __restrict parameter,
+                          const float* __restrict gradient, float* __restrict buffer) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = gradient[i] * c.grad_scale + c.decay * parameter[i];
+    buffer[i] = c.momentum * buffer[i] + c.keep * g;
+    parameter[i] -= c.learning_rate * (c.nesterov ? g + c.momentum * buffer[i] : buffer[i]);
+  }
+}
+
+class Sgd final : public FlatOptimizer {
  public:
-  Sgd(double weight_decay, std::vector<FlatRange> ranges)
-      : weight_decay_(weight_decay), ranges_(std::move(ranges)), states_(ranges_.size()) {}
+  Sgd(const config::OptimizerOptions& options, std::vector<FlatRange> ranges)
+      : FlatOptimizer(options, std::move(ranges)) {
+    OptionKwargs args("optim_args", options.optim, options.optim_args);
+    momentum_ = args.non_negative("momentum", 0.0);
+    dampening_ = args.number("dampening", 0.0);
+    nesterov_ = args.boolean("nesterov", false);
+    args.check_nothing_left();
+    if (nesterov_ && (momentum_ == 0.0 || dampening_ != 0.0))
+      args.complain("nesterov needs momentum above 0 and dampening 0");
+    if (momentum_ == 0.0) return;
+    for (std::size_t i = 0; i < ranges_.size(); ++i)
+      states_[i] = {{"momentum_buffer"}, {at::zeros_like(ranges_[i].parameter)}, {}};
+  }
 
   void step(double learning_rate, double grad_scale) override {
     ++step_count_;
-    for (const FlatRange& range : ranges_) {
-      const auto apply = range.parameter.is_cpu() ? sgd_on_cpu : sgd_by_torch;
-      apply({learning_rate, weight_decay_, grad_scale}, range);
+    const SgdUpdate update{learning_rate, options_.weight_decay, grad_scale, momentum_, dampening_,
+                           nesterov_,     step_count_ == 1};
+    for (std::size_t i = 0; i < ranges_.size(); ++i) {
+      const auto apply = ranges_[i].parameter.is_cpu() ? sgd_on_cpu : sgd_by_torch;
+      apply(update, ranges_[i], momentum_ == 0.0 ? at::Tensor() : states_[i].tensors[0]);
     }
   }
-  std::vector<RangeState>& states() override { return states_; }
-  int64_t step_count() const override { return step_count_; }
-  void set_step_count(int64_t count) override { step_count_ = count; }
 
  private:
-  double weight_decay_;
-  std::vector<FlatRange> ranges_;
-  std::vector<RangeState> states_;  // nothing in them
-  int64_t step_count_ = 0;
+  double momentum_ = 0.0, dampening_ = 0.0;
+  bool nesterov_ = false;
 };
 
 }  // namespace
 
-void sgd_on_cpu(const SgdUpdate& update, const FlatRange& range) {
+void sgd_on_cpu(const SgdUpdate& update, const FlatRange& range, const at::Tensor& momentum_buffer) {
   float* const parameter = range.parameter.mutable_data_ptr<float>();
   const float* const gradient = range.gradient.const_data_ptr<float>();
-  const auto learning_rate = static_cast<float>(update.learning_rate);
-  const auto grad_scale = static_cast<float>(update.grad_scale);
-  const auto run = [&](int64_t first, int64_t last, double weight_decay) {
-    const auto decay = static_cast<float>(weight_decay);
+  float* const buffer = momentum_buffer.defined() ? momentum_buffer.mutable_data_ptr<float>() : nullptr;
+  for_each_group(range, update.weight_decay, [&](int64_t first, int64_t last, double weight_decay) {
+    const Coefficients c{.learning_rate = static_cast<float>(update.learning_rate),
+                         .grad_scale = static_cast<float>(update.grad_scale),
+                         .decay = static_cast<float>(weight_decay),
+                         .momentum = static_cast<float>(update.momentum),
+                         .keep = update.first ? 1.0F : static_cast<float>(1.0 - update.dampening),
+                         .nesterov = update.nesterov};
     at::parallel_for(first, last, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        parameter[i] -= learning_rate * (gradient[i] * grad_scale + decay * parameter[i]);
-      }
+      if (buffer == nullptr) return update_plain(c, end - begin, parameter + begin, gradient + begin);
+      update_with_momentum(c, end - begin, parameter + begin, gradient + begin, buffer + begin);
     });
-  };
-  run(0, range.num_decayed, update.weight_decay);
-  run(range.num_decayed, range.parameter.numel(), 0.0);
+  });
 }
 
-void sgd_by_torch(const SgdUpdate& update, const FlatRange& range) {
-  if (update.grad_scale != 1.0) range.gradient.mul_(update.grad_scale);
+void sgd_by_torch(const SgdUpdate& update, const FlatRange& range, const at::Tensor& momentum_buffer) {
+  const at::Tensor& gradient = range.gradient;
+  if (update.grad_scale != 1.0) gradient.mul_(update.grad_scale);
   if (update.weight_decay != 0.0 && range.num_decayed > 0) {
-    range.gradient.narrow(0, 0, range.num_decayed)
+    gradient.narrow(0, 0, range.num_decayed)
         .add_(range.parameter.narrow(0, 0, range.num_decayed), update.weight_decay);
   }
-  range.parameter.add_(range.gradient, -update.learning_rate);
+  if (momentum_buffer.defined()) {
+    momentum_buffer.mul_(update.momentum).add_(gradient, update.first ? 1.0 : 1.0 - update.dampening);
+    if (!update.nesterov)
+      gradient.copy_(momentum_buffer);
+    else
+      gradient.add_(momentum_buffer, update.momentum);
+  }
+  range.parameter.add_(gradient, -update.learning_rate);
 }
 
 std::unique_ptr<Optimizer> make_sgd(const config::OptimizerOptions& options, std::vector<FlatRange> ranges) {
-  return std::make_unique<Sgd>(options.weight_decay, std::move(ranges));
+  return std::make_unique<Sgd>(options, std::move(ranges));
 }
 
 }  // namespace sft::optim

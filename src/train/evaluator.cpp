@@ -1,14 +1,16 @@
 #include "sft/train/evaluator.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <span>
 #include <vector>
 
 namespace sft::train {
 
 Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options,
                      engine::Engine& engine, parallel::Communicator& comm, base::PhaseTimers& timers)
-    : dataset_(dataset), engine_(engine), comm_(comm), timers_(timers), trl_compat_(options.trl_compat) {
+    : dataset_(dataset), engine_(engine), comm_(comm), timers_(timers), options_(options) {
   layout_ = {.num_rows = dataset.size(),
              .micro_batch_size = options.per_device_eval_batch_size,
              .world_size = comm.size(),
@@ -24,52 +26,79 @@ data::MicroBatch Evaluator::batch(int64_t micro_step) const {
   return data::pack(rows);
 }
 
-double Evaluator::exact_loss() {
-  double loss_sum = 0;
+Evaluator::Means Evaluator::exact() {
+  engine::BatchSums mine;
   int64_t targets = 0;
   for (int64_t step = 0; step < layout_.micro_steps_per_epoch(); ++step) {
     const data::MicroBatch micro_batch = batch(step);
-    loss_sum += engine_.evaluate(micro_batch);
+    const engine::BatchSums sums = engine_.evaluate(micro_batch);
+    mine.loss += sums.loss;
+    mine.tokens.num_right += sums.tokens.num_right;
+    mine.tokens.entropy += sums.tokens.entropy;
     targets += micro_batch.num_targets();
   }
-  return comm_.sum(loss_sum) / static_cast<double>(std::max<int64_t>(1, comm_.sum(targets)));
+  std::array<double, 4> all{mine.loss, static_cast<double>(targets), mine.tokens.num_right,
+                            mine.tokens.entropy};
+  comm_.all_reduce(std::span<double>(all));
+  Means means{.loss = all[0] / std::max(1.0, all[1])};
+  means.tokens.add(std::array{engine::TokenSums{all[1], all[2], all[3]}}, /*trl_compat=*/false);
+  return means;
 }
 
-double Evaluator::trl_loss() {
+// Every rank's mean loss stands for batch_size rows, cut in the last step to the rows that exist. The token
+// metrics of a step are means over its ranks' targets, of which the last step's are cut as the training's
+// are.
+Evaluator::Means Evaluator::as_trl() {
   const int64_t steps = layout_.micro_steps_per_epoch(), world_size = comm_.size(),
                 batch_size = layout_.micro_batch_size;
-  std::vector<double> means(static_cast<std::size_t>(steps * world_size),
-                            0.0);  // [step][rank]; each rank fills its own
+  const int64_t remainder = layout_.num_rows % (world_size * batch_size);
+  std::vector<double> losses(static_cast<std::size_t>(steps * world_size),
+                             0.0);  // [step][rank]: each its own
+  std::vector<double> tokens(static_cast<std::size_t>(steps) * 3, 0.0);
   for (int64_t step = 0; step < steps; ++step) {
     const data::MicroBatch micro_batch = batch(step);
+    const engine::BatchSums sums = engine_.evaluate(micro_batch);
     const double targets = static_cast<double>(std::max<int64_t>(1, micro_batch.num_targets()));
-    means[static_cast<std::size_t>(step * world_size + comm_.rank())] =
-        engine_.evaluate(micro_batch) / targets;
+    losses[static_cast<std::size_t>(step * world_size + comm_.rank())] = sums.loss / targets;
+    if (step + 1 == steps && remainder > 0 && comm_.rank() >= remainder) continue;
+    const auto at = static_cast<std::size_t>(step) * 3;
+    tokens[at] = sums.tokens.num_targets;
+    tokens[at + 1] = sums.tokens.num_right;
+    tokens[at + 2] = sums.tokens.entropy;
   }
-  comm_.all_reduce(means);
+  comm_.all_reduce(std::span<double>(losses));
+  comm_.all_reduce(std::span<double>(tokens));
 
-  // Every mean stands for batch_size rows; the last step is cut to the rows that exist.
-  double weighted = 0;
+  Means means;
   for (int64_t step = 0; step < steps; ++step) {
     int64_t rows_left = layout_.num_rows - step * world_size * batch_size;
     for (int64_t rank = 0; rank < world_size; ++rank, rows_left -= batch_size) {
       const int64_t weight = std::clamp<int64_t>(rows_left, 0, batch_size);
-      weighted += static_cast<double>(weight) * means[static_cast<std::size_t>(step * world_size + rank)];
+      means.loss += static_cast<double>(weight) * losses[static_cast<std::size_t>(step * world_size + rank)];
     }
+    const auto at = static_cast<std::size_t>(step) * 3;
+    means.tokens.add(std::array{engine::TokenSums{tokens[at], tokens[at + 1], tokens[at + 2]}},
+                     /*trl_compat=*/true);
   }
-  return weighted / static_cast<double>(layout_.num_rows);
+  means.loss /= static_cast<double>(layout_.num_rows);
+  return means;
 }
 
 metrics::Values Evaluator::run() {
   const auto timed = timers_.scope(base::Phase::kEvaluation);
   const double start = base::monotonic_seconds();
-  const double loss = trl_compat_ ? trl_loss() : exact_loss();
+  const Means means = options_.trl_compat ? as_trl() : exact();
   const double seconds = base::monotonic_seconds() - start;
-  return {{"eval_loss", loss},
-          {"eval_perplexity", std::exp(loss)},
-          {"eval_runtime", seconds},
-          {"eval_samples_per_second", static_cast<double>(dataset_.size()) / seconds},
-          {"eval_steps_per_second", static_cast<double>(layout_.micro_steps_per_epoch()) / seconds}};
+  metrics::Values values{{"eval_loss", means.loss}};
+  if (options_.loss_is_perplexity) values.emplace_back("eval_perplexity", std::exp(means.loss));
+  values.emplace_back("eval_runtime", seconds);
+  values.emplace_back("eval_samples_per_second", static_cast<double>(dataset_.size()) / seconds);
+  values.emplace_back("eval_steps_per_second",
+                      static_cast<double>(layout_.micro_steps_per_epoch()) / seconds);
+  if (options_.token_metrics) {
+    for (const auto& value : means.tokens.values("eval_")) values.push_back(value);
+  }
+  return values;
 }
 
 }  // namespace sft::train

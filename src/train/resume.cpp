@@ -1,5 +1,7 @@
 #include "resume.h"
 
+#include <ATen/ops/empty.h>
+
 #include "sft/base/error.h"
 
 #include "sft/base/log.h"
@@ -39,6 +41,21 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
   return reader;
 }
 
+namespace {
+
+// Small beside the parameters: every rank reads all of it.
+void load_tensor_state(const engine::ParameterBlock& block, const optim::TensorState& state,
+                       const model::TensorSource& source) {
+  model::TensorDef tensor = block.tensors()[state.tensor];
+  tensor.shape = state.shape;
+  const std::string name = engine::name_in_source(tensor, source, state.name + ".");
+  const at::Tensor values = at::empty({state.data.numel()}, state.data.options().device(c10::kCPU));
+  source.read(name, 0, state.data.numel(), values);
+  state.data.copy_(values);
+}
+
+}  // namespace
+
 TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer,
                    metrics::TrainLog& log, parallel::Communicator& comm) {
   if (!reader.has_optimizer()) {
@@ -51,12 +68,16 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
         base::SeenBy::kAllRanks);
   }
   const TrainState state = TrainState::from_json(reader.train_state());
+  optimizer.set_scalars(state.optimizer_scalars);
+  const optim::AtEvaluationPoint saved_at(optimizer);
   engine.load_parameters(reader.model());
   for (std::size_t b = 0; b < engine.blocks().size(); ++b) {
     const optim::RangeState& range = optimizer.states()[b];
     for (std::size_t s = 0; s < range.names.size(); ++s) {
       engine::load_flat(engine.blocks()[b], range.tensors[s], reader.optimizer(), range.names[s] + ".", comm);
     }
+    for (const optim::TensorState& tensor : range.of_tensors)
+      load_tensor_state(engine.blocks()[b], tensor, reader.optimizer());
   }
   optimizer.set_step_count(state.optimizer_steps);
   log.restore(reader.side_file("trainer_state.json"));

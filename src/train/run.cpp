@@ -92,12 +92,23 @@ std::unique_ptr<data::DataLoader> make_loader(const data::TokenDataset& dataset,
 }
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions& options,
-                                                 const engine::Engine& engine) {
+                                                 const engine::Engine& engine, int64_t warmup_steps) {
   std::vector<optim::FlatRange> ranges;
+  const model::DecoderSpec& spec = engine.decoder().spec();
   for (const engine::ParameterBlock& block : engine.blocks()) {
-    ranges.push_back({block.parameters(), block.gradients(), block.num_decayed()});
+    const bool first = &block == &engine.blocks().front();
+    optim::FlatRange range{block.parameters(), block.gradients(), block.num_decayed(), {}};
+    for (std::size_t t = 0; t < block.tensors().size(); ++t) {
+      const std::vector<int64_t>& shape = block.tensors()[t].shape;
+      const bool projection = spec.embedding_size != spec.hidden_size &&
+                              shape == std::vector<int64_t>{spec.hidden_size, spec.embedding_size};
+      range.tensors.push_back({.offset = block.placement(t).offset,
+                               .shape = shape,
+                               .is_embedding = first && shape.size() == 2 && !projection});
+    }
+    ranges.push_back(std::move(range));
   }
-  return optim::Optimizer::create(options, std::move(ranges));
+  return optim::Optimizer::create(options, std::move(ranges), warmup_steps);
 }
 
 std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, const RunPlan& plan, int rank) {
@@ -186,17 +197,28 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
       {.compute = options.precision.bf16 ? ops::ComputeDtype::kBf16 : ops::ComputeDtype::kFp32,
        .gradient_checkpointing = options.precision.gradient_checkpointing,
        .seed = static_cast<uint64_t>(options.data.seed),
+       .neftune_alpha = options.loss.neftune_noise_alpha.value_or(0),
+       .loss = {.kind = options.loss.loss_type == "dft" ? ops::LossKind::kDft : ops::LossKind::kNll,
+                .label_smoothing = options.loss.label_smoothing_factor,
+                .token_metrics = options.logging.log_token_metrics},
        .device = device == "cuda"
                      ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
                      : c10::Device(c10::kCPU)},
       *comm, timers);
-  const auto optimizer = make_optimizer(options.optimizer, engine);
+  std::unique_ptr<optim::Optimizer> optimizer;
+  on_all_ranks(*comm,
+               [&] { optimizer = make_optimizer(options.optimizer, engine, schedule->warmup_steps()); });
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
   const auto log = open_log(options, plan, comm->rank());
   std::unique_ptr<Evaluator> evaluator;
   if (inputs.eval) {
     evaluator = std::make_unique<Evaluator>(
-        *inputs.eval, EvaluatorOptions{options.batch.per_device_eval_batch_size, options.runtime.trl_compat},
+        *inputs.eval,
+        EvaluatorOptions{.per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
+                         .trl_compat = options.runtime.trl_compat,
+                         .token_metrics = options.logging.log_token_metrics,
+                         .loss_is_perplexity =
+                             options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0},
         engine, *comm, timers);
   }
 

@@ -73,10 +73,14 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
 
   json schedule;
   schedule["learning_rate"] = options.optimizer.learning_rate;
+  schedule["loss_type"] = options.loss.loss_type;
+  schedule["label_smoothing_factor"] = options.loss.label_smoothing_factor;
+  schedule["neftune_noise_alpha"] = options.loss.neftune_noise_alpha.value_or(0);
   schedule["weight_decay"] = options.optimizer.weight_decay;
   schedule["adam_beta1"] = options.optimizer.adam_beta1;
   schedule["adam_beta2"] = options.optimizer.adam_beta2;
   schedule["adam_epsilon"] = options.optimizer.adam_epsilon;
+  schedule["optim_args"] = options.optimizer.optim_args;
   schedule["max_grad_norm"] = options.optimizer.max_grad_norm;
   schedule["max_steps"] = plan.max_steps;
   schedule["lr_scheduler_type"] = options.schedule.lr_scheduler_type;

@@ -34,6 +34,8 @@ std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimize
   }
   for (const optim::RangeState& range : optimizer.states()) {
     for (const at::Tensor& tensor : range.tensors) states += static_cast<double>(tensor.nbytes());
+    for (const optim::TensorState& tensor : range.of_tensors)
+      states += static_cast<double>(tensor.data.nbytes());
   }
   constexpr double kMega = 1e6;
   return fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}, plus activations",

@@ -17,6 +17,7 @@ void visit(State& state, Visitor&& field) {
   field("epoch_group_rows", state.cursor.group_rows);
   field("epoch", state.epoch);
   field("optimizer_steps", state.optimizer_steps);
+  field("optimizer_scalars", state.optimizer_scalars);
   field("num_tokens", state.num_tokens);
   field("total_flos", state.total_flos);
   field("non_finite_in_row", state.non_finite_in_row);
@@ -28,6 +29,9 @@ void visit(State& state, Visitor&& field) {
   field("best_metric", state.best.metric);
   field("best_checkpoint_step", state.best.checkpoint_step);
   field("evaluations_without_gain", state.best.evaluations_without_gain);
+  field("window_token_weight", state.window_tokens.weight);
+  field("window_accuracy_sum", state.window_tokens.accuracy_sum);
+  field("window_entropy_sum", state.window_tokens.entropy_sum);
 }
 
 }  // namespace
@@ -42,10 +46,13 @@ TrainState TrainState::from_json(const std::string& text) {
   const nlohmann::json object = base::parse_json(text, "train_state");
   TrainState state;
   visit(state, [&](const char* name, auto& value) {
-    if (!object.contains(name) || !object[name].is_number()) {
-      base::fail(base::ExitCode::kInvalidData, "the checkpoint's train_state has no number '{}'", name);
+    using Value = std::decay_t<decltype(value)>;
+    try {
+      value = object.at(name).template get<Value>();
+    } catch (const nlohmann::json::exception&) {
+      base::fail(base::ExitCode::kInvalidData, "the checkpoint's train_state has no {} '{}'",
+                 std::is_arithmetic_v<Value> ? "number" : "list of numbers", name);
     }
-    value = object[name].get<std::decay_t<decltype(value)>>();
   });
   return state;
 }

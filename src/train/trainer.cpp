@@ -5,6 +5,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "model_work.h"
 #include "process_clock.h"
 #include "sft/base/activity.h"
 #include "sft/base/checked.h"
@@ -16,9 +17,18 @@ namespace sft::train {
 using base::ExitCode;
 using base::Phase;
 
+namespace {
+
+void append(metrics::Values& values, const metrics::Values& more) {
+  values.insert(values.end(), more.begin(), more.end());
+}
+
+}  // namespace
+
 Trainer::Trainer(const TrainerParts& parts, TrainerOptions options)
     : parts_(parts),
       options_(std::move(options)),
+      model_work_(model_work(parts.engine.decoder())),
       log_trigger_(options_.logging.logging_strategy, options_.plan.logging_steps),
       eval_trigger_(options_.eval.eval_strategy, options_.plan.eval_steps, options_.eval.eval_delay),
       save_trigger_(options_.save.save_strategy, options_.plan.save_steps),
@@ -56,7 +66,7 @@ ExitCode Trainer::run(TrainState state) {
     }
     parts_.engine.finish_reduction();  // gradients are now sums over all ranks
 
-    const engine::StepMetrics metrics = parts_.engine.metrics();
+    const engine::StepMetrics metrics = parts_.engine.metrics(/*count_tokens=*/!left_out_by_trl(window));
     const double learning_rate = parts_.schedule.at(state.step);
     if (metrics.finite) {
       update(state, metrics, learning_rate);
@@ -66,6 +76,7 @@ ExitCode Trainer::run(TrainState state) {
     advance(state, window, counts);
     if (options_.check_replicas_steps > 0 && state.step % options_.check_replicas_steps == 0)
       engine::check_replicas(parts_.engine.blocks(), parts_.comm);
+    log_flops_ += metrics::training_flops(model_work_, counts.work);
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
     log_step(state, metrics.loss_sum / divisor, metrics, learning_rate, epoch_ended);
@@ -77,26 +88,44 @@ ExitCode Trainer::run(TrainState state) {
   return finish(state);
 }
 
+// TRL gathers one number per rank for each of its token metrics, and cuts the list to n mod (B W) entries in
+// an epoch's last window.
+bool Trainer::left_out_by_trl(const data::Window& window) const {
+  if (!options_.trl_compat || window.end.epoch == window.begin.epoch) return false;
+  const auto& layout = options_.plan.layout;
+  const int64_t remainder = layout.num_rows % (layout.micro_batch_size * layout.world_size);
+  return remainder > 0 && parts_.comm.rank() >= remainder;
+}
+
 Trainer::WindowCounts Trainer::count(const data::Window& window) {
   const auto timed = parts_.timers.scope(Phase::kCommunication);
-  int64_t num_tokens = window.num_tokens;
-  if (options_.trl_compat) {
-    // TRL gathers one count per rank and cuts the list to n mod (B W) entries in an epoch's last window.
-    const auto& layout = options_.plan.layout;
-    const int64_t remainder = layout.num_rows % (layout.micro_batch_size * layout.world_size);
-    const bool last_window = window.end.epoch != window.begin.epoch;
-    if (last_window && remainder > 0 && parts_.comm.rank() >= remainder) num_tokens = 0;
+  const int64_t num_tokens = left_out_by_trl(window) ? 0 : window.num_tokens;
+  int64_t squared_lengths = 0;
+  for (const data::MicroBatch& batch : window.micro_batches) {
+    for (std::size_t row = 0; row + 1 < batch.cu_seqlens.size(); ++row) {
+      const int64_t length = batch.cu_seqlens[row + 1] - batch.cu_seqlens[row];
+      squared_lengths += length * length;
+    }
   }
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
-  std::array<int64_t, 6> sums{window.num_targets,
+  std::array<int64_t, 8> sums{window.num_targets,
                               window.num_first_labels,
                               num_tokens,
                               parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
                               asked.stop ? 1 : 0,
-                              asked.save ? 1 : 0};
+                              asked.save ? 1 : 0,
+                              window.num_tokens,
+                              squared_lengths};
   parts_.comm.all_reduce(sums);
-  return {sums[0], sums[1], sums[2], sums[3] > 0, sums[4] > 0, sums[5] > 0};
+  return {
+      sums[0],
+      sums[1],
+      sums[2],
+      sums[3] > 0,
+      sums[4] > 0,
+      sums[5] > 0,
+      {.num_tokens = sums[6], .num_targets = sums[0], .sum_squared_lengths = static_cast<double>(sums[7])}};
 }
 
 double Trainer::loss_divisor(const WindowCounts& counts) const {
@@ -109,6 +138,7 @@ void Trainer::update(TrainState& state, const engine::StepMetrics& metrics, doub
   const auto timed = parts_.timers.scope(Phase::kOptimizer);
   parts_.optimizer.step(learning_rate, optim::clip_factor(metrics.grad_norm, options_.max_grad_norm));
   state.optimizer_steps = parts_.optimizer.step_count();
+  state.optimizer_scalars = parts_.optimizer.scalars();
   state.non_finite_in_row = 0;
 }
 
@@ -159,6 +189,7 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
     state.loss_sum += loss;
     state.window_loss_sum += loss;
     ++state.window_steps;
+    state.window_tokens.add(metrics.micro_batches, options_.trl_compat);
   }
   const double now = base::monotonic_seconds();
   const double tokens_per_second =
@@ -170,17 +201,26 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
 
   const double mean_loss =
       state.window_steps > 0 ? state.window_loss_sum / static_cast<double>(state.window_steps) : loss;
-  parts_.log.entry("train", state.step, state.epoch,
-                   {{"loss", mean_loss},
-                    {"grad_norm", metrics.grad_norm},
-                    {"learning_rate", learning_rate},
-                    {"num_tokens", static_cast<double>(state.num_tokens)},
-                    {"tokens_per_second", tokens_per_second}});
+  metrics::Values values{
+      {"loss", mean_loss}, {"grad_norm", metrics.grad_norm}, {"learning_rate", learning_rate}};
+  if (options_.logging.log_token_metrics) append(values, state.window_tokens.values());
+  append(values,
+         {{"num_tokens", static_cast<double>(state.num_tokens)}, {"tokens_per_second", tokens_per_second}});
+  const double seconds = now - log_started_;
+  constexpr double kTera = 1e12;
+  values.emplace_back("tflops", log_flops_ / std::max(1e-9, seconds) / kTera);
+  if (const auto peak = options_.logging.peak_tflops_per_rank) {
+    values.emplace_back(
+        "mfu", metrics::model_flops_utilisation(log_flops_, seconds, *peak * kTera * parts_.comm.size()));
+  }
+  parts_.log.entry("train", state.step, state.epoch, values);
   log_timing(state);
   state.window_loss_sum = 0;
   state.window_steps = 0;
+  state.window_tokens = {};
   log_started_ = now;
   log_num_tokens_ = state.num_tokens;
+  log_flops_ = 0;
   log_step_ = state.step;
 }
 
@@ -200,7 +240,9 @@ void Trainer::log_timing(const TrainState& state) {
 
 metrics::Values Trainer::evaluate(const TrainState& state) {
   const auto watched = parts_.watchdog.scope(base::Section::kEvaluation);
-  const metrics::Values values = parts_.evaluator->run();
+  const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
+  metrics::Values values = parts_.evaluator->run();
+  append(values, {{"eval_num_tokens", static_cast<double>(state.num_tokens)}});
   parts_.log.entry("eval", state.step, state.epoch, values);
   return values;
 }
@@ -226,6 +268,7 @@ void Trainer::save(TrainState& state) {
   if (state.best.step == state.step) state.best.checkpoint_step = state.step;
   const auto timed = parts_.timers.scope(Phase::kCheckpoint);
   const auto watched = parts_.watchdog.scope(base::Section::kCheckpoint);
+  const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
   const checkpoint::SaveReport report = parts_.checkpoints.save(contents(state));
   last_saved_step_ = state.step;
   if (parts_.comm.rank() == 0) parts_.requests.saved();
@@ -272,6 +315,11 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
                                     states[b].tensors[s].narrow(0, offset, numel)});
       }
     }
+    if (options_.save.save_only_model) continue;
+    for (const optim::TensorState& state : states[b].of_tensors) {
+      result.optimizer.push_back(
+          {state.name + "." + tensors[state.tensor].name, state.shape, 0, state.data.numel(), state.data});
+    }
   }
   return result;
 }
@@ -290,6 +338,7 @@ ExitCode Trainer::finish(const TrainState& state) {
        {"train_tokens_per_second", static_cast<double>(state.num_tokens - first_num_tokens_) / seconds},
        {"total_flos", state.total_flos},
        {"train_loss", state.loss_sum / static_cast<double>(std::max<int64_t>(1, good_steps))}});
+  const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
   if (options_.best.load_best_model_at_end) load_best_model(state);
   parts_.checkpoints.save_final_model(contents(state));
   if (state.best.checkpoint_step >= 0 && options_.save.save_total_limit == 1)

@@ -127,13 +127,14 @@ def checkpoints(output_dir: Path) -> list[int]:
     return sorted(int(match[1]) for entry in output_dir.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", entry.name)))
 
 
-def by_step(log: list[dict]) -> dict[int, tuple[str, str, str, float]]:
-    """Exact loss, gradient norm and learning rate of every step. A step that was made again after a kill must repeat itself."""
+def by_step(log: list[dict]) -> dict[int, tuple]:
+    """Exact loss, gradient norm, learning rate and token metrics of every step. A step that was made again after a kill must repeat itself."""
     result = {}
     for entry in log:
         if entry["event"] != "train":
             continue
-        value = (entry["loss"].hex(), entry["grad_norm"].hex(), entry["learning_rate"].hex(), entry["num_tokens"])
+        value = (*(float(entry[key]).hex() for key in ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")),
+                 entry["num_tokens"])
         assert result.setdefault(entry["step"], value) == value, f"step {entry['step']} came out otherwise the second time"
     return result
 

@@ -66,6 +66,30 @@ def test_resumed_run_has_the_same_bits_in_other_modes(workspace, bf16, recompute
     small.assert_same_state(whole.output_dir / "checkpoint-10", run.output_dir / "checkpoint-10")
 
 
+@pytest.mark.parametrize("optim, more", [("sgd", {"optim_args": "momentum=0.9"}), ("lion_32bit", {}), ("adafactor", {}), ("schedule_free_adamw", {"optim_args": "r=1"}), ("adamw_8bit", {})])
+def test_resumed_run_has_the_same_bits_with_other_optimizers(workspace, optim, more):
+    settings = {"optim": optim, "max_steps": 8, "save_steps": 4, "warmup_steps": 0} | more
+    whole = ours.run(settings_at(workspace, 2, f"whole-{optim}", **settings), 2)
+    resumed = settings_at(workspace, 2, f"resumed-{optim}", resume_from_checkpoint=True, **settings)
+    copy_checkpoint(whole, 4, resumed["output_dir"])
+    run = ours.run(resumed, 2)
+    assert small.by_step(run.log) == {s: value for s, value in small.by_step(whole.log).items() if s > 4}
+    small.assert_same_state(whole.output_dir / "checkpoint-8", run.output_dir / "checkpoint-8")
+
+
+def test_logging_window_goes_on_over_a_resume(workspace):
+    """Steps 1-7 and 8-14 are logged as one entry each; the checkpoints lie inside."""
+    more = {"logging_steps": 7, "max_steps": 14, "save_steps": 5, "learning_rate": 5e-3}
+    whole = ours.run(settings_at(workspace, 2, "whole-window", **more), 2)
+    for step in (5, 10):
+        settings = settings_at(workspace, 2, f"resumed-window-{step}", resume_from_checkpoint=True, **more)
+        copy_checkpoint(whole, step, settings["output_dir"])
+        run = ours.run(settings, 2)
+        assert small.by_step(run.log) == {s: value for s, value in small.by_step(whole.log).items() if s > step}
+    entropies = {entry["step"]: entry["entropy"] for entry in whole.steps}
+    assert sorted(entropies) == [7, 14] and entropies[7] != entropies[14]
+
+
 def test_a_run_repeats_itself(workspace, undisturbed):
     again = ours.run(settings_at(workspace, 2, "again-2"), 2)
     assert small.by_step(again.log) == small.by_step(undisturbed(2).log)

@@ -29,6 +29,15 @@ PACKED = [cases.packed("llama", "8x1x1", "bfd", masked=True, evaluate=True),
 BEST = Case("llama-best", "llama", "8x1x1", {"lr_scheduler_type": "constant", "learning_rate": 3e-3, "max_steps": 100, "eval_steps": 3, "save_steps": 3,
                                              "save_strategy": "steps", "save_total_limit": 2, "load_best_model_at_end": True},
             num_rows=16, evaluate=True, early_stopping={"early_stopping_patience": 2, "early_stopping_threshold": 0.01})
+LOSSES = [Case("llama-smoothed", "llama", "2x2x2", PLAIN | {"label_smoothing_factor": 0.1}, evaluate=True),
+          Case("gpt2-smoothed", "gpt2", "8x1x1", PLAIN | {"label_smoothing_factor": 0.3}),
+          Case("llama-dft", "llama", "8x1x1", PLAIN | {"loss_type": "dft"}, evaluate=True),
+          Case("opt-dft", "opt-pre", "2x2x2", PLAIN | {"loss_type": "dft"})]
+OPTIMIZERS = [Case("llama-adafactor", "llama", "2x2x2", PLAIN | {"optim": "adafactor"}),
+              Case("gpt2-sgd", "gpt2", "8x1x1", PLAIN | {"optim": "sgd", "optim_args": "momentum=0.9,nesterov=true", "learning_rate": 1e-2})]
+# One row, nothing learnt: every step draws new noise on the same loss. One row a micro-batch, so that TRL's length is the row's.
+NOISE = Case("llama-noise", "llama", "8x1x1", num_rows=1, settings={
+    "per_device_train_batch_size": 1, "max_steps": 300, "learning_rate": 0, "weight_decay": 0, "neftune_noise_alpha": 30})
 # Where no row repeats and no rank is short of rows, TRL's numbers are right, and ours without trl_compat are the same.
 EVEN = [Case("llama-even", "llama", "2x2x2", PLAIN, num_rows=96, trl_compat=False)]
 
@@ -40,10 +49,11 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, BEST, *EVEN])
+    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *LOSSES, *OPTIMIZERS, BEST, *EVEN, NOISE])
 
 
-@pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *[c for c in PACKED if not c.evaluate], *EVEN], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *EVEN, *OPTIMIZERS, *(c for c in [*PACKED, *LOSSES] if not c.evaluate)],
+                         ids=lambda c: c.name)
 def test_follows_trl(workspace, trl, case):
     cases.check_case(workspace, case, trl[case.name])
 
@@ -53,13 +63,27 @@ def test_bf16_follows_autocast(workspace, trl, case):
     cases.check_case(workspace, case, trl[case.name])
 
 
-@pytest.mark.parametrize("case", [*EVALUATION, *[c for c in PACKED if c.evaluate]], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*EVALUATION, *(c for c in [*PACKED, *LOSSES] if c.evaluate)], ids=lambda c: c.name)
 def test_evaluation_as_trl(workspace, trl, case):
     run = cases.check_case(workspace, case, trl[case.name])
     reference = trl[case.name][0]
     assert [e["step"] for e in run.evaluations] == [e["step"] for e in reference.evaluations] == [8, 16, 24]
     for entry, expected in zip(run.evaluations, reference.evaluations):
         assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-5 * max(1, expected["eval_loss"]))
+        assert entry["eval_num_tokens"] == expected["eval_num_tokens"]
+    cases.check_token_metrics(run.evaluations, reference.evaluations, case.bounds, "eval_")
+    assert ("eval_perplexity" in run.evaluations[0]) == (case not in LOSSES), "exp(loss) of another loss is no perplexity"
+
+
+def test_noise_is_distributed_as_trls(workspace, trl):
+    """Losses under 300 draws of NEFTune noise: TRL's two runs and ours come from one distribution (Kolmogorov-Smirnov, 0.1 %)."""
+    ours_losses, *trl_losses = (sorted(step["loss"] for step in run.steps) for run in (workspace.run_ours(NOISE), *trl[NOISE.name]))
+    mean = sum(trl_losses[0]) / len(trl_losses[0])
+    assert trl_losses[0][-1] - trl_losses[0][0] > 1e-2 * mean, "the noise does not move the loss"
+    for reference in trl_losses:
+        assert len(ours_losses) == len(reference) == 300
+        distance = max(abs(sum(x <= at for x in ours_losses) - sum(x <= at for x in reference)) / 300 for at in ours_losses)
+        assert distance < 1.95 * math.sqrt(2 / 300)
 
 
 def test_stops_early_and_ends_with_the_best_model_as_trl(workspace, trl):
@@ -84,26 +108,31 @@ def test_evaluation_is_the_exact_token_mean(workspace, ranks, batch, eval_batch)
         "model_name_or_path": workspace.model(case.model), "train_dataset": workspace.token_file("train", case.model),
         "eval_dataset": workspace.token_file("eval", case.model), "output_dir": workspace.folder / "ours" / case.name}
     run = ours.run(settings, ranks=ranks)
-    expected = token_mean_loss(run.output_dir, models.tokenize(workspace.model(case.model), workspace.eval_texts))
+    expected, accuracy, entropy = token_means(run.output_dir, models.tokenize(workspace.model(case.model), workspace.eval_texts))
     (entry,) = run.evaluations
     assert entry["eval_loss"] == pytest.approx(expected, abs=1e-5)
     assert entry["eval_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+    assert entry["eval_mean_token_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+    assert entry["eval_entropy"] == pytest.approx(entropy, abs=1e-5)
 
 
-def token_mean_loss(model_folder, rows) -> float:
+def token_means(model_folder, rows) -> tuple[float, float, float]:
+    """Loss, accuracy and entropy over all targets."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
-    total, count = 0.0, 0
+    total, right, entropy, count = 0.0, 0, 0.0, 0
     with torch.no_grad():
         for row in rows:
             ids = torch.tensor([row[:cases.MAX_LENGTH]])
             if ids.shape[1] > 1:
                 logits = model(ids).logits[0, :-1].double()
                 total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+                right += (logits.argmax(-1) == ids[0, 1:]).sum().item()
+                entropy += torch.distributions.Categorical(logits=logits).entropy().sum().item()
                 count += ids.shape[1] - 1
-    return total / count
+    return total / count, right / count, entropy / count
 
 
 def test_packed_documents_of_opt_do_not_see_one_another(workspace):
@@ -112,7 +141,7 @@ def test_packed_documents_of_opt_do_not_see_one_another(workspace):
     case = Case("packed-opt", "opt-pre", "8x1x1", {"max_steps": 5, "packing": True, "lr_scheduler_type": "constant", "eval_strategy": "steps",
                                                    "eval_steps": 5}, evaluate=True, trl_compat=False)
     run = workspace.run_ours(case, eval_steps=5)
-    expected = token_mean_loss(run.output_dir, models.tokenize(workspace.model(case.model), workspace.eval_texts))
+    expected, _, _ = token_means(run.output_dir, models.tokenize(workspace.model(case.model), workspace.eval_texts))
     assert "documents packed" in " ".join(run.output.split())
     assert run.evaluations[0]["eval_loss"] == pytest.approx(expected, abs=1e-5)
 

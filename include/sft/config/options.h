@@ -48,8 +48,15 @@ struct BatchOptions {
   bool allow_batch_change = false;
 };
 
+struct LossOptions {
+  std::string loss_type = "nll";                     // nll | dft
+  double label_smoothing_factor = 0.0;
+  std::optional<double> neftune_noise_alpha;         // unset: no noise
+};
+
 struct OptimizerOptions {
-  std::string optim = "adamw_torch_fused";           // adamw_torch | adamw_torch_fused | sgd
+  std::string optim = "adamw_torch_fused";           // adamw_torch | adamw_torch_fused | sgd | lion_32bit | adafactor | schedule_free_adamw | adamw_8bit
+  std::string optim_args;                            // JSON object or key=value,...; empty: none
   double learning_rate = 2e-5;
   double weight_decay = 0.0;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
@@ -79,6 +86,8 @@ struct LoggingOptions {
   std::string run_name;
   std::optional<bool> disable_tqdm;                  // unset: bar on a terminal only
   std::string log_level = "info";                    // debug | info | warning | error
+  bool log_token_metrics = true;                     // entropy and mean_token_accuracy
+  std::optional<double> peak_tflops_per_rank;        // what mfu is a share of; unset: mfu is not logged
 };
 
 struct EvalOptions {
@@ -126,6 +135,7 @@ struct Options {
   PrepareOptions prepare;
   DataOptions data;
   BatchOptions batch;
+  LossOptions loss;
   OptimizerOptions optimizer;
   ScheduleOptions schedule;
   PrecisionOptions precision;

@@ -38,7 +38,9 @@ struct BlockTensors {
 struct RunMode {
   ops::ComputeDtype compute = ops::ComputeDtype::kFp32;
   bool training = false;  // dropout on
-  uint64_t seed = 0;      // of dropout
+  uint64_t seed = 0;      // of dropout and noise
+  double neftune_alpha = 0.0;  // noise on the input embedding, in training only
+  ops::LossOptions loss = {};
 };
 
 // cos and sin of every token's angles: [T, rotary_dim / 2], fp32.
@@ -85,6 +87,7 @@ class Decoder {
 
   struct HeadOutput {
     at::Tensor loss_sum;  // fp64 scalar
+    at::Tensor token_sums;  // as ops::HeadResult's
     at::Tensor grad;      // [T, hidden_size], of loss_scale * loss_sum; undefined from head_forward
   };
   // `embedding`: views of block 0, used when the output embedding is tied.

@@ -103,14 +103,31 @@ at::Tensor dropout_apply(const at::Tensor& x, const DropoutSite& site);
 // Keep-mask scaled by 1 / (1 - p) for `count` elements of row `row` of the site, from element 0. Float, on the CPU.
 at::Tensor dropout_mask(const DropoutSite& site, int64_t row, int64_t count);
 
-// ---- head: logits and cross-entropy, chunked ----------------------------------------------------------------------------------
+// ---- NEFTune ------------------------------------------------------------------------------------------------------------------
+// x [T, F] plus noise, uniform in [-a, a) with a = alpha / sqrt(row's tokens * F) (Jain et al., arXiv 2310.05914). Random as dropout is;
+// the site's probability is not used. Its backward is the identity.
+at::Tensor embedding_noise_apply(const at::Tensor& x, double alpha, const DropoutSite& site);
+
+// ---- head: logits and loss, chunked -------------------------------------------------------------------------------------------
+// With p the softmax of a target's logits over V words, t its word:
+//   kNll: (1 - label_smoothing) * -log p_t + label_smoothing * mean over v of -log p_v (transformers' LabelSmoother)
+//   kDft: -p_t log p_t, with p_t in front held constant in the gradient (dynamic fine-tuning, arXiv 2508.05629); no label smoothing
+enum class LossKind { kNll, kDft };
+struct LossOptions {
+  LossKind kind = LossKind::kNll;
+  double label_smoothing = 0.0;
+  bool token_metrics = false;  // count right guesses, sum entropies
+};
 struct HeadOptions {
   int64_t chunk = 512;          // targets whose logits exist at once
   double logit_scale = 1.0;
-  std::optional<double> softcap;
+  std::optional<double> softcap = {};
+  LossOptions loss = {};
 };
 struct HeadResult {
-  at::Tensor loss_sum;   // fp64 scalar: sum of cross-entropy over targets
+  at::Tensor loss_sum;     // fp64 scalar: sum of the loss over targets
+  // fp64 [2], undefined unless token_metrics: targets that are the (first) word of largest logit; sum of the entropies of p, in nats.
+  at::Tensor token_sums;
   at::Tensor grad_hidden;  // [N, D], undefined when gradients are not wanted
 };
 // hidden [N, D]: final hidden states of target tokens only; weight [V, D], bias [V] or undefined; target_ids int64 [N].

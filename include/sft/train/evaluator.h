@@ -10,14 +10,17 @@
 #include "sft/engine/engine.h"
 #include "sft/metrics/log.h"
 #include "sft/parallel/communicator.h"
+#include "sft/train/token_metrics.h"
 
 namespace sft::train {
 
 struct EvaluatorOptions {
   int64_t per_device_eval_batch_size = 8;
-  // false: sum of cross-entropy over all targets / number of targets, whatever the batch and world size.
-  // true: what TRL reports, a mean of per-rank batch means (docs/numerics.md).
+  // false: sums over all targets / number of targets, whatever the batch and world size.
+  // true: what TRL reports, means of batch means (docs/numerics.md).
   bool trl_compat = false;
+  bool token_metrics = false;      // as the engine's LossOptions
+  bool loss_is_perplexity = true;  // the loss is a plain cross-entropy
 };
 
 class Evaluator {
@@ -26,20 +29,25 @@ class Evaluator {
   Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options, engine::Engine& engine,
             parallel::Communicator& comm, base::PhaseTimers& timers);
 
-  // Collective. eval_loss, eval_perplexity, eval_runtime (s), eval_samples_per_second, eval_steps_per_second.
+  // Collective. eval_loss, eval_perplexity (loss_is_perplexity), eval_runtime (s), eval_samples_per_second,
+  // eval_steps_per_second, eval_entropy and eval_mean_token_accuracy (token_metrics).
   metrics::Values run();
   int64_t num_rows() const { return dataset_.size(); }
 
  private:
-  double exact_loss();
-  double trl_loss();
+  struct Means {
+    double loss = 0;
+    TokenMetrics tokens = {};
+  };
+  Means exact();
+  Means as_trl();
   data::MicroBatch batch(int64_t micro_step) const;
 
   const data::TokenDataset& dataset_;
   engine::Engine& engine_;
   parallel::Communicator& comm_;
   base::PhaseTimers& timers_;
-  bool trl_compat_;
+  EvaluatorOptions options_;
   data::BatchLayout layout_;
 };
 

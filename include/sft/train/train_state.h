@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "sft/data/loader.h"
 #include "sft/train/best_model.h"
+#include "sft/train/token_metrics.h"
 
 namespace sft::train {
 
@@ -17,6 +19,7 @@ struct TrainState {
   double epoch =
       0;  // as transformers counts it: epochs done, with the fraction of micro-batches of the current one
   int64_t optimizer_steps = 0;  // updates made
+  std::vector<double> optimizer_scalars;  // Optimizer::scalars()
   int64_t num_tokens = 0;       // tokens trained on, over all ranks
   double total_flos = 0;
   int64_t non_finite_in_row = 0;  // skipped steps since the last good one
@@ -25,6 +28,7 @@ struct TrainState {
   double window_loss_sum = 0;  // the same since the last log entry
   int64_t window_steps = 0;    // finite steps since then
   BestModel best;
+  TokenMetrics window_tokens;  // of those steps
 
   // JSON object; doubles survive the round trip bit for bit.
   std::string to_json() const;

@@ -14,6 +14,7 @@
 #include "sft/data/loader.h"
 #include "sft/engine/engine.h"
 #include "sft/metrics/log.h"
+#include "sft/metrics/throughput.h"
 #include "sft/optim/optimizer.h"
 #include "sft/optim/schedule.h"
 #include "sft/parallel/communicator.h"
@@ -69,12 +70,15 @@ class Trainer {
  private:
   // Sums over all ranks' parts of a window.
   struct WindowCounts {
-    int64_t num_targets = 0, num_first_labels = 0, num_tokens = 0;
+    int64_t num_targets = 0, num_first_labels = 0;
+    int64_t num_tokens = 0;  // as logged
     bool stop_requested = false, final_stop = false;  // final: not to be run again
     bool save_requested = false;
+    metrics::StepWork work = {};
   };
 
   WindowCounts count(const data::Window& window);
+  bool left_out_by_trl(const data::Window& window) const;
   double loss_divisor(const WindowCounts& counts) const;
   void update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate);
   void skip_update(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);
@@ -96,6 +100,7 @@ class Trainer {
 
   TrainerParts parts_;
   TrainerOptions options_;
+  metrics::ModelWork model_work_;
   Trigger log_trigger_, eval_trigger_, save_trigger_;
   BestModelRule best_rule_;
   StopVote stop_vote_;
@@ -105,6 +110,7 @@ class Trainer {
   // Since the last log entry.
   double log_started_ = 0, timing_started_ = 0;
   int64_t log_num_tokens_ = 0, log_step_ = 0;
+  double log_flops_ = 0;
 };
 
 }  // namespace sft::train

@@ -43,7 +43,7 @@ at::Tensor swiglu_backward(const at::Tensor& grad_y, const at::Tensor& gate_up);
 void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
 // As generic::cross_entropy_inplace.
 at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,
-                                 const double* grad_scale);
+                                 const LossOptions& loss, const double* grad_scale);
 
 // Our own kernel, for head dimensions that are a multiple of 16. Grouped heads are not expanded; no dropout,
 // softcap or ALiBi.

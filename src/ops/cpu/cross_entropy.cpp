@@ -18,6 +18,13 @@ SFT_SIMD float row_max(const float* x, int64_t n) {
   return top;
 }
 
+SFT_SIMD float row_sum(const float* x, int64_t n) {
+  float sum = 0.0F;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
 // x <- exp(x - top); returns the sum.
 SFT_SIMD float exp_and_sum(float* x, float top, int64_t n) {
   float sum = 0.0F;
@@ -29,40 +36,82 @@ SFT_SIMD float exp_and_sum(float* x, float top, int64_t n) {
   return sum;
 }
 
-SFT_SIMD void scale_row(float* x, float factor, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+// The same; weighted becomes the sum of (x - top) exp(x - top).
+SFT_SIMD float exp_and_sums(float* x, float top, int64_t n, float& weighted) {
+  float sum = 0.0F, product_sum = 0.0F;
+#pragma omp simd reduction(+ : sum, product_sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const float below_top = x[i] - top;
+    x[i] = exp_simd(below_top);
+    sum += x[i];
+    product_sum += x[i] * below_top;
+  }
+  weighted = product_sum;
+  return sum;
 }
 
-// The loss of one row; x becomes grad_scale * (softmax - onehot) when grad_scale is given, else exp(x - max).
-double cross_entropy_row(float* x, int64_t n, int64_t target, const double* grad_scale) {
-  constexpr int64_t kBlock = 2048;  // summed in fp32; blocks in double
-  const float top = row_max(x, n);
-  const double at_target = static_cast<double>(x[target]) - top;
-  double total = 0.0;
-  for (int64_t begin = 0; begin < n; begin += kBlock)
-    total += exp_and_sum(x + begin, top, std::min(kBlock, n - begin));
-  if (grad_scale != nullptr) {
-    scale_row(x, static_cast<float>(*grad_scale / total), n);
-    x[target] -= static_cast<float>(*grad_scale);
+// x <- factor * x - shift
+SFT_SIMD void scale_row(float* x, float factor, float shift, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) x[i] = x[i] * factor - shift;
+}
+
+constexpr int64_t kBlock = 2048;  // summed in fp32; blocks in double
+
+double mean_below_top(const float* x, float top, int64_t n) {
+  double sum = 0.0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) sum += row_sum(x + begin, std::min(kBlock, n - begin));
+  return sum / static_cast<double>(n) - top;
+}
+
+// One row of generic::cross_entropy_inplace; without grad_scale x becomes exp(x - max).
+void cross_entropy_row(float* x, int64_t n, int64_t target, const LossOptions& loss, const double* grad_scale,
+                       double* out) {
+  const float top_before = row_max(x, target), top_from = row_max(x + target, n - target);
+  const float top = std::max(top_before, top_from);
+  const bool right = x[target] >= top_from && x[target] > top_before;
+  const double at_target = static_cast<double>(x[target]) - top, smoothing = loss.label_smoothing;
+  const double mean = smoothing > 0 ? mean_below_top(x, top, n) : 0.0;
+  double total = 0.0, weighted = 0.0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = std::min(kBlock, n - begin);
+    if (loss.token_metrics) {
+      float part = 0.0F;
+      total += exp_and_sums(x + begin, top, count, part);
+      weighted += part;
+    } else {
+      total += exp_and_sum(x + begin, top, count);
+    }
   }
-  return std::log(total) - at_target;
+  const double log_total = std::log(total), nll = log_total - at_target;
+  const double weight = loss.kind == LossKind::kDft ? std::exp(-nll) : 1.0;
+  out[0] = (1.0 - smoothing) * weight * nll + smoothing * (log_total - mean);
+  if (loss.token_metrics) {
+    out[1] = right ? 1.0 : 0.0;
+    out[2] = log_total - weighted / total;
+  }
+  if (grad_scale == nullptr) return;
+  const double scale = weight * *grad_scale;
+  scale_row(x, static_cast<float>(scale / total),
+            static_cast<float>(scale * smoothing / static_cast<double>(n)), n);
+  x[target] -= static_cast<float>(scale * (1.0 - smoothing));
 }
 
 }  // namespace
 
 at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,
-                                 const double* grad_scale) {
+                                 const LossOptions& loss, const double* grad_scale) {
   const int64_t rows = logits.size(0), n = logits.size(1), stride = logits.stride(0);
-  at::Tensor losses = at::empty({rows}, logits.options().dtype(at::kDouble));
+  const int64_t columns = loss.token_metrics ? 3 : 1;
+  at::Tensor sums = at::empty({rows, columns}, logits.options().dtype(at::kDouble));
   float* x = logits.mutable_data_ptr<float>();
   const auto* targets = target_ids.const_data_ptr<int64_t>();
-  auto* out = losses.mutable_data_ptr<double>();
+  auto* out = sums.mutable_data_ptr<double>();
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      out[r] = cross_entropy_row(x + r * stride, n, targets[r], grad_scale);
+      cross_entropy_row(x + r * stride, n, targets[r], loss, grad_scale, out + r * columns);
   });
-  return losses;
+  return sums;
 }
 
 }  // namespace sft::ops::cpu

@@ -40,9 +40,9 @@ at::Tensor embedding_forward(const at::Tensor& ids, const at::Tensor& weight);
 void embedding_backward(const at::Tensor& grad_y, const at::Tensor& ids, const at::Tensor& grad_weight,
                         std::optional<int64_t> padding_idx);
 
-// logits [n, V] -> cross-entropy of each row in fp64 [n]; when grad_scale is given, logits become grad_scale
-// * (softmax - onehot).
+// logits [n, V] -> for each row its loss and, with token_metrics, 1 or 0 for a right guess and the entropy:
+// fp64 [n, 1] or [n, 3]. When grad_scale is given, logits become grad_scale * d(loss)/d(logits).
 at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,
-                                 const double* grad_scale);
+                                 const LossOptions& loss, const double* grad_scale);
 
 }  // namespace sft::ops::generic

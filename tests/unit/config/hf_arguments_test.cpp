@@ -42,12 +42,12 @@ TEST(HfArguments, DefaultsAreHarmless) {
 
 TEST(HfArguments, WithoutEffectGiveOneNotice) {
   const auto parsed = parse_text(
-      "dataloader_num_workers = 4\ntorch_compile = true\nuse_liger_kernel = true\nlabel_smoothing_factor = 0.0\n"
+      "dataloader_num_workers = 4\ntorch_compile = true\nuse_liger_kernel = true\n"
       "push_to_hub = False\nfp16 = 0\ndeepspeed = None\nfsdp =\naverage_tokens_across_devices = True\n");
   ASSERT_EQ(parsed.notices.size(), 1u);
   EXPECT_EQ(parsed.notices[0],
             "without effect in sft-dist: dataloader_num_workers, torch_compile, use_liger_kernel, "
-            "label_smoothing_factor, push_to_hub, fp16, "
+            "push_to_hub, fp16, "
             "deepspeed, fsdp, average_tokens_across_devices");
 }
 
@@ -61,17 +61,13 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
   EXPECT_EQ(error_of_text("fp16 = true"), "run.ini:1: fp16 = true: use bf16 = true, or float32");
   for (const char* line : {"deepspeed = ds.json",
                            "fsdp = full_shard",
-                           "neftune_noise_alpha = 5",
-                           "label_smoothing_factor = 0.1",
                            "use_peft = true",
                            "push_to_hub = true",
-                           "loss_type = dft",
                            "completion_only_loss = true",
                            "assistant_only_loss = true",
                            "load_in_4bit = true",
                            "dtype = bfloat16",
                            "adafactor = true",
-                           "optim_args = a=1",
                            "truncation_mode = keep_end",
                            "average_tokens_across_devices = false",
                            "save_safetensors = false",

@@ -29,6 +29,8 @@ TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
             "comm_backend = nccl is for GPUs, but device = cpu");
   EXPECT_EQ(error_of_text("train_file = a\ndataset_name = b"),
             "train_file and dataset_name are both set: give one source");
+  EXPECT_EQ(error_of_text("loss_type = dft\nlabel_smoothing_factor = 0.1"),
+            "label_smoothing_factor = 0.1 needs loss_type = nll, but it is dft");
   EXPECT_EQ(error_of_text("packing = true\nmax_length = None"),
             "packing needs max_length, the length of the rows it fills");
 }
@@ -59,6 +61,14 @@ TEST(Contradictions, OfTheBestModel) {
             "metric_for_best_model = eval_runtime tells how fast a machine is, not a model");
 }
 
+TEST(Validate, LossOptions) {
+  EXPECT_EQ(parse_text("loss_type = chunked_nll").options.loss.loss_type, "nll");
+  EXPECT_EQ(parse_text("loss_type = DFT\nlabel_smoothing_factor = 0").options.loss.loss_type, "dft");
+  EXPECT_EQ(error_of_text("loss_type = kto"), "run.ini:1: loss_type = kto: must be one of nll, dft");
+  EXPECT_EQ(error_of_text("label_smoothing_factor = 1"),
+            "run.ini:1: label_smoothing_factor = 1: must be a number, in [0, 1)");
+}
+
 TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {
   EXPECT_NO_THROW(parse_text(
       "logging_strategy = no\nlogging_steps = 0\nsave_strategy = epoch\nsave_steps = 0\neval_steps = 0"));
@@ -72,11 +82,12 @@ TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {
 TEST(Validate, ChecksRangesOfOptionsMadeByHand) {
   Options options;
   options.batch.gradient_accumulation_steps = 0;
-  options.optimizer.optim = "lion";
+  options.optimizer.optim = "lamb";
   options.save.save_steps = 0;
   EXPECT_EQ(config_error_of([&] { validate(options); }),
             "gradient_accumulation_steps = 0: must be a whole number, 1 or more\n"
-            "optim = lion: must be one of adamw_torch, adamw_torch_fused, sgd\n"
+            "optim = lamb: must be one of adamw_torch, adamw_torch_fused, sgd, lion_32bit, adafactor, "
+            "schedule_free_adamw, adamw_8bit\n"
             "save_strategy = steps needs save_steps above 0 (never: save_strategy = no)");
 }
 

@@ -1,5 +1,7 @@
 #include "sft/engine/engine.h"
 
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/log_softmax.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -46,7 +48,7 @@ TEST(Engine, GradientMatchesTheSlopeOfTheLoss) {
   const double step = 1e-3 / std::sqrt(squares);
   const auto loss_at = [&](double h) {
     for (const ParameterBlock& block : fixture.engine.blocks()) block.parameters().add_(block.gradients(), h);
-    const double loss = fixture.engine.evaluate(batch) / 100;
+    const double loss = fixture.engine.evaluate(batch).loss / 100;
     for (const ParameterBlock& block : fixture.engine.blocks())
       block.parameters().add_(block.gradients(), -h);
     return loss;
@@ -72,7 +74,8 @@ TEST(Engine, RecomputedActivationsSeeTheSameDropout) {
 TEST(Engine, EvaluationLossIsTheTrainingLoss) {
   Fixture fixture;
   fixture.gradients({fixture.rows});
-  EXPECT_NEAR(fixture.engine.evaluate(data::pack(fixture.rows)), fixture.engine.metrics().loss_sum, 1e-4);
+  EXPECT_NEAR(fixture.engine.evaluate(data::pack(fixture.rows)).loss, fixture.engine.metrics().loss_sum,
+              1e-4);
 }
 
 // Every block's sum is under way before any is waited for: head first, embedding last, and only in the
@@ -92,6 +95,76 @@ TEST(Engine, ReductionsStartInBlockOrderAndAreWaitedForAtTheEnd) {
     }
     EXPECT_EQ(fixture.comm.calls(), expected);
   }
+}
+
+TEST(Engine, TokenSumsAreThoseOfTheMicroBatches) {
+  Fixture fixture({.loss = {.token_metrics = true}});
+  const auto& r = fixture.rows;
+  fixture.gradients({{r[0], r[1]}, {}, {r[2], r[3], r[4], r[5]}});
+  const auto counted = fixture.engine.metrics().micro_batches;
+  ASSERT_EQ(counted.size(), 3U);
+  EXPECT_EQ(counted[1].num_targets, 0);
+  EXPECT_EQ(counted[1].entropy, 0);
+  for (const auto& [index, rows] :
+       {std::pair(0, std::vector{r[0], r[1]}), std::pair(2, std::vector(r.begin() + 2, r.end()))}) {
+    const data::MicroBatch batch = data::pack(rows);
+    const at::Tensor log_p = at::log_softmax(
+        fixture.engine.logits(batch).index_select(0, batch.target_positions).to(at::kDouble), 1);
+    const TokenSums& sums = counted[static_cast<std::size_t>(index)];
+    EXPECT_EQ(sums.num_targets, static_cast<double>(batch.num_targets()));
+    EXPECT_EQ(sums.num_right, log_p.argmax(1).eq(batch.target_ids).sum().item<double>());
+    EXPECT_NEAR(sums.entropy, -(log_p.exp() * log_p).sum().item<double>(), 1e-4);
+    const TokenSums evaluated = fixture.engine.evaluate(batch).tokens;
+    EXPECT_EQ(evaluated.num_right, sums.num_right);
+    EXPECT_EQ(evaluated.entropy, sums.entropy);
+  }
+  fixture.gradients({r});
+  EXPECT_EQ(fixture.engine.metrics().micro_batches.size(), 1U) << "sums of an earlier window were kept";
+  for (const TokenSums& sums : fixture.engine.metrics(/*count_tokens=*/false).micro_batches)
+    EXPECT_EQ(sums.num_targets + sums.num_right + sums.entropy, 0);
+}
+
+TEST(Engine, MicroBatchesWithoutTargetsAreHarmless) {
+  for (const auto kind : {ops::LossKind::kNll, ops::LossKind::kDft}) {
+    Fixture fixture({.loss = {.kind = kind, .token_metrics = true}});
+    data::TokenRow row = fixture.rows[0];
+    std::fill(row.labels.begin(), row.labels.end(), data::kIgnoreIndex);
+    for (const at::Tensor& gradient : fixture.gradients({{row}, {}}))
+      EXPECT_EQ(gradient.count_nonzero().item<int64_t>(), 0);
+    const StepMetrics metrics = fixture.engine.metrics();
+    EXPECT_TRUE(metrics.finite);
+    EXPECT_EQ(metrics.loss_sum, 0);
+    EXPECT_EQ(fixture.engine.evaluate(data::pack({row})).loss, 0);
+  }
+}
+
+TEST(Engine, LossOptionsReachTheHead) {
+  const auto loss = [](ops::LossOptions options) {
+    Fixture fixture({.loss = options});
+    fixture.gradients({fixture.rows});
+    const double trained = fixture.engine.metrics().loss_sum;
+    EXPECT_NEAR(fixture.engine.evaluate(data::pack(fixture.rows)).loss, trained, 1e-4);
+    return trained;
+  };
+  const double nll = loss({}), dft = loss({.kind = ops::LossKind::kDft}),
+               smoothed = loss({.label_smoothing = 0.2});
+  EXPECT_LT(dft, 0.8 * nll);
+  EXPECT_GT(std::abs(smoothed - nll), 1e-3 * nll);
+}
+
+TEST(Engine, NoiseIsInTrainingOnlyAndDoesNotDependOnHowRowsAreCut) {
+  Fixture quiet, noisy({.neftune_alpha = 20});
+  const auto& r = noisy.rows;
+  const auto calm = quiet.gradients({r}), whole = noisy.gradients({r});
+  const double loss = noisy.engine.metrics().loss_sum;
+  const auto cut = noisy.gradients({{r[0]}, {r[1], r[2], r[3]}, {}, {r[4], r[5]}});
+  EXPECT_NEAR(noisy.engine.metrics().loss_sum, loss, 1e-6 * loss);
+  for (std::size_t b = 0; b + 1 < whole.size(); ++b) {
+    EXPECT_LT(relative_difference(cut[b], whole[b]), 1e-5) << "block " << b;
+    EXPECT_GT(relative_difference(whole[b], calm[b]), 1e-2) << "block " << b;
+  }
+  const data::MicroBatch batch = data::pack(r);
+  EXPECT_EQ(noisy.engine.evaluate(batch).loss, quiet.engine.evaluate(batch).loss);
 }
 
 TEST(Engine, NonFiniteGradientIsSeen) {

@@ -1,7 +1,11 @@
-// The chunked head against cross_entropy(linear(hidden)) under LibTorch's autograd in float64.
-#include <ATen/ops/cross_entropy_loss.h>
+// The chunked head against losses of log_softmax(linear(hidden)) under LibTorch's autograd in float64.
+#include <ATen/ops/argmax.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
@@ -18,6 +22,7 @@ struct Case {
   at::ScalarType dtype;
   double logit_scale = 1.0;
   std::optional<double> softcap = std::nullopt;
+  LossOptions loss = {};
 };
 
 class Head : public testing::TestWithParam<Case> {};
@@ -34,13 +39,19 @@ TEST_P(Head, MatchesAutograd) {
   const at::Tensor rh = leaf(hidden), rw = leaf(w.weight), rb = c.bias ? leaf(w.bias) : at::Tensor();
   at::Tensor logits = at::linear(rh, rw, rb) * c.logit_scale;
   if (c.softcap) logits = (logits / *c.softcap).tanh() * *c.softcap;
-  const at::Tensor loss = at::cross_entropy_loss(logits, ids, {}, at::Reduction::Sum);
+  const at::Tensor log_p = at::log_softmax(logits, 1), nll = -log_p.gather(1, ids.unsqueeze(1)).squeeze(1);
+  at::Tensor losses = nll;
+  if (c.loss.kind == LossKind::kDft) losses = (-nll).exp().detach() * nll;
+  if (c.loss.label_smoothing > 0)
+    losses = (1 - c.loss.label_smoothing) * nll - c.loss.label_smoothing * log_p.mean(1);
+  const at::Tensor loss = losses.sum();
   (loss * kLossScale).backward();
 
   HeadOptions options;
   options.chunk = c.chunk;
   options.logit_scale = c.logit_scale;
   options.softcap = c.softcap;
+  options.loss = c.loss;
   const LinearGrads grads{at::ones_like(w.weight), c.bias ? at::ones_like(w.bias) : at::Tensor()};
   const HeadResult result =
       head_forward_backward(hidden, w, ids, kLossScale, grads, options, ComputeDtype::kFp32);
@@ -51,8 +62,15 @@ TEST_P(Head, MatchesAutograd) {
   expect_close(grads.weight, rw.grad() + 1.0, tolerance, "grad weight");
   if (c.bias) expect_close(grads.bias, rb.grad() + 1.0, tolerance, "grad bias");
 
+  ASSERT_EQ(result.token_sums.defined(), c.loss.token_metrics);
+  if (c.loss.token_metrics) {
+    EXPECT_EQ(result.token_sums[0].item<double>(), logits.argmax(1).eq(ids).sum().item<double>());
+    expect_close(result.token_sums[1], -(log_p.exp() * log_p).sum(), tolerance, "entropy");
+  }
+
   const HeadResult only_loss = head_forward(hidden, w, ids, options, ComputeDtype::kFp32);
   EXPECT_TRUE(only_loss.loss_sum.equal(result.loss_sum));
+  if (c.loss.token_metrics) EXPECT_TRUE(only_loss.token_sums.equal(result.token_sums));
   EXPECT_FALSE(only_loss.grad_hidden.defined());
 }
 
@@ -64,6 +82,34 @@ INSTANTIATE_TEST_SUITE_P(Cases, Head,
                                          Case{50, 24, 131, 7, true, at::kFloat},
                                          Case{700, 40, 300, 512, false, at::kFloat},
                                          Case{50, 24, 131, 16, true, at::kFloat, 0.25, 3.0}));
+
+constexpr LossOptions kWatched{LossKind::kNll, 0.0, true}, kSmoothed{LossKind::kNll, 0.1, true},
+    kDft{LossKind::kDft, 0.0, true};
+INSTANTIATE_TEST_SUITE_P(
+    Losses, Head,
+    testing::Values(
+        Case{50, 24, 13, 7, true, at::kDouble, 1.0, {}, kWatched},
+        Case{50, 24, 13, 7, true, at::kDouble, 0.25, 3.0, kSmoothed},
+        Case{50, 24, 13, 7, true, at::kDouble, 0.25, 3.0, kDft},
+        Case{700, 40, 300, 512, false, at::kFloat, 1.0, {}, kWatched},
+        Case{50, 4, 5000, 512, false, at::kFloat, 1.0, {}, kSmoothed},
+        Case{50, 24, 131, 16, true, at::kFloat, 0.25, 3.0, kSmoothed},
+        Case{50, 4, 5000, 16, true, at::kFloat, 0.25, 3.0, kDft},
+        Case{50, 24, 131, 16, true, at::kFloat, 1.0, {}, LossOptions{LossKind::kDft, 0.0, false}}));
+
+// torch.argmax takes the first of equals, and so does TRL's count.
+TEST(HeadEdge, TheFirstOfEquallyLikelyWordsIsTheGuess) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    const LinearWeights w{at::zeros({40, 4}, dtype), {}};
+    w.weight.narrow(0, 17, 3).fill_(1.0);
+    const at::Tensor hidden = at::ones({5, 4}, dtype);
+    const at::Tensor ids = at::tensor({16, 17, 18, 19, 20}, at::kLong);
+    HeadOptions options;
+    options.loss.token_metrics = true;
+    const HeadResult result = head_forward(hidden, w, ids, options, ComputeDtype::kFp32);
+    EXPECT_EQ(result.token_sums[0].item<double>(), 1.0);
+  }
+}
 
 TEST(HeadEdge, NoTargets) {
   Random random(42);

@@ -13,24 +13,12 @@
 #include "optim/sgd.h"
 #include "sft/base/error.h"
 #include "sft/base/file.h"
+#include "unit/optim/draw.h"
 
 namespace sft::optim {
 namespace {
 
 using nlohmann::json;
-
-// The same numbers as `draw` in tests/golden/make_optimizers.py.
-at::Tensor draw(uint32_t stream, int64_t count) {
-  at::Tensor result = at::zeros({count}, at::kFloat);
-  for (int64_t i = 0; i < count; ++i) {
-    uint32_t bits = stream * 2654435761U + static_cast<uint32_t>(i) * 2246822519U + 374761393U;
-    bits = (bits ^ (bits >> 15)) * 2246822519U;
-    bits ^= bits >> 13;
-    const double unit = (bits >> 8) * 0x1.0p-24 - 0.5;
-    result.data_ptr<float>()[i] = static_cast<float>(std::ldexp(unit, static_cast<int>(-(i % 7))));
-  }
-  return result;
-}
 
 double norm(const at::Tensor& tensor) {
   double sum = 0;
@@ -61,6 +49,7 @@ void expect_close(const at::Tensor& actual, const json& expected, const std::str
 config::OptimizerOptions options_of(const json& expected) {
   config::OptimizerOptions options;
   options.optim = expected["optim"];
+  if (expected.contains("optim_args")) options.optim_args = expected["optim_args"].dump();
   options.learning_rate = expected["learning_rate"];
   options.weight_decay = expected["weight_decay"];
   options.adam_beta1 = expected["betas"][0];
@@ -76,10 +65,13 @@ TEST(Optimizer, EqualsTorch) {
   const int steps = golden["steps"];
   ASSERT_GE(golden["cases"].size(), 6U);
   for (const json& expected : golden["cases"]) {
-    const std::string what = expected["optim"].get<std::string>() + " wd " + expected["weight_decay"].dump();
+    const std::string what = expected["optim"].get<std::string>() + " wd " + expected["weight_decay"].dump() +
+                             " " + expected.value("optim_args", json()).dump();
     const config::OptimizerOptions options = options_of(expected);
-    FlatRange range{draw(0, count), at::zeros({count}, at::kFloat), num_decayed};
-    const auto optimizer = Optimizer::create(options, {range});
+    FlatRange range{draw(0, count), at::zeros({count}, at::kFloat), num_decayed, {}};
+    range.tensors = {{0, expected.value("decayed_shape", std::vector<int64_t>{8, 5})},
+                     {num_decayed, {count - num_decayed}}};
+    const auto optimizer = Optimizer::create(options, {range}, expected.value("warmup_steps", 0));
     std::size_t next = 0;
     for (int step = 0; step < steps; ++step) {
       range.gradient.copy_(draw(static_cast<uint32_t>(step) + 1, count));
@@ -94,18 +86,59 @@ TEST(Optimizer, EqualsTorch) {
     EXPECT_EQ(expected["trajectory"][next]["step"], steps);
     EXPECT_EQ(optimizer->step_count(), steps);
     const RangeState& state = optimizer->states().at(0);
-    for (std::size_t i = 0; i < state.names.size(); ++i) {
+    for (std::size_t i = 0; i < state.names.size(); ++i)
       expect_close(state.tensors[i], expected[state.names[i]], what + " " + state.names[i]);
+    for (const TensorState& tensor : state.of_tensors) {
+      EXPECT_EQ(tensor.data.numel(), FlatTensor({0, tensor.shape}).numel());
+      expect_close(tensor.data, expected[tensor.name], what + " " + tensor.name);
     }
-    EXPECT_EQ(state.names.size(), options.optim == "sgd" ? 0U : 2U);
+    std::size_t num_expected = 0;
+    for (const char* name :
+         {"exp_avg", "exp_avg_sq", "momentum_buffer", "z", "exp_avg_sq_row", "exp_avg_sq_col"})
+      num_expected += expected.contains(name) ? 1U : 0U;
+    EXPECT_EQ(state.names.size() + state.of_tensors.size(), num_expected) << what;
+    const at::Tensor trained = range.parameter.clone();
+    {
+      const AtEvaluationPoint at_evaluation_point(*optimizer);
+      if (expected.contains("evaluated")) {
+        expect_close(range.parameter, expected["evaluated"], what + " evaluated");
+        EXPECT_FALSE(at::equal(range.parameter, trained)) << what;
+      } else {
+        EXPECT_TRUE(at::equal(range.parameter, trained)) << what;
+      }
+    }
+    EXPECT_TRUE(at::equal(range.parameter, trained)) << what;
+  }
+}
+
+// Every name the option table takes, with the options' defaults.
+TEST(Optimizer, EveryNameIsMade) {
+  for (const char* name : {"adamw_torch", "adamw_torch_fused", "sgd", "lion_32bit", "adafactor",
+                           "schedule_free_adamw", "adamw_8bit"}) {
+    config::OptimizerOptions options;
+    options.optim = name;
+    FlatRange range{draw(0, 48), draw(1, 48), 32, {{0, {4, 8}}, {32, {9}}}};
+    const auto optimizer = Optimizer::create(options, {range});
+    optimizer->step(1e-2, 1.0);
+    const at::Tensor moved = range.parameter - draw(0, 48);
+    for (const int64_t index : {0, 31, 32, 40})
+      EXPECT_NE(moved[index].item<float>(), 0.0F) << name << ", element " << index;
+    options.optim_args = "no_such=1";
+    try {
+      Optimizer::create(options, {});
+      FAIL() << name << " took optim_args = no_such=1";
+    } catch (const base::Error& error) {
+      EXPECT_EQ(error.code(), base::ExitCode::kConfig);
+      EXPECT_NE(std::string(error.what()).find("no_such"), std::string::npos) << error.what();
+    }
   }
 }
 
 // The path of other devices, run on the CPU, where torch's kernel is the reference for ours.
 TEST(AdamW, BothPathsAgree) {
   const int64_t count = 1000, num_decayed = 600;
-  FlatRange ours{draw(0, count), at::zeros({count}, at::kFloat), num_decayed};
-  FlatRange torchs{draw(0, count), at::zeros({count}, at::kFloat), num_decayed};
+  FlatRange ours{draw(0, count), at::zeros({count}, at::kFloat), num_decayed, {}};
+  FlatRange torchs{draw(0, count), at::zeros({count}, at::kFloat), num_decayed, {}};
   at::Tensor m1 = at::zeros({count}, at::kFloat), v1 = m1.clone(), m2 = m1.clone(), v2 = m1.clone();
   for (int64_t step = 1; step <= 25; ++step) {
     ours.gradient.copy_(draw(static_cast<uint32_t>(step), count));
@@ -122,32 +155,49 @@ TEST(AdamW, BothPathsAgree) {
 }
 
 TEST(Sgd, BothPathsAgree) {
-  const int64_t count = 1000, num_decayed = 600;
-  FlatRange ours{draw(0, count), at::zeros({count}, at::kFloat), num_decayed};
-  FlatRange torchs{draw(0, count), at::zeros({count}, at::kFloat), num_decayed};
-  for (uint32_t step = 1; step <= 25; ++step) {
-    ours.gradient.copy_(draw(step, count));
-    torchs.gradient.copy_(ours.gradient);
-    sgd_on_cpu({0.05, 0.1, 0.5}, ours);
-    sgd_by_torch({0.05, 0.1, 0.5}, torchs);
+  for (const bool nesterov : {false, true}) {
+    const int64_t count = 1000, num_decayed = 600;
+    FlatRange ours{draw(0, count), at::zeros({count}, at::kFloat), num_decayed, {}};
+    FlatRange torchs{draw(0, count), at::zeros({count}, at::kFloat), num_decayed, {}};
+    at::Tensor m1 = at::zeros({count}, at::kFloat), m2 = m1.clone();
+    for (uint32_t step = 1; step <= 25; ++step) {
+      ours.gradient.copy_(draw(step, count));
+      torchs.gradient.copy_(ours.gradient);
+      const SgdUpdate update{0.05, 0.1, 0.5, 0.9, nesterov ? 0.0 : 0.2, nesterov, step == 1};
+      sgd_on_cpu(update, ours, m1);
+      sgd_by_torch(update, torchs, m2);
+    }
+    EXPECT_LE(norm(ours.parameter.sub(torchs.parameter)), 3e-7 * norm(torchs.parameter));
+    EXPECT_LE(norm(m1.sub(m2)), 3e-7 * norm(m2));
   }
-  EXPECT_LE(norm(ours.parameter.sub(torchs.parameter)), 2e-7 * norm(torchs.parameter));
+}
+
+TEST(Sgd, RefusesArgumentsThatDoNotGoTogether) {
+  config::OptimizerOptions options;
+  options.optim = "sgd";
+  for (const char* args : {"nesterov=true", "momentum=0.9,nesterov=true,dampening=0.1", "momentum=-1",
+                           "momentum=x", "nesterov=2", "weight_decay=0.1"}) {
+    options.optim_args = args;
+    EXPECT_THROW(Optimizer::create(options, {}), base::Error) << args;
+  }
 }
 
 TEST(Optimizer, BitsDoNotDependOnThreadsOrCuts) {
   const int64_t count = 200'003, cut = 77'777;
-  for (const char* name : {"adamw_torch", "sgd"}) {
+  for (const char* name : {"adamw_torch", "sgd", "lion_32bit", "schedule_free_adamw"}) {
     config::OptimizerOptions options;
     options.optim = name;
     options.weight_decay = 0.1;
     const auto run = [&](int threads, bool in_two) {
       at::set_num_threads(threads);
-      FlatRange whole{draw(0, count), at::zeros({count}, at::kFloat), 150'000};
+      FlatRange whole{draw(0, count), at::zeros({count}, at::kFloat), 150'000, {}};
       std::vector<FlatRange> ranges = {whole};
       if (in_two) {
-        ranges = {{whole.parameter.narrow(0, 0, cut), whole.gradient.narrow(0, 0, cut), cut},
-                  {whole.parameter.narrow(0, cut, count - cut), whole.gradient.narrow(0, cut, count - cut),
-                   150'000 - cut}};
+        ranges = {{whole.parameter.narrow(0, 0, cut), whole.gradient.narrow(0, 0, cut), cut, {}},
+                  {whole.parameter.narrow(0, cut, count - cut),
+                   whole.gradient.narrow(0, cut, count - cut),
+                   150'000 - cut,
+                   {}}};
       }
       const auto optimizer = Optimizer::create(options, ranges);
       for (uint32_t step = 1; step <= 3; ++step) {
@@ -166,9 +216,9 @@ TEST(Optimizer, BitsDoNotDependOnThreadsOrCuts) {
 TEST(Optimizer, GapsStayZeroAndStepCountIsRestored) {
   config::OptimizerOptions options;
   options.weight_decay = 0.5;
-  const FlatRange range{at::zeros({32}, at::kFloat), at::zeros({32}, at::kFloat), 16};
+  const FlatRange range{at::zeros({32}, at::kFloat), at::zeros({32}, at::kFloat), 16, {}};
   const auto optimizer =
-      Optimizer::create(options, {range, {at::zeros({0}, at::kFloat), at::zeros({0}, at::kFloat), 0}});
+      Optimizer::create(options, {range, {at::zeros({0}, at::kFloat), at::zeros({0}, at::kFloat), 0, {}}});
   optimizer->set_step_count(41);
   optimizer->step(0.1, 1.0);
   EXPECT_EQ(optimizer->step_count(), 42);
@@ -177,55 +227,67 @@ TEST(Optimizer, GapsStayZeroAndStepCountIsRestored) {
 
 // A restored step count and state continue as if never interrupted, bit for bit.
 TEST(Optimizer, ContinuesFromState) {
-  const int64_t count = 100;
-  const config::OptimizerOptions options;
-  const auto steps = [&](Optimizer& optimizer, FlatRange& range, uint32_t first, uint32_t last) {
-    for (uint32_t step = first; step <= last; ++step) {
-      range.gradient.copy_(draw(step, count));
-      optimizer.step(1e-3, 1.0);
+  for (const auto& [name, args] :
+       {std::pair("adamw_torch", ""), std::pair("sgd", "momentum=0.9,dampening=0.2"),
+        std::pair("lion_32bit", ""), std::pair("adafactor", ""), std::pair("schedule_free_adamw", "r=1")}) {
+    const int64_t count = 100;
+    config::OptimizerOptions options;
+    options.optim = name;
+    options.optim_args = args;
+    const auto steps = [&](Optimizer& optimizer, FlatRange& range, uint32_t first, uint32_t last) {
+      for (uint32_t step = first; step <= last; ++step) {
+        range.gradient.copy_(draw(step, count));
+        optimizer.step(1e-3, 1.0);
+      }
+    };
+    FlatRange whole{draw(0, count), at::zeros({count}, at::kFloat), 50, {{0, {5, 10}}, {50, {50}}}};
+    const auto uninterrupted = Optimizer::create(options, {whole});
+    steps(*uninterrupted, whole, 1, 10);
+
+    FlatRange first{draw(0, count), at::zeros({count}, at::kFloat), 50, {{0, {5, 10}}, {50, {50}}}};
+    const auto before = Optimizer::create(options, {first});
+    steps(*before, first, 1, 4);
+    FlatRange second{first.parameter.clone(), at::zeros({count}, at::kFloat), 50, {{0, {5, 10}}, {50, {50}}}};
+    const auto after = Optimizer::create(options, {second});
+    {  // as a checkpoint does: both at the point to evaluate
+      const AtEvaluationPoint saved_at(*before), loaded_at(*after);
+      RangeState &from = before->states()[0], &to = after->states()[0];
+      ASSERT_GT(from.tensors.size() + from.of_tensors.size(), 0U);
+      for (std::size_t i = 0; i < from.tensors.size(); ++i) to.tensors[i].copy_(from.tensors[i]);
+      for (std::size_t i = 0; i < from.of_tensors.size(); ++i)
+        to.of_tensors[i].data.copy_(from.of_tensors[i].data);
+      after->set_step_count(before->step_count());
+      steps(*after, second, 5, 10);
+      EXPECT_TRUE(at::equal(second.parameter, whole.parameter)) << name;
     }
-  };
-  FlatRange whole{draw(0, count), at::zeros({count}, at::kFloat), 50};
-  const auto uninterrupted = Optimizer::create(options, {whole});
-  steps(*uninterrupted, whole, 1, 10);
-
-  FlatRange first{draw(0, count), at::zeros({count}, at::kFloat), 50};
-  const auto before = Optimizer::create(options, {first});
-  steps(*before, first, 1, 4);
-  FlatRange second{first.parameter.clone(), at::zeros({count}, at::kFloat), 50};
-  const auto after = Optimizer::create(options, {second});
-  for (std::size_t i = 0; i < 2; ++i) after->states()[0].tensors[i].copy_(before->states()[0].tensors[i]);
-  after->set_step_count(before->step_count());
-  steps(*after, second, 5, 10);
-  EXPECT_TRUE(at::equal(second.parameter, whole.parameter));
-}
-
-TEST(Optimizer, RefusesWhatItCannotUpdate) {
-  config::OptimizerOptions options;
-  options.optim = "adafactor";
-  try {
-    Optimizer::create(options, {});
-    FAIL() << "adafactor was accepted";
-  } catch (const base::Error& error) {
-    EXPECT_EQ(error.code(), base::ExitCode::kConfig);
-    EXPECT_NE(std::string(error.what()).find("adamw_torch_fused"), std::string::npos) << error.what();
   }
-  options.optim = "sgd";
-  const at::Tensor eight = at::zeros({8}, at::kFloat);
-  EXPECT_THROW(Optimizer::create(options, {{eight, at::zeros({9}, at::kFloat), 0}}), base::Error);
-  EXPECT_THROW(Optimizer::create(options, {{eight, at::zeros({8}, at::kDouble), 0}}), base::Error);
-  EXPECT_THROW(Optimizer::create(options, {{eight, eight.clone(), 9}}), base::Error);
-}
 
-TEST(ClipFactor, IsTorchs) {
-  EXPECT_EQ(clip_factor(0.5, 1.0), 1.0);
-  EXPECT_EQ(clip_factor(0.0, 1.0), 1.0);
-  EXPECT_DOUBLE_EQ(clip_factor(4.0, 1.0), 1.0 / (4.0 + 1e-6));
-  EXPECT_DOUBLE_EQ(clip_factor(1.0, 1.0), 1.0 / (1.0 + 1e-6));
-  EXPECT_EQ(clip_factor(1e9, 0.0), 1.0);
-  EXPECT_EQ(clip_factor(std::numeric_limits<double>::infinity(), 1.0), 0.0);
-  EXPECT_TRUE(std::isnan(clip_factor(std::numeric_limits<double>::quiet_NaN(), 1.0)));
-}
+  TEST(Optimizer, RefusesWhatItCannotUpdate) {
+    config::OptimizerOptions options;
+    options.optim = "lamb";
+    try {
+      Optimizer::create(options, {});
+      FAIL() << "lamb was accepted";
+    } catch (const base::Error& error) {
+      EXPECT_EQ(error.code(), base::ExitCode::kConfig);
+      EXPECT_NE(std::string(error.what()).find("adamw_torch_fused"), std::string::npos) << error.what();
+    }
+    options.optim = "sgd";
+    const at::Tensor eight = at::zeros({8}, at::kFloat);
+    EXPECT_THROW(Optimizer::create(options, {{eight, at::zeros({9}, at::kFloat), 0, {}}}), base::Error);
+    EXPECT_THROW(Optimizer::create(options, {{eight, at::zeros({8}, at::kDouble), 0, {}}}), base::Error);
+    EXPECT_THROW(Optimizer::create(options, {{eight, eight.clone(), 9, {}}}), base::Error);
+  }
+
+  TEST(ClipFactor, IsTorchs) {
+    EXPECT_EQ(clip_factor(0.5, 1.0), 1.0);
+    EXPECT_EQ(clip_factor(0.0, 1.0), 1.0);
+    EXPECT_DOUBLE_EQ(clip_factor(4.0, 1.0), 1.0 / (4.0 + 1e-6));
+    EXPECT_DOUBLE_EQ(clip_factor(1.0, 1.0), 1.0 / (1.0 + 1e-6));
+    EXPECT_EQ(clip_factor(1e9, 0.0), 1.0);
+    EXPECT_EQ(clip_factor(std::numeric_limits<double>::infinity(), 1.0), 0.0);
+    EXPECT_TRUE(std::isnan(clip_factor(std::numeric_limits<double>::quiet_NaN(), 1.0)));
+  }
 
 }  // namespace
 }  // namespace sft::optim

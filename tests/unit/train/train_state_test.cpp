@@ -21,6 +21,8 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   state.window_loss_sum = 1.0 / 7;
   state.window_steps = 9;
   state.best = {40, 0.1 + 0.7, 30, 2};
+  state.optimizer_scalars = {0.1, 1.0 / 3};
+  state.window_tokens = {3, 1.0 / 3, 0.1 + 0.7};
   const TrainState back = TrainState::from_json(state.to_json());
   EXPECT_EQ(back.to_json(), state.to_json());
   EXPECT_EQ(back.step, state.step);
@@ -35,6 +37,10 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   EXPECT_EQ(back.best.metric, 0.1 + 0.7);
   EXPECT_EQ(back.best.checkpoint_step, 30);
   EXPECT_EQ(back.best.evaluations_without_gain, 2);
+  EXPECT_EQ(back.optimizer_scalars, state.optimizer_scalars);
+  EXPECT_EQ(back.window_tokens.weight, 3);
+  EXPECT_EQ(back.window_tokens.accuracy_sum, 1.0 / 3);
+  EXPECT_EQ(back.window_tokens.entropy_sum, 0.1 + 0.7);
 }
 
 TEST(TrainState, NamesAMissingKey) {

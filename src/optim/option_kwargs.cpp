@@ -1,4 +1,4 @@
-#include "optim/schedule_kwargs.h"
+#include "optim/option_kwargs.h"
 
 #include <fmt/ranges.h>
 
@@ -27,12 +27,13 @@ nlohmann::json value_of(const std::string& text) {
 
 }  // namespace
 
-ScheduleKwargs::ScheduleKwargs(const std::string& schedule, const std::string& text) : schedule_(schedule) {
+OptionKwargs::OptionKwargs(const std::string& option, const std::string& owner, const std::string& text)
+    : option_(option), owner_(owner) {
   const std::string all = trimmed(text);
   if (all.empty() || all == "None") return;
   if (all.front() == '{') {
     try {
-      values_ = base::parse_json(all, "lr_scheduler_kwargs").get<std::map<std::string, nlohmann::json>>();
+      values_ = base::parse_json(all, option_).get<std::map<std::string, nlohmann::json>>();
     } catch (const base::Error& error) {
       complain(error.what());
     }
@@ -53,17 +54,17 @@ ScheduleKwargs::ScheduleKwargs(const std::string& schedule, const std::string& t
   }
 }
 
-void ScheduleKwargs::complain(const std::string& problem) const {
-  base::fail(base::ExitCode::kConfig, "lr_scheduler_kwargs of {}: {}", schedule_, problem);
+void OptionKwargs::complain(const std::string& problem) const {
+  base::fail(base::ExitCode::kConfig, "{} of {}: {}", option_, owner_, problem);
 }
 
-const nlohmann::json* ScheduleKwargs::find(const std::string& name) {
+const nlohmann::json* OptionKwargs::find(const std::string& name) {
   known_.push_back(name);
   const auto found = values_.find(name);
   return found == values_.end() || found->second.is_null() ? nullptr : &found->second;
 }
 
-std::optional<double> ScheduleKwargs::number(const std::string& name) {
+std::optional<double> OptionKwargs::number(const std::string& name) {
   const nlohmann::json* value = find(name);
   if (value == nullptr) return std::nullopt;
   if (!value->is_number() || !std::isfinite(value->get<double>())) {
@@ -72,13 +73,22 @@ std::optional<double> ScheduleKwargs::number(const std::string& name) {
   return value->get<double>();
 }
 
-double ScheduleKwargs::non_negative(const std::string& name, double otherwise) {
+bool OptionKwargs::boolean(const std::string& name, bool otherwise) {
+  const nlohmann::json* value = find(name);
+  if (value == nullptr) return otherwise;
+  if (value->is_boolean()) return value->get<bool>();
+  if (*value == "True" || *value == 1) return true;
+  if (*value == "False" || *value == 0) return false;
+  complain(fmt::format("{} = {} is neither true nor false", name, value->dump()));
+}
+
+double OptionKwargs::non_negative(const std::string& name, double otherwise) {
   const double value = number(name, otherwise);
   if (value < 0) complain(fmt::format("{} = {} is negative", name, value));
   return value;
 }
 
-std::string ScheduleKwargs::one_of(const std::string& name, const std::string& otherwise,
+std::string OptionKwargs::one_of(const std::string& name, const std::string& otherwise,
                                    const std::vector<std::string>& allowed) {
   const nlohmann::json* value = find(name);
   if (value == nullptr) return otherwise;
@@ -89,10 +99,10 @@ std::string ScheduleKwargs::one_of(const std::string& name, const std::string& o
   return value->get<std::string>();
 }
 
-void ScheduleKwargs::check_nothing_left() const {
+void OptionKwargs::check_nothing_left() const {
   for (const auto& [name, value] : values_) {
     if (std::find(known_.begin(), known_.end(), name) != known_.end()) continue;
-    if (known_.empty()) complain(fmt::format("{} is given, but this schedule takes none", name));
+    if (known_.empty()) complain(fmt::format("{} is given, but {} takes none", name, owner_));
     complain(fmt::format("{} is unknown; allowed are {}", name, fmt::join(known_, ", ")));
   }
 }

@@ -1,0 +1,90 @@
+"""Options of loss, logging and optimizer: each is changed once, and what it must do is seen."""
+
+import math
+
+import pytest
+
+import small_run as small
+from parity import models, ours
+
+QUICK = {"max_steps": 4, "save_strategy": "no"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> small.Workspace:
+    return small.Workspace(tmp_path_factory.mktemp("options"))
+
+
+@pytest.fixture(scope="module")
+def plain(workspace):
+    return ours.run(workspace.settings("plain", **QUICK))
+
+
+def test_token_metrics_can_be_left_out_and_change_nothing(workspace, plain):
+    evaluation = {"eval_dataset": workspace.eval, "eval_strategy": "steps", "eval_steps": 2}
+    run = ours.run(workspace.settings("quiet", log_token_metrics=False, **QUICK, **evaluation))
+    assert [e["loss"].hex() for e in run.steps] == [e["loss"].hex() for e in plain.steps]
+    assert all("entropy" in e and "mean_token_accuracy" in e for e in plain.steps)
+    assert not any("entropy" in key or "accuracy" in key for e in run.log for key in e)
+    assert [e["num_tokens"] for e in run.steps] == [e["num_tokens"] for e in plain.steps]
+
+
+def test_token_metrics_of_a_window_are_means_over_its_targets(workspace, plain):
+    """One entry for four steps against the four; weights are the steps' targets."""
+    run = ours.run(workspace.settings("one-window", logging_steps=4, **QUICK))
+    (entry,) = run.steps
+    # Rows of the first epoch in torch's order; six a step.
+    import torch
+
+    order = torch.randperm(len(workspace.rows), generator=torch.Generator().manual_seed(42)).tolist()
+    targets = [sum(min(len(workspace.rows[i]), small.MAX_LENGTH) - 1 for i in order[6 * step:6 * step + 6]) for step in range(4)]
+    for key in ("entropy", "mean_token_accuracy"):
+        expected = sum(e[key] * n for e, n in zip(plain.steps, targets)) / sum(targets)
+        assert entry[key] == pytest.approx(expected, rel=1e-9), key
+
+
+def test_work_per_second(workspace):
+    run = ours.run(workspace.settings("flops", peak_tflops_per_rank=0.25, logging_steps=2, **QUICK), ranks=2)
+    config = small.CONFIG
+    hidden, heads, head_dim, layers = (config[k] for k in ("hidden_size", "num_attention_heads", "head_dim", "num_hidden_layers"))
+    linear = layers * (2 * hidden * heads * head_dim + 2 * hidden * config["num_key_value_heads"] * head_dim
+                       + 3 * hidden * config["intermediate_size"])
+    import torch
+
+    order = torch.randperm(len(workspace.rows), generator=torch.Generator().manual_seed(42)).tolist()
+    for i, (entry, timing) in enumerate(zip(run.steps, run.events("timing"))):
+        lengths = [min(len(workspace.rows[row]), small.MAX_LENGTH) for row in order[24 * i:24 * i + 24]]  # 2 steps x 2 ranks x 6
+        flops = (6 * linear * sum(lengths) + 6 * hidden * models.VOCAB_SIZE * (sum(lengths) - len(lengths))
+                 + 6 * layers * heads * head_dim * sum(n * n for n in lengths))
+        if 24 * i + 24 <= len(order):
+            assert entry["tflops"] == pytest.approx(flops / timing["seconds"] / 1e12, rel=1e-9)
+        assert entry["mfu"] == pytest.approx(entry["tflops"] / (2 * 0.25), rel=1e-12)
+    assert len(run.steps) == 2
+
+
+def test_mfu_needs_a_peak(plain):
+    assert all(math.isfinite(e["tflops"]) and e["tflops"] > 0 and "mfu" not in e for e in plain.steps)
+
+
+@pytest.mark.parametrize("change", [{"neftune_noise_alpha": 5}, {"loss_type": "dft"}, {"label_smoothing_factor": 0.1}])
+def test_loss_options_change_training_and_are_resumed_with_a_warning(workspace, plain, change):
+    run = ours.run(workspace.settings("changed", overwrite_output_dir=True, save_steps=2, max_steps=4, **change))
+    assert run.steps[0]["loss"] != plain.steps[0]["loss"]
+    resumed = ours.run(workspace.settings("changed", max_steps=6, save_strategy="no", resume_from_checkpoint=run.output_dir / "checkpoint-4"))
+    (name,) = change
+    assert f"{name} was" in resumed.output, resumed.output
+
+
+def test_schedule_free_evaluates_and_saves_its_average(workspace):
+    evaluation = {"eval_dataset": workspace.eval, "eval_strategy": "steps", "eval_steps": 6}
+    settings = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "warmup_steps": 0, "max_steps": 6, "save_steps": 3}
+    run = ours.run(workspace.settings("averaged", **settings, **evaluation))
+    again = ours.run(workspace.settings("averaged-again", model_name_or_path=run.output_dir, max_steps=1, save_strategy="no",
+                                        eval_on_start=True, **{**evaluation, "eval_strategy": "no"}))
+    assert again.evaluations[0]["eval_loss"] == run.evaluations[-1]["eval_loss"]
+    checkpoint = ours.read_weights(run.output_dir / "checkpoint-6")
+    training_point = ours.run(workspace.settings("averaged", resume_from_checkpoint=run.output_dir / "checkpoint-3", **settings, **evaluation))
+    assert small.by_step(training_point.log) == small.by_step(run.log)
+    import numpy as np
+
+    assert all(np.array_equal(checkpoint[name], values) for name, values in training_point.weights().items())

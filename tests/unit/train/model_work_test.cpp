@@ -1,0 +1,37 @@
+#include "train/model_work.h"
+
+#include <gtest/gtest.h>
+
+#include "sft/base/file.h"
+#include "sft/model/spec.h"
+#include "support/tiny_engine.h"
+
+namespace sft::train {
+namespace {
+
+TEST(ModelWork, CountsTheLinearMapsOfALlama) {
+  const auto decoder = model::Decoder::create(testing::tiny_llama());
+  const metrics::ModelWork work = model_work(*decoder);
+  const int64_t attention = 32 * 32 + 2 * 16 * 32 + 32 * 32, feed_forward = 3 * 32 * 48;
+  EXPECT_EQ(work.block_linear_parameters, 3 * (attention + feed_forward));
+  EXPECT_EQ(work.head_parameters, 32 * 61) << "the output embedding counts, tied or not; the lookup does not";
+  EXPECT_EQ(work.num_layers, 3);
+  EXPECT_EQ(work.num_heads, 4);
+  EXPECT_EQ(work.head_dim, 8);
+}
+
+TEST(ModelWork, CountsTheProjectionsOfANarrowEmbedding) {
+  const std::string file = SFT_SOURCE_DIR "/tests/golden/models/opt-350m-kind/config.json";
+  const auto decoder = model::Decoder::create(model::spec_from_config_json(base::read_text(file), file));
+  const model::DecoderSpec& spec = decoder->spec();
+  const int64_t hidden = spec.hidden_size, narrow = spec.embedding_size;
+  ASSERT_LT(narrow, hidden);
+  const metrics::ModelWork work = model_work(*decoder);
+  EXPECT_EQ(work.block_linear_parameters,
+            spec.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * spec.intermediate_size) +
+                2 * narrow * hidden);
+  EXPECT_EQ(work.head_parameters, narrow * spec.vocab_size);
+}
+
+}  // namespace
+}  // namespace sft::train
