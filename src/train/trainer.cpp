@@ -182,8 +182,8 @@ void Trainer::log_timing(const TrainState& state, double seconds) {
 }
 
 void Trainer::evaluate(const TrainState& state) {
-  if (!parts_.evaluator) return;
-  parts_.log.entry("eval", state.step, state.epoch, parts_.evaluator->run());
+  for (Evaluator* evaluator : parts_.evaluators)
+    parts_.log.entry("eval", state.step, state.epoch, evaluator->run());
 }
 
 void Trainer::save(const TrainState& state) {
