@@ -4,10 +4,12 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <set>
 
 #include "option_table.h"
 #include "sft/base/error.h"
 #include "sft/config/parse.h"
+#include "sft/config/path_list.h"
 #include "value.h"
 
 namespace sft::config {
@@ -72,6 +74,27 @@ void check_best_model(Findings& found, const Options& o) {
              metric);
 }
 
+std::set<std::string> names_of(const std::string& paths) {
+  std::set<std::string> names;
+  for (const ListedPath& entry : named_paths(paths)) names.insert(entry.name);
+  return names;
+}
+
+void check_evaluation_sets(Findings& found, const Options& o) {
+  const std::string &file = o.prepare.eval_file, &dataset = o.data.eval_dataset;
+  found.when(!file.empty() && !dataset.empty() && names_of(file) != names_of(dataset),
+             {"eval_file", "eval_dataset"},
+             "eval_file = {} and eval_dataset = {} must name the same evaluation sets", file, dataset);
+  const bool split = o.prepare.test_split_size.has_value();
+  found.when(split && (!file.empty() || !o.prepare.eval_split.empty()),
+             {"test_split_size", "eval_file", "eval_split"},
+             "test_split_size makes the evaluation set of training rows: leave out eval_file and eval_split");
+  found.when(split && (dataset.empty() || names_of(dataset).size() > 1), {"test_split_size", "eval_dataset"},
+             "test_split_size needs eval_dataset, the one HDF5 file for the rows set aside");
+  found.when(!o.prepare.eval_split.empty() && names_of(dataset).size() > 1, {"eval_split", "eval_dataset"},
+             "eval_split = {} is one evaluation set, eval_dataset names several", o.prepare.eval_split);
+}
+
 }  // namespace
 
 std::vector<Contradiction> contradictions(const Options& o) {
@@ -118,6 +141,13 @@ std::vector<Contradiction> contradictions(const Options& o) {
              "comm_backend = nccl is for GPUs, but device = cpu");
   found.when(!o.prepare.train_file.empty() && !o.prepare.dataset_name.empty(), {"train_file", "dataset_name"},
              "train_file and dataset_name are both set: give one source");
+  check_evaluation_sets(found, o);
+  const bool masked = o.prepare.assistant_only_loss || o.prepare.completion_only_loss.value_or(false);
+  found.when(masked && !o.prepare.formatting_func.empty(),
+             {"formatting_func", "assistant_only_loss", "completion_only_loss"},
+             "formatting_func makes plain text of a row, which has no completion and no assistant: leave out "
+             "{}_only_loss",
+             o.prepare.assistant_only_loss ? "assistant" : "completion");
   return found.list;
 }
 

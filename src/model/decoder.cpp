@@ -68,8 +68,9 @@ class TransformerDecoder final : public Decoder {
                                   const HeadHidden& hidden, const RunMode& mode) const;
   ops::LinearWeights output_weights(const BlockView& head, const BlockTensors& embedding) const;
   ops::LinearGrads output_grads(const BlockView& head, const BlockTensors& embedding) const;
-  ops::HeadOptions head_options() const {
+  ops::HeadOptions head_options(const RunMode& mode) const {
     ops::HeadOptions options;
+    options.loss = mode.loss;
     options.logit_scale = spec_.logit_scale;
     options.softcap = spec_.logit_softcap;
     return options;
@@ -239,11 +240,7 @@ Decoder::HeadOutput TransformerDecoder::head_forward_backward(const BlockTensors
   const HeadHidden hidden = head_hidden(head, rows, mode);
   const ops::HeadResult result =
       ops::head_forward_backward(hidden.projected, output_weights(head, embedding), in.target_ids, loss_scale,
-<<<<<<< HEAD
-                                 output_grads(head, embedding), head_options(), mode.compute);
-=======
-                                 output_grads(head, embedding), {.loss = mode.loss}, mode.compute);
->>>>>>> loss
+                                 output_grads(head, embedding), head_options(mode), mode.compute);
   const at::Tensor grad_rows = head_hidden_backward(head, result.grad_hidden, rows, hidden, mode);
   at::Tensor grad = at::zeros_like(x);
   grad.index_copy_(0, in.target_positions, grad_rows);
@@ -257,13 +254,8 @@ Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors
   const BlockView head = view(num_blocks() - 1, tensors);
   const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), mode);
   const ops::HeadResult result = ops::head_forward(hidden.projected, output_weights(head, embedding),
-<<<<<<< HEAD
-                                                   in.target_ids, head_options(), mode.compute);
-  return {result.loss_sum, {}};
-=======
-                                                   in.target_ids, {.loss = mode.loss}, mode.compute);
+                                                   in.target_ids, head_options(mode), mode.compute);
   return {result.loss_sum, result.token_sums, {}};
->>>>>>> loss
 }
 
 at::Tensor TransformerDecoder::head_logits(const BlockTensors& tensors, const BlockTensors& embedding,
@@ -271,7 +263,7 @@ at::Tensor TransformerDecoder::head_logits(const BlockTensors& tensors, const Bl
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
   return ops::head_logits(head_hidden(head, x, mode).projected, output_weights(head, embedding),
-                          head_options(), mode.compute);
+                          head_options(mode), mode.compute);
 }
 
 }  // namespace

@@ -18,36 +18,20 @@ struct Gradients {
   const LinearGrads& weights;
 };
 
-<<<<<<< HEAD
 void scale_and_cap(const at::Tensor& logits, const HeadOptions& options) {
   if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
   if (options.softcap) logits.div_(*options.softcap).tanh_().mul_(*options.softcap);
 }
 
-// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns the losses of the rows.
-=======
 // logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns what each row adds to the sums.
->>>>>>> loss
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const HeadOptions& options,
                          const double* grad_scale) {
   scale_and_cap(logits, options);
   at::Tensor cap_derivative;
-<<<<<<< HEAD
   if (options.softcap && grad_scale != nullptr) cap_derivative = 1.0 - (logits / *options.softcap).square();
-  const at::Tensor losses = cpu::fits(logits)
-                                ? cpu::cross_entropy_inplace(logits, targets.contiguous(), grad_scale)
-                                : generic::cross_entropy_inplace(logits, targets, grad_scale);
-=======
-  if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);
-  if (options.softcap) {
-    logits.div_(*options.softcap).tanh_();
-    if (grad_scale != nullptr) cap_derivative = 1.0 - logits.square();
-    logits.mul_(*options.softcap);
-  }
   const at::Tensor per_row =
       cpu::fits(logits) ? cpu::cross_entropy_inplace(logits, targets.contiguous(), options.loss, grad_scale)
                         : generic::cross_entropy_inplace(logits, targets, options.loss, grad_scale);
->>>>>>> loss
   if (grad_scale != nullptr) {
     if (cap_derivative.defined()) logits.mul_(cap_derivative);
     if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);

@@ -10,7 +10,12 @@ namespace sft::train {
 
 Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options,
                      engine::Engine& engine, parallel::Communicator& comm, base::PhaseTimers& timers)
-    : dataset_(dataset), engine_(engine), comm_(comm), timers_(timers), options_(options) {
+    : dataset_(dataset),
+      engine_(engine),
+      comm_(comm),
+      timers_(timers),
+      options_(options),
+      prefix_(options.name.empty() ? "eval_" : "eval_" + options.name + "_") {
   layout_ = {.num_rows = dataset.size(),
              .micro_batch_size = options.per_device_eval_batch_size,
              .world_size = comm.size(),
@@ -89,14 +94,14 @@ metrics::Values Evaluator::run() {
   const double start = base::monotonic_seconds();
   const Means means = options_.trl_compat ? as_trl() : exact();
   const double seconds = base::monotonic_seconds() - start;
-  metrics::Values values{{"eval_loss", means.loss}};
-  if (options_.loss_is_perplexity) values.emplace_back("eval_perplexity", std::exp(means.loss));
-  values.emplace_back("eval_runtime", seconds);
-  values.emplace_back("eval_samples_per_second", static_cast<double>(dataset_.size()) / seconds);
-  values.emplace_back("eval_steps_per_second",
+  metrics::Values values{{prefix_ + "loss", means.loss}};
+  if (options_.loss_is_perplexity) values.emplace_back(prefix_ + "perplexity", std::exp(means.loss));
+  values.emplace_back(prefix_ + "runtime", seconds);
+  values.emplace_back(prefix_ + "samples_per_second", static_cast<double>(dataset_.size()) / seconds);
+  values.emplace_back(prefix_ + "steps_per_second",
                       static_cast<double>(layout_.micro_steps_per_epoch()) / seconds);
   if (options_.token_metrics) {
-    for (const auto& value : means.tokens.values("eval_")) values.push_back(value);
+    for (const auto& value : means.tokens.values(prefix_)) values.push_back(value);
   }
   return values;
 }

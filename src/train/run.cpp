@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -17,6 +18,7 @@
 #include "sft/base/file.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
+#include "sft/config/path_list.h"
 #include "sft/model/weights.h"
 #include "sft/ops/memory.h"
 #include "sft/train/agree.h"
@@ -35,15 +37,34 @@ struct Inputs {
   fs::path model_dir;
   std::string config_json;
   std::unique_ptr<model::Decoder> decoder;
-  std::unique_ptr<data::TokenDataset> train, eval;
+  std::unique_ptr<data::TokenDataset> train;
+  std::vector<EvaluationSet> eval;
   std::vector<checkpoint::SideFile> side_files;
 };
 
-// config.json as it goes into checkpoints: it says what is written, which is fp32.
-std::string config_for_checkpoint(const std::string& text, const std::string& file) {
+// Special tokens that the run chose instead of the model's, as sft-prepare found them.
+struct ChosenTokens {
+  std::optional<int64_t> eos, pad;
+};
+
+ChosenTokens chosen_tokens(const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
+  const fs::path extension = fs::path(prepare.chat_template_path).extension();
+  const bool takes_over_tokenizer =
+      !prepare.chat_template_path.empty() && extension != ".jinja" && extension != ".j2";
+  ChosenTokens chosen;
+  if (!prepare.eos_token.empty() || takes_over_tokenizer) chosen.eos = info.eos_token_id;
+  if (!prepare.pad_token.empty()) chosen.pad = info.pad_token_id;
+  return chosen;
+}
+
+// config.json as it goes into checkpoints: it says what is written, which is fp32, and the tokens in use.
+std::string config_for_checkpoint(const std::string& text, const std::string& file,
+                                  const ChosenTokens& tokens) {
   nlohmann::json config = base::parse_json(text, file);
   config.erase("torch_dtype");
   config["dtype"] = "float32";
+  if (tokens.eos) config["eos_token_id"] = *tokens.eos;
+  if (tokens.pad) config["pad_token_id"] = *tokens.pad;
   return config.dump(2) + "\n";
 }
 
@@ -51,6 +72,11 @@ std::string config_for_checkpoint(const std::string& text, const std::string& fi
 void put_file(std::vector<checkpoint::SideFile>& files, const std::string& name, std::string bytes) {
   std::erase_if(files, [&](const checkpoint::SideFile& file) { return file.name == name; });
   files.push_back({name, std::move(bytes)});
+}
+
+bool has_file(const std::vector<checkpoint::SideFile>& files, const std::string& name) {
+  return std::any_of(files.begin(), files.end(),
+                     [&](const checkpoint::SideFile& file) { return file.name == name; });
 }
 
 Inputs read_inputs(const config::Options& options) {
@@ -61,15 +87,22 @@ Inputs read_inputs(const config::Options& options) {
   inputs.decoder =
       model::Decoder::create(model::spec_from_config_json(inputs.config_json, config_file.string()));
   const model::DecoderSpec& spec = inputs.decoder->spec();
-  inputs.train =
-      open_checked_dataset("train_dataset", options.data.train_dataset, options, spec, inputs.model_dir);
+  inputs.train = open_checked_dataset({}, options.data.train_dataset, options, spec, inputs.model_dir);
   if (options.eval.eval_strategy != "no" || options.eval.eval_on_start) {
-    inputs.eval =
-        open_checked_dataset("eval_dataset", options.data.eval_dataset, options, spec, inputs.model_dir);
+    for (const config::ListedPath& set : config::named_paths(options.data.eval_dataset)) {
+      inputs.eval.push_back({set.name, set.path,
+                             open_checked_dataset({.name = set.name, .is_evaluation = true}, set.path,
+                                                  options, spec, inputs.model_dir)});
+    }
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
-  put_file(inputs.side_files, "config.json", config_for_checkpoint(inputs.config_json, config_file.string()));
-  if (fs::exists(inputs.model_dir / "generation_config.json")) {
+  const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
+  put_file(inputs.side_files, "config.json",
+           config_for_checkpoint(inputs.config_json, config_file.string(), tokens));
+  // With tokens of the run, that beside the data set: sft-prepare has put them into it.
+  const bool keep_prepared =
+      (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
+  if (!keep_prepared && fs::exists(inputs.model_dir / "generation_config.json")) {
     put_file(inputs.side_files, "generation_config.json",
              base::read_text(inputs.model_dir / "generation_config.json"));
   }
@@ -210,16 +243,19 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                [&] { optimizer = make_optimizer(options.optimizer, engine, schedule->warmup_steps()); });
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
   const auto log = open_log(options, plan, comm->rank());
-  std::unique_ptr<Evaluator> evaluator;
-  if (inputs.eval) {
-    evaluator = std::make_unique<Evaluator>(
-        *inputs.eval,
-        EvaluatorOptions{.per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
+  std::vector<std::unique_ptr<Evaluator>> owned_evaluators;
+  std::vector<Evaluator*> evaluators;
+  for (const EvaluationSet& set : inputs.eval) {
+    owned_evaluators.push_back(std::make_unique<Evaluator>(
+        *set.dataset,
+        EvaluatorOptions{.name = set.name,
+                         .per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
                          .trl_compat = options.runtime.trl_compat,
                          .token_metrics = options.logging.log_token_metrics,
                          .loss_is_perplexity =
                              options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0},
-        engine, *comm, timers);
+        engine, *comm, timers));
+    evaluators.push_back(owned_evaluators.back().get());
   }
 
   TrainState state;
@@ -231,28 +267,27 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
     engine.load_parameters(*model::open_model_weights(inputs.model_dir));
   }
 
-  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval.get(), engine, *optimizer,
-                                     *comm, topology, device, threads));
+  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, *optimizer, *comm,
+                                     topology, device, threads));
   log->event(found ? "resumed" : "started", state.step,
              nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
 
   RunRequests requests({.output_dir = options.save.output_dir,
                         .max_run_minutes = options.runtime.max_run_minutes,
                         .save_on_interval_minutes = options.save.save_on_interval_minutes});
-  Trainer trainer(
-      {*comm, *loader, engine, *optimizer, *schedule, evaluator.get(), *store, *log, signals, requests,
-       watchdog, timers},
-      {.plan = plan,
-       .logging = options.logging,
-       .eval = options.eval,
-       .best = options.best,
-       .save = options.save,
-       .max_grad_norm = options.optimizer.max_grad_norm,
-       .max_non_finite_steps = options.optimizer.max_non_finite_steps,
-       .check_replicas_steps = options.runtime.check_replicas_steps,
-       .trl_compat = options.runtime.trl_compat,
-       .identity = identity,
-       .side_files = std::move(inputs.side_files)});
+  Trainer trainer({*comm, *loader, engine, *optimizer, *schedule, evaluators, *store, *log, signals, requests,
+                   watchdog, timers},
+                  {.plan = plan,
+                   .logging = options.logging,
+                   .eval = options.eval,
+                   .best = options.best,
+                   .save = options.save,
+                   .max_grad_norm = options.optimizer.max_grad_norm,
+                   .max_non_finite_steps = options.optimizer.max_non_finite_steps,
+                   .check_replicas_steps = options.runtime.check_replicas_steps,
+                   .trl_compat = options.runtime.trl_compat,
+                   .identity = identity,
+                   .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }
 

@@ -241,10 +241,14 @@ void Trainer::log_timing(const TrainState& state) {
 metrics::Values Trainer::evaluate(const TrainState& state) {
   const auto watched = parts_.watchdog.scope(base::Section::kEvaluation);
   const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
-  metrics::Values values = parts_.evaluator->run();
-  append(values, {{"eval_num_tokens", static_cast<double>(state.num_tokens)}});
-  parts_.log.entry("eval", state.step, state.epoch, values);
-  return values;
+  metrics::Values all;
+  for (Evaluator* evaluator : parts_.evaluators) {
+    metrics::Values values = evaluator->run();
+    append(values, {{"eval_num_tokens", static_cast<double>(state.num_tokens)}});
+    parts_.log.entry("eval", state.step, state.epoch, values);
+    append(all, values);
+  }
+  return all;
 }
 
 bool Trainer::evaluate_for_best(TrainState& state) {

@@ -15,9 +15,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import xxhash
-from prepare_support import content_hash, prepare, read_rows, tiny_model, write_jsonl
+from prepare_support import content_hash, prepare, read_labels, read_rows, tiny_model, write_jsonl
 
-from prepare import errors
+from prepare import errors, make_python_chats
+from prepare.chat import TRAINING_TEMPLATES
 from prepare.dataset_file import DatasetWriter
 from prepare.errors import PrepareError
 
@@ -106,6 +107,41 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
 
 
+def test_several_evaluation_sets(model, reference, tmp_path):
+    files = [write_jsonl(tmp_path / f"{name}.jsonl", ROWS[begin:begin + 4]) for name, begin in (("one", 5), ("two", 50))]
+    prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "train.h5", eval_file=f"one={files[0]}, t-2 = {files[1]}",
+            eval_dataset=f"t-2={tmp_path}/e2.h5,one={tmp_path}/e1.h5")
+    assert read_rows(tmp_path / "e1.h5") == reference[5:9] and read_rows(tmp_path / "e2.h5") == reference[50:54]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_rows_set_aside(compress, model, reference, tmp_path, capsys):
+    """Every row is in one of the two files, with its labels; the same again for the same seed, others for another."""
+    rows = [{"input_ids": ids, "labels": [-100] * (number % len(ids)) + ids[number % len(ids):]} for number, ids in enumerate(reference[:200])]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+
+    def split(name, **options):
+        outputs = tmp_path / f"{name}-train.h5", tmp_path / f"{name}-test.h5"
+        prepare(model, source, outputs[0], compress=compress, eval_dataset=str(outputs[1]), **({"test_split_size": 0.13} | options))
+        return [list(zip(map(tuple, read_rows(output)), map(tuple, read_labels(output)))) for output in outputs]
+
+    train, test = split("first")
+    assert len(test) == 26 and sorted(train + test) == sorted((tuple(row["input_ids"]), tuple(row["labels"])) for row in rows)
+    assert split("again") == [train, test]
+    assert split("other", seed=7) != [train, test]
+    assert len(split("rows", test_split_size=5)[1]) == 5
+    capsys.readouterr()
+    assert split("again") == [train, test] and "up to date" in capsys.readouterr().out
+    split("again", seed=7)
+    assert capsys.readouterr().out.count("prepared again (split_seed)") == 2
+    with h5py.File(tmp_path / "again-test.h5") as file:
+        config = json.loads(file["prepare_config"][()])
+        assert (config["part"], config["test_split_size"], config["split_seed"]) == ("eval", 0.13, 7) and config["source_file"] == str(source)
+        assert file.attrs["num_tokens"] == len(file["input_ids"]) and file.attrs["num_target_tokens"] == file["loss_mask"][()].sum()
+    with pytest.raises(PrepareError, match="leaves no row to train on"):
+        split("none", test_split_size=200)
+
+
 @pytest.mark.parametrize("compress", [False, True])
 def test_the_file_is_as_specified(compress, model, tmp_path):
     """docs/data-format.md, checked with h5py and hashlib, not with sft-prepare's own code."""
@@ -136,16 +172,19 @@ def test_the_file_is_as_specified(compress, model, tmp_path):
     assert prepared["dataset_text_field"] == "text" and prepared["formatting_func"] is None and prepared["max_rows"] is None
 
 
-def test_masks_are_written_as_specified(tmp_path):
-    rows = [np.array([5, 6, 7], np.int32), np.array([8], np.int32), np.array([9, 10], np.int32)]
-    masks = [np.array([0, 1, 1], np.uint8), np.array([0], np.uint8), np.array([1, 0], np.uint8)]
-    with DatasetWriter(tmp_path / "masked.h5", masked=True) as writer:
-        writer.append(rows, masks)
+@pytest.mark.parametrize("labels, written", [
+    ([[-100, 6, 7], [-100], [9, -100]], {"loss_mask": [0, 1, 1, 0, 1, 0], "first_target": [1, 1, 0]}),
+    ([[-100, 6, 8], [-100], [9, -100]], {"labels": [-100, 6, 8, -100, 9, -100], "first_target": [1, 1, 0]}),
+    ([[5, 6, 7], [8], [9, 10]], {}),
+])
+def test_labels_are_written_as_specified(labels, written, tmp_path):
+    rows = [[5, 6, 7], [8], [9, 10]]
+    with DatasetWriter(tmp_path / "labelled.h5", labelled=True) as writer:
+        writer.append([np.array(row, np.int32) for row in rows], [np.array(row, np.int32) for row in labels])
         writer.commit({"vocab_size": 11, "tokenizer_sha256": "0" * 64}, {})
-    with h5py.File(tmp_path / "masked.h5") as file:
-        assert file["loss_mask"][()].tolist() == [0, 1, 1, 0, 1, 0]
-        assert file["first_target"][()].tolist() == [1, 1, 0]
-        assert file.attrs["num_target_tokens"] == 3 and file.attrs["num_tokens"] == 6
+    with h5py.File(tmp_path / "labelled.h5") as file:
+        assert {name: file[name][()].tolist() for name in ("loss_mask", "labels", "first_target") if name in file} == written
+        assert file.attrs["num_target_tokens"] == sum(label != -100 for row in labels for label in row) and file.attrs["num_tokens"] == 6
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(model, tmp_path):
@@ -175,7 +214,7 @@ def test_summary(model, reference, tmp_path, capsys):
     said = capsys.readouterr().out
     lengths = np.array([len(row) for row in reference])
     cut = np.minimum(lengths, 40)
-    assert f"600 rows, {lengths.sum():,} tokens" in said
+    assert f"600 rows (text), {lengths.sum():,} tokens" in said
     assert f"longest {lengths.max():,}" in said and f"mean {lengths.mean():,.0f}" in said
     assert f"max_length = 40 cuts {(lengths > 40).sum():,} rows" in said
     assert f"leaves out {(lengths - cut).sum():,} tokens" in said
@@ -232,7 +271,20 @@ def test_what_a_killed_writer_left_is_removed(model, tmp_path):
     ("rows.jsonl", "\n", {}, errors.INVALID_DATA, "no row is left"),
     ("rows.jsonl", '{"text": null}\n', {}, errors.INVALID_DATA, "1 null"),
     ("rows.jsonl", '{"txt": "a"}\n', {}, errors.CONFIG, "has no field 'text' (fields: txt): set dataset_text_field"),
-    ("rows.jsonl", '{"messages": []}\n', {}, errors.CONFIG, "is a chat or prompt/completion row"),
+    ("rows.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n', {}, errors.CONFIG, "has no chat template: name one in chat_template_path"),
+    ("rows.jsonl", '{"messages": []}\n', {"chat_template_path": "CHATML"}, errors.INVALID_DATA, "1 without a list of messages in 'messages'"),
+    ("rows.jsonl", '{"prompt": "a"}\n', {}, errors.CONFIG, "has prompt alone (fields: prompt)"),
+    ("rows.jsonl", '{"prompt": "a", "completion": []}\n', {}, errors.CONFIG, "both be strings or both be lists"),
+    ("rows.jsonl", '{"prompt": "a", "completion": "b", "image": 1}\n', {}, errors.CONFIG, "has images"),
+    ("rows.jsonl", '{"text": "a"}\n', {"assistant_only_loss": True}, errors.CONFIG, "assistant_only_loss = true needs chat rows"),
+    ("rows.jsonl", '{"text": "a"}\n', {"completion_only_loss": True}, errors.CONFIG, "completion_only_loss = true needs rows with prompt"),
+    ("rows.jsonl", '{"text": "a"}\n', {"eos_token": "<nope>"}, errors.CONFIG, "eos_token = <nope>: the tokenizer in"),
+    ("rows.jsonl", '{"text": "a"}\n', {"pad_token": "<nope>"}, errors.CONFIG, "pad_token = <nope>: the tokenizer in"),
+    ("rows.jsonl", '{"text": "a"}\n', {"chat_template_path": "/nowhere/x.jinja"}, errors.CONFIG, "there is no such file"),
+    ("rows.jsonl", '{"input_ids": [5, 512]}\n', {}, errors.INVALID_DATA, "has the token id 512; the tokenizer's are below 512"),
+    ("rows.jsonl", '{"input_ids": [5], "labels": [-1]}\n', {}, errors.INVALID_DATA, "has the label -1"),
+    ("rows.jsonl", '{"input_ids": [5], "assistant_masks": [2]}\n', {}, errors.INVALID_DATA, "holds other values than 0 and 1"),
+    ("rows.jsonl", '{"input_ids": [5], "labels": [-100]}\n', {}, errors.INVALID_DATA, "no token of any row is learnt"),
     ("rows.csv", 'text,label\n"a",1\n"b"\n', {}, errors.INVALID_DATA, "row 2 (ending in line 3) has 1 fields, the header has 2"),
     ("rows.json", '{"rows": []}', {}, errors.CONFIG, "rows.json:1 has no field 'text'"),
     ("rows.json", '[{"text": "a"}, 7]', {}, errors.INVALID_DATA, "entry 2 is not an object"),
@@ -244,6 +296,7 @@ def test_what_a_killed_writer_left_is_removed(model, tmp_path):
     ("rows.jsonl", '{"text": "a"}\n', {"dataset_name": "imdb"}, errors.CONFIG, "both set"),
     ("rows.jsonl", '{"text": "a"}\n', {"train_dataset": ""}, errors.CONFIG, "train_dataset must name"),
     ("rows.jsonl", '{"text": "a"}\n', {"eval_dataset": "missing.h5"}, errors.CONFIG, "set eval_file"),
+    ("rows.jsonl", '{"text": "a"}\n', {"eval_file": "a=rows.jsonl", "eval_dataset": "b=b.h5"}, errors.CONFIG, "eval_dataset must name the file to write"),
     ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "nothing"}, errors.CONFIG, "expected file.py:function"),
     ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "/nowhere/f.py:f"}, errors.CONFIG, "there is no file"),
     ("rows.jsonl", '{"text": "a"}\n', {"tokenizer_name_or_path": "/nowhere"}, errors.CONFIG, "there is no such folder"),
@@ -257,6 +310,8 @@ def test_bad_input_is_refused_by_name(name, content, options, code, message, mod
     if "model_name_or_path" in options:
         call.pop("model_name_or_path")
         call["model"] = options["model_name_or_path"]
+    if call.get("chat_template_path") == "CHATML":
+        call["chat_template_path"] = str(TRAINING_TEMPLATES / "chatml.jinja")
     with pytest.raises(PrepareError) as error:
         prepare(call.pop("model"), call.pop("train_file"), call.pop("output"), **call)
     assert error.value.code == code
@@ -278,3 +333,18 @@ def test_a_tokenizer_without_eos_is_refused(model, tmp_path):
     (other / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(PrepareError, match="has no eos_token"):
         prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5", tokenizer_name_or_path=str(other))
+
+
+def test_chats_from_the_documentation_of_installed_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_python_chats, "PACKAGES", ("numpy",))
+    assert make_python_chats.main([str(tmp_path)]) == 0
+    train, test = ([json.loads(line)["messages"] for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()] for part in ("train", "test"))
+    assert len(train) >= 1000 and len(test) >= 50
+    for chat in train + test:
+        assert [message["role"] for message in chat] == ["system", "user", "assistant"] and len(chat[2]["content"]) >= 40
+    assert not {chat[2]["content"] for chat in train} & {chat[2]["content"] for chat in test}
+    questions = {chat[1]["content"]: chat[2]["content"] for chat in train + test}
+    import numpy.polynomial.chebyshev as chebyshev
+
+    asked = "In numpy, what does `chebadd(c1, c2)` do?"
+    assert questions[asked].startswith("Add one Chebyshev series to another.") and questions[asked].split("\n")[0] in chebyshev.chebadd.__doc__

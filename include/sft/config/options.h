@@ -18,17 +18,22 @@ struct ModelOptions {
 
 // sft-prepare reads these; sft-dist checks that the prepared files match them.
 struct PrepareOptions {
-  std::string train_file, eval_file;                 // sources
+  std::string train_file, eval_file;                 // sources; mixture_paths(), named_paths()
+  std::optional<double> test_split_size;             // rows, or a share below 1, of the training rows
   std::string dataset_name, dataset_split = "train", eval_split;
   std::string tokenizer_name_or_path;                // empty: the model's
   std::string dataset_text_field = "text";
   std::string formatting_func;                       // file.py:function
+  std::optional<bool> completion_only_loss;          // unset: where the first row has prompt and completion
+  bool assistant_only_loss = false;
+  std::string chat_template_path;                    // .jinja file or a tokenizer; empty: the tokenizer's
+  std::string eos_token, pad_token;                  // empty: the tokenizer's
   std::optional<int64_t> max_rows;
   std::optional<int64_t> dataset_num_proc;
 };
 
 struct DataOptions {
-  std::string train_dataset, eval_dataset;           // prepared HDF5 files
+  std::string train_dataset, eval_dataset;           // prepared HDF5 files; named_paths()
   std::optional<int64_t> max_length = 1024;          // unset: rows whole
   bool packing = false;
   std::string packing_strategy = "bfd";            // bfd | bfd_split | wrapped

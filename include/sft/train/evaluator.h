@@ -1,9 +1,10 @@
-// The loss on the evaluation set.
+// The loss on an evaluation set.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "sft/data/dataset.h"
 #include "sft/data/sampler.h"
@@ -15,6 +16,7 @@
 namespace sft::train {
 
 struct EvaluatorOptions {
+  std::string name;  // of the set, where there are several: its metrics are eval_<name>_loss ...
   int64_t per_device_eval_batch_size = 8;
   // false: sums over all targets / number of targets, whatever the batch and world size.
   // true: what TRL reports, means of batch means (docs/numerics.md).
@@ -30,7 +32,8 @@ class Evaluator {
             parallel::Communicator& comm, base::PhaseTimers& timers);
 
   // Collective. eval_loss, eval_perplexity (loss_is_perplexity), eval_runtime (s), eval_samples_per_second,
-  // eval_steps_per_second, eval_entropy and eval_mean_token_accuracy (token_metrics).
+  // eval_steps_per_second, eval_entropy and eval_mean_token_accuracy (token_metrics); of a named set,
+  // eval_<name>_loss ...
   metrics::Values run();
   int64_t num_rows() const { return dataset_.size(); }
 
@@ -48,6 +51,7 @@ class Evaluator {
   parallel::Communicator& comm_;
   base::PhaseTimers& timers_;
   EvaluatorOptions options_;
+  std::string prefix_;  // "eval_" or "eval_<name>_"
   data::BatchLayout layout_;
 };
 

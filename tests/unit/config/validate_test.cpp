@@ -33,6 +33,13 @@ TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
             "label_smoothing_factor = 0.1 needs loss_type = nll, but it is dft");
   EXPECT_EQ(error_of_text("packing = true\nmax_length = None"),
             "packing needs max_length, the length of the rows it fills");
+  EXPECT_EQ(error_of_text("formatting_func = a.py:f\nassistant_only_loss = true"),
+            "formatting_func makes plain text of a row, which has no completion and no assistant: leave out "
+            "assistant_only_loss");
+  EXPECT_EQ(error_of_text("formatting_func = a.py:f\ncompletion_only_loss = true"),
+            "formatting_func makes plain text of a row, which has no completion and no assistant: leave out "
+            "completion_only_loss");
+  EXPECT_NO_THROW(parse_text("formatting_func = a.py:f\ncompletion_only_loss = false"));
 }
 
 // transformers' TrainingArguments refuses the same combinations.
@@ -67,6 +74,24 @@ TEST(Validate, LossOptions) {
   EXPECT_EQ(error_of_text("loss_type = kto"), "run.ini:1: loss_type = kto: must be one of nll, dft");
   EXPECT_EQ(error_of_text("label_smoothing_factor = 1"),
             "run.ini:1: label_smoothing_factor = 1: must be a number, in [0, 1)");
+}
+
+TEST(Contradictions, OfEvaluationSetsAreNamed) {
+  EXPECT_EQ(
+      error_of_text("eval_file = a=x.jsonl, b=y.jsonl\neval_dataset = a=x.h5, c=y.h5"),
+      "eval_file = a=x.jsonl, b=y.jsonl and eval_dataset = a=x.h5, c=y.h5 must name the same evaluation "
+      "sets");
+  EXPECT_NO_THROW(parse_text("eval_file = a=x.jsonl, b=y.jsonl\neval_dataset = b=y.h5, a=x.h5"));
+  const std::string split = "train_dataset = t.h5\ntest_split_size = 0.1\n";
+  EXPECT_NO_THROW(parse_text(split + "eval_dataset = e.h5"));
+  EXPECT_EQ(error_of_text(split),
+            "test_split_size needs eval_dataset, the one HDF5 file for the rows set aside");
+  EXPECT_EQ(error_of_text(split + "eval_dataset = a=e.h5, b=f.h5"),
+            "test_split_size needs eval_dataset, the one HDF5 file for the rows set aside");
+  EXPECT_EQ(error_of_text(split + "eval_dataset = e.h5\neval_file = e.jsonl"),
+            "test_split_size makes the evaluation set of training rows: leave out eval_file and eval_split");
+  EXPECT_EQ(error_of_text("eval_split = test\neval_dataset = a=e.h5, b=f.h5"),
+            "eval_split = test is one evaluation set, eval_dataset names several");
 }
 
 TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {
