@@ -1,5 +1,6 @@
 #include "sft/engine/engine.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/log_softmax.h>
 #include <gtest/gtest.h>

@@ -70,7 +70,9 @@ TEST_P(Head, MatchesAutograd) {
 
   const HeadResult only_loss = head_forward(hidden, w, ids, options, ComputeDtype::kFp32);
   EXPECT_TRUE(only_loss.loss_sum.equal(result.loss_sum));
-  if (c.loss.token_metrics) EXPECT_TRUE(only_loss.token_sums.equal(result.token_sums));
+  if (c.loss.token_metrics) {
+    EXPECT_TRUE(only_loss.token_sums.equal(result.token_sums));
+  }
   EXPECT_FALSE(only_loss.grad_hidden.defined());
 }
 
