@@ -66,6 +66,10 @@ def test_up_run_down(folder):
     # A host's shared memory and temporary files are its own.
     call("run", folder, "--on", "h1", "sh", "-c", "touch /dev/shm/mine $TMPDIR/mine")
     assert call("run", folder, "--on", "h2", "sh", "-c", "ls /dev/shm $TMPDIR").stdout.count("mine") == 0
+    call("host", folder, "lose", "h2")
+    assert "there is no host h2" in call("run", folder, "--on", "h2", "true", check=False).stderr
+    call("host", folder, "start", "h2")
+    assert call("run", folder, "--on", "h2", "hostname").stdout == "h2\n"
     call("down", folder)
     assert not folder.exists() and not processes_of(folder) and outside() == before
     call("down", folder)

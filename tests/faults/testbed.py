@@ -91,10 +91,12 @@ class Job:
         return self.facts()
 
     def wait_requeued(self, restarts: int = 1, timeout: float = 60) -> None:
-        """Slurm keeps a requeued job back for two minutes; here it may start at once."""
+        """Slurm keeps a requeued job back for two minutes; here it may start at once, but for the seconds in which hosts refuse a job that
+        was just cancelled there ("Job credential revoked")."""
         wait_until(lambda: (facts := self.facts())["Restarts"] == str(restarts) and facts["JobState"] != "COMPLETING",
                    f"job {self.number} requeued", self.bed, timeout)
-        self.bed.run("scontrol", "update", f"jobid={self.number}", "starttime=now", check=False)
+        time.sleep(3)
+        self.bed.run("scontrol", "update", f"jobid={self.number}", "starttime=now", check=False)  # fails if it runs already
 
 
 def wait_until(condition, what: str, bed: Bed, timeout: float = 60) -> None:

@@ -93,7 +93,8 @@ def test_a_second_sigterm_ends_the_run_at_once(start, tmp_path):
 
 
 def test_bad_arguments(start):
-    for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number")):
+    for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number"),
+                               (["--launcher", "ssh"], "srun or mpirun is expected")):
         process = start(*arguments)
         assert message in process.communicate(timeout=60)[0] and process.returncode != 0
 
@@ -114,6 +115,12 @@ def test_inside_an_allocation_srun_is_used(start, tmp_path):
     assert process.returncode == 85
     assert f"--mpi=pmix --kill-on-bad-exit=1 --wait=60 --gpu-bind=none --cpu-bind=cores {tmp_path}/sft-dist --args run.ini" in said
     assert "cpus: 8 plugins: none" in said
+
+
+def test_inside_an_allocation_mpirun_can_be_chosen(start):
+    process = start("--launcher", "mpirun", "exit", "0", SLURM_JOB_ID="7", SLURM_NTASKS="2", OMPI_MCA_ras="^slurm", OMPI_MCA_plm="^slurm")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "rank 1 of 2: exit 0" in said, said
 
 
 @pytest.fixture
