@@ -34,7 +34,12 @@ StopSignals::StopSignals() : saved_(std::make_unique<Saved>()) {
 }
 
 StopSignals::~StopSignals() {
-  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &saved_->actions[i], nullptr);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) {
+    // As soon as one rank has left with a code other than 0, srun --kill-on-bad-exit sends SIGTERM to those
+    // still on their way out; dying of it they would replace that code.
+    if (kSignals[i] != SIGINT) saved_->actions[i].sa_handler = SIG_IGN;
+    sigaction(kSignals[i], &saved_->actions[i], nullptr);
+  }
 }
 
 bool StopSignals::requested() const {

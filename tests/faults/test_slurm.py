@@ -1,15 +1,25 @@
-"""Several hosts and Slurm: the same numbers whatever starts the ranks and wherever they run.
+"""Several hosts and Slurm: the same numbers whatever starts the ranks and wherever they run; nothing lost when a job is preempted, comes to
+its time limit or loses a node. On the test bed of cluster/testbed: real Slurm and Open MPI on three hosts that share this machine.
 
-On the test bed of cluster/testbed: real Slurm and Open MPI on three hosts that share this machine.
+SFT_REPEATS sets how often preemption is repeated (1; the `full` label: 20).
 """
+
+import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
 import small_run as small
 from parity import ours
+from testbed import Job, wait_until
 
+REPEATS = int(os.environ.get("SFT_REPEATS", "1"))
 RANKS = 4
 STEPS = 12
+LONG = 60  # enough to be met in the middle
+TRAIN = ours.SOURCE_DIR / "cluster" / "slurm" / "train.sbatch"
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +67,162 @@ def test_mpirun_over_several_hosts_computes_what_it_does_on_one(bed, workspace, 
     where = ",".join(f"{host}:{number}" for host, number in slots.items())
     bed.run("mpirun", "-np", RANKS, "--host", where, ours.program(), "--args", small.write_ini(settings), on="h1")
     assert_same_run(settings["output_dir"], undisturbed(RANKS), STEPS)
+
+
+# Jobs: cluster/slurm/train.sbatch on two of the three hosts, two ranks each.
+
+
+def submit(bed, settings, *slurm, launcher="srun", env=None) -> Job:
+    return bed.submit("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", f"--output={settings['output_dir']}.out", *slurm,
+                      TRAIN, "--launcher", launcher, small.write_ini(settings), env=env)
+
+
+def log_of(settings) -> str:
+    path = Path(f"{settings['output_dir']}.out")
+    return path.read_text() if path.exists() else ""
+
+
+def wait_for_step(bed, job, settings, step) -> None:
+    wait_until(lambda: small.last_step(settings["output_dir"]) >= step or job.ended(), f"step {step}", bed)
+    assert not job.ended(), log_of(settings)
+
+
+def assert_nothing_lost(settings, whole) -> None:
+    """Every step was made once, and it all came out as if nothing had been."""
+    steps = settings["max_steps"]
+    made = [entry["step"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
+    assert made == list(range(1, steps + 1)), log_of(settings)
+    assert_same_run(settings["output_dir"], whole, steps)
+
+
+def ranks_of(bed, output_dir) -> list[int]:
+    """Process ids, seen from here, of the ranks of this run."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if command[0] == str(ours.program()) and f"{output_dir}.ini" in command:
+            found.append(int(process.name))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_preempted_job_saves_waits_and_goes_on(bed, workspace, undisturbed, repeat):
+    bed.wait_idle()
+    settings = settings_of(workspace, f"preempted-{repeat}", LONG, save_steps=LONG)
+    job = submit(bed, settings)
+    wait_for_step(bed, job, settings, 5 + repeat)
+    urgent = bed.submit("--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    job.wait_requeued()
+    stopped = small.last_step(settings["output_dir"])
+    assert 5 <= stopped < LONG and small.checkpoints(settings["output_dir"]) == [stopped]
+    assert "exit code 85 (stopped on request, state saved): back to the queue" in log_of(settings)
+    urgent.wait("COMPLETED")
+    job.wait("COMPLETED")
+    assert_nothing_lost(settings, undisturbed(RANKS, LONG, save_steps=LONG))
+    assert "start 1, " in log_of(settings) and "start 2, " in log_of(settings), "one log for both starts"
+
+
+def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
+    """Slurm looks at time limits, of whole minutes, every 30 s: the run is held still in the meantime."""
+    bed.wait_idle()
+    settings = settings_of(workspace, "limited", LONG, save_steps=LONG, watchdog_step_seconds=600)
+    job = submit(bed, settings, "--time=1", "--signal=B:USR1@59")
+    wait_for_step(bed, job, settings, 5)
+    held = ranks_of(bed, settings["output_dir"])[0]
+    os.kill(held, signal.SIGSTOP)
+    wait_until(lambda: "asking the run to save and stop" in log_of(settings) or job.ended(), "the signal before the time limit", bed)
+    os.kill(held, signal.SIGCONT)
+    job.wait_requeued()
+    stopped = small.last_step(settings["output_dir"])
+    assert small.checkpoints(settings["output_dir"]) == [stopped]
+    job.wait("COMPLETED")
+    assert_nothing_lost(settings, undisturbed(RANKS, LONG, save_steps=LONG))
+
+
+def test_mpirun_in_a_job_is_asked_in_the_same_way(bed, workspace, undisturbed):
+    bed.wait_idle()
+    settings = settings_of(workspace, "by-mpirun", LONG, save_steps=LONG)
+    job = submit(bed, settings, launcher="mpirun")
+    wait_for_step(bed, job, settings, 5)
+    bed.run("scancel", "--batch", "--signal=USR1", job.number)
+    job.wait_requeued()
+    assert small.checkpoints(settings["output_dir"]) == [small.last_step(settings["output_dir"])]
+    job.wait("COMPLETED")
+    assert_nothing_lost(settings, undisturbed(RANKS, LONG, save_steps=LONG))
+
+
+@pytest.mark.parametrize("which", [1, 0] if REPEATS > 1 else [1], ids=lambda which: "batch-host" if which == 0 else "other-host")
+def test_job_that_loses_a_host_goes_on_from_its_last_checkpoint_on_others(bed, workspace, undisturbed, which):
+    bed.wait_idle()
+    settings = settings_of(workspace, f"host-lost-{which}", LONG, save_steps=10, watchdog_step_seconds=600)  # Slurm shall notice
+    job = submit(bed, settings)
+    wait_for_step(bed, job, settings, 15)
+    lost = job.hosts()[which]
+    bed.host("lose", lost)
+    try:
+        job.wait_requeued()
+        saved, reached = small.checkpoints(settings["output_dir"])[-1], small.last_step(settings["output_dir"])
+        assert 10 <= saved <= reached < saved + 11, "more than the steps since the last checkpoint are lost"
+        job.wait("RUNNING", "COMPLETED")
+        assert lost not in job.hosts()
+        job.wait("COMPLETED")
+    finally:
+        bed.host("start", lost)
+    made = [entry["step"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
+    assert made == [*range(1, reached + 1), *range(saved + 1, LONG + 1)]
+    assert_same_run(settings["output_dir"], undisturbed(RANKS, LONG, save_steps=10), LONG)
+
+
+def test_job_whose_rank_is_killed_starts_again_but_not_for_ever(bed, workspace, undisturbed):
+    bed.wait_idle()
+    settings = settings_of(workspace, "rank-killed", LONG, save_steps=10)
+    job = submit(bed, settings, env={"SFT_MAX_RESTARTS": "1"})
+    for restarts in (1, 0):
+        wait_for_step(bed, job, settings, small.last_step(settings["output_dir"]) + 5)
+        os.kill(ranks_of(bed, settings["output_dir"])[-1], signal.SIGKILL)
+        if restarts:
+            job.wait_requeued()
+            job.wait("RUNNING")
+    facts = job.wait("FAILED")
+    assert facts["Restarts"] == "1" and facts["ExitCode"] == "137:0", facts
+    assert "after 2 starts: giving up" in log_of(settings)
+    small.by_step(small.read_complete_lines(settings["output_dir"]))
+
+
+def test_job_with_a_wrong_option_is_not_started_again(bed, workspace):
+    bed.wait_idle()
+    settings = settings_of(workspace, "wrong", learning_rate=-1)
+    job = submit(bed, settings)
+    facts = job.wait("FAILED")
+    assert facts["ExitCode"] == "92:0" and facts["Restarts"] == "0", facts
+    assert "learning_rate" in log_of(settings)
+
+
+def test_sweep_makes_a_run_of_each_line(bed, workspace, undisturbed, tmp_path):
+    bed.wait_idle()
+    ini = small.write_ini(settings_of(workspace, "sweep"))
+    (tmp_path / "sweep.txt").write_text("--learning_rate 0.001 --seed 42\n--learning_rate 0.01 --seed 7\n")
+    job = bed.submit("--array=1-2", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", f"--output={tmp_path}/%a.out",
+                     TRAIN.with_name("sweep.sbatch"), ini, tmp_path / "sweep.txt", tmp_path / "runs")
+    wait_until(lambda: not bed.run("squeue", "-h", "-j", job.number, check=False).stdout.strip(), "the end of the sweep", bed)
+    logs = [small.read_complete_lines(tmp_path / "runs" / line) for line in ("1", "2")]
+    assert all(log and log[-1]["event"] == "summary" for log in logs), [(tmp_path / f"{n}.out").read_text() for n in (1, 2)]
+    assert small.by_step(logs[0]) == small.by_step(undisturbed(2).log)
+    assert small.by_step(logs[0]) != small.by_step(logs[1])
+
+
+def test_training_waits_for_the_job_that_prepares_its_data(bed, workspace, tmp_path):
+    bed.wait_idle()
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in workspace.texts))
+    settings = settings_of(workspace, "prepared", train_file=tmp_path / "rows.jsonl", train_dataset=tmp_path / "train.h5")
+    ini = small.write_ini(settings)
+    prepare = bed.submit("--cpus-per-task=1", f"--output={tmp_path}/prepare.out", TRAIN.with_name("prepare.sbatch"), ini)
+    train = submit(bed, settings, f"--dependency=afterok:{prepare.number}")
+    assert train.state() == "PENDING"
+    wait_until(prepare.ended, "the prepared data", bed)
+    assert prepare.state() == "COMPLETED", (tmp_path / "prepare.out").read_text()
+    train.wait("COMPLETED")
+    assert small.last_step(settings["output_dir"]) == STEPS

@@ -7,8 +7,8 @@
 
 namespace sft::train {
 
-// Installs the handlers; the destructor puts the old ones back. One at a time in a process. A second SIGINT
-// ends the process at once.
+// Installs the handlers. One at a time in a process, which ends soon after it: the destructor leaves SIGUSR1
+// and SIGTERM ignored and SIGINT as it was. A second SIGINT ends the process at once.
 class StopSignals {
  public:
   StopSignals();
