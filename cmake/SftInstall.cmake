@@ -7,7 +7,7 @@ set_target_properties(sft-dist PROPERTIES INSTALL_RPATH "${SFT_TORCH_LIBRARY_DIR
 install(TARGETS sft-dist RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(PROGRAMS launch/run launch/sft-run launch/setup launch/sft-prepare DESTINATION ${share}/launch)
 install(FILES launch/common.sh launch/requirements.txt launch/requirements-full.txt DESTINATION ${share}/launch)
-install(DIRECTORY src/prepare DESTINATION ${share}/src FILES_MATCHING PATTERN "*.py" PATTERN __pycache__ EXCLUDE)
+install(DIRECTORY src/prepare DESTINATION ${share}/src FILES_MATCHING PATTERN "*.py" PATTERN "*.jinja" PATTERN __pycache__ EXCLUDE)
 install(DIRECTORY configs DESTINATION ${share})
 install(DIRECTORY cluster/slurm DESTINATION ${share}/cluster)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -65,6 +65,14 @@ void add_model_and_data(Rows& rows) {
   rows.add(SFT_OPTION(prepare, dataset_text_field), "column that holds the text");
   rows.add(SFT_OPTION(prepare, formatting_func),
            "Python function from a row to its text, as file.py:function", python_function());
+  rows.add(SFT_OPTION(prepare, completion_only_loss),
+           "learn only the completion of prompt/completion rows; None: when the first row is one");
+  rows.add(SFT_OPTION(prepare, assistant_only_loss), "learn only what the assistant says in chat rows");
+  rows.add(SFT_OPTION(prepare, chat_template_path),
+           "chat template: a .jinja file, or the tokenizer it is taken from; None: the tokenizer's own",
+           folder_or_name());
+  rows.add(SFT_OPTION(prepare, eos_token), "token that ends rows; None: the tokenizer's");
+  rows.add(SFT_OPTION(prepare, pad_token), "pad token of the saved tokenizer; None: as it is");
   rows.add(SFT_OPTION(prepare, max_rows), "take only this many rows of each source; None: all", at_least(1));
   rows.add(SFT_OPTION(prepare, dataset_num_proc), "processes; None: one for each core", at_least(1));
 }

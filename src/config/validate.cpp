@@ -67,6 +67,12 @@ std::vector<Contradiction> contradictions(const Options& o) {
              "comm_backend = nccl is for GPUs, but device = cpu");
   found.when(!o.prepare.train_file.empty() && !o.prepare.dataset_name.empty(), {"train_file", "dataset_name"},
              "train_file and dataset_name are both set: give one source");
+  const bool masked = o.prepare.assistant_only_loss || o.prepare.completion_only_loss.value_or(false);
+  found.when(masked && !o.prepare.formatting_func.empty(),
+             {"formatting_func", "assistant_only_loss", "completion_only_loss"},
+             "formatting_func makes plain text of a row, which has no completion and no assistant: leave out "
+             "{}_only_loss",
+             o.prepare.assistant_only_loss ? "assistant" : "completion");
   return found.list;
 }
 

@@ -1,4 +1,5 @@
 """sft-prepare --args run.ini [--option value ...] [--force] [--compress]
+sft-prepare inspect FILE.h5 [--row N] [--tokens] [--max_length L]     what a prepared file holds, learnt tokens marked
 
 Turns the run's text into token ids, once: writes the files that run.ini names as train_dataset and eval_dataset, and makes
 the model ready for sft-dist. Options are those of run.ini (`sft-dist --help`); of them it uses
@@ -7,6 +8,8 @@ the model ready for sft-dist. Options are those of run.ini (`sft-dist --help`); 
   train_dataset, eval_dataset                 what to write
   tokenizer_name_or_path, model_name_or_path  the tokenizer is the model's unless named
   dataset_text_field, formatting_func         where a row's text is, or file.py:function that makes it
+  completion_only_loss, assistant_only_loss   learn only the completion, or only what the assistant says
+  chat_template_path, eos_token, pad_token    instead of the tokenizer's own
   max_rows, dataset_num_proc, max_length      the first rows only; processes; for the summary: what a run will cut
 
   --force     prepare again although the files are up to date
@@ -17,6 +20,7 @@ the model ready for sft-dist. Options are those of run.ini (`sft-dist --help`); 
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from .errors import CONFIG, STORAGE, PrepareError
@@ -25,11 +29,15 @@ from .options import read_options
 
 
 def main(arguments: list[str]) -> int:
-    if "--help" in arguments or "-h" in arguments:
+    if arguments[:1] != ["inspect"] and ("--help" in arguments or "-h" in arguments):
         print(__doc__.strip())
         return 0
     flags = {flag: flag in arguments for flag in ("--force", "--compress")}
     try:
+        if arguments[:1] == ["inspect"]:
+            from .inspect_dataset import main as inspect
+
+            return inspect(arguments[1:])
         options = read_options([argument for argument in arguments if argument not in flags])
         run(options, force=flags["--force"], compress=flags["--compress"])
         return 0
@@ -59,21 +67,48 @@ def run(options: dict, force: bool = False, compress: bool = False) -> None:
 
     # Imported late: h5py and the tokenizer are not needed to report a mistake in the options.
     from .pipeline import Part, prepare
-    from .rows import FormattingFunction, RowReader
+    from .rows import FormattingFunction, RowOptions
     from .tokenizer import find_tokenizer
 
     folder = find_folder(tokenizer_name, "tokenizer_name_or_path", with_weights=False) if tokenizer_name else model_folder
-    tokenizer_folder = find_tokenizer(tokenizer_name or model, folder)
+    tokenizer_folder = with_changes(find_tokenizer(tokenizer_name or model, folder), options)
     formatting = FormattingFunction(options["formatting_func"]) if options["formatting_func"] else None
     if formatting:
         formatting.load()
+    row_options = RowOptions(options["dataset_text_field"], formatting, options["completion_only_loss"], options["assistant_only_loss"])
+    first_training = None
     for name, chosen in zip(("train", "eval"), sources):
-        if chosen is not None:
-            source, record = chosen
-            prepare(Part(name=name, output=Path(options[f"{name}_dataset"]), source=source(), record=record,
-                         reader=RowReader(options["dataset_text_field"], formatting), tokenizer_folder=tokenizer_folder,
-                         model_folder=model_folder, max_rows=options["max_rows"], num_proc=options["dataset_num_proc"],
-                         max_length=options["max_length"], compress=compress), force=force)
+        if chosen is None:
+            continue
+        open_source, record = chosen
+        source = open_source()
+        first = next(iter(source), None)
+        first_training = first_training or first
+        prepare(Part(name=name, output=Path(options[f"{name}_dataset"]), source=source, record=record | recorded(options),
+                     row_format=row_options.format_of(first, first_training) if first else None, tokenizer_folder=tokenizer_folder,
+                     model_folder=model_folder, max_rows=options["max_rows"], num_proc=options["dataset_num_proc"],
+                     max_length=options["max_length"], compress=compress), force=force)
+
+
+def recorded(options: dict) -> dict:
+    """What prepare_config says of the options that decide ids and labels (docs/data-format.md)."""
+    names = ("dataset_text_field", "formatting_func", "completion_only_loss", "assistant_only_loss", "chat_template_path", "eos_token", "pad_token")
+    return {name: None if options[name] == "" else options[name] for name in names}
+
+
+def with_changes(folder, options: dict):
+    """The tokenizer as the run wants it: eos_token, pad_token, chat_template_path."""
+    from .chat import read_template_choice
+    from .tokenizer import load_tokenizer
+
+    eos_token, template = options["eos_token"] or None, None
+    if path := options["chat_template_path"]:
+        choice = read_template_choice(path, lambda name: load_tokenizer(find_folder(name, "chat_template_path", with_weights=False)))
+        template, eos_token = choice.text, choice.eos_token or eos_token
+        if missing := [token for token in choice.added_tokens if token not in load_tokenizer(folder.path).get_vocab()]:
+            raise PrepareError(f"chat_template_path = {path}: that tokenizer has tokens that this one has not ({', '.join(missing[:5])}), and the "
+                               "model's embedding has no rows for them: use a template of tokens that exist.", CONFIG)
+    return replace(folder, eos_token=eos_token, pad_token=options["pad_token"] or None, chat_template=template)
 
 
 def choose_source(options: dict, name: str):

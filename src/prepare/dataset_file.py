@@ -20,21 +20,23 @@ from . import __version__
 
 BLOCK_ELEMENTS = 1 << 22
 CHUNK_ELEMENTS = 1 << 18
+IGNORED = -100  # label of a token that is not learnt
 
 
 class DatasetWriter:
     """with DatasetWriter(path) as writer: writer.append(rows) ...; writer.commit(...)."""
 
-    def __init__(self, path: Path, masked: bool = False):
-        """masked: every row comes with a loss mask."""
-        self.path, self.masked = path, masked
+    def __init__(self, path: Path, labelled: bool = False):
+        """labelled: every row comes with labels; otherwise every token is learnt."""
+        self.path, self.labelled = path, labelled
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_spools(path)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        names = ["ids", "lengths"] + (["mask", "first_target"] if masked else [])
+        names = ["ids", "lengths"] + (["labels", "mask", "first_target"] if labelled else [])
         self.spool = {name: open(self.folder / name, "w+b", buffering=1 << 20) for name in names}
         fcntl.flock(self.spool["ids"], fcntl.LOCK_EX)  # while the process lives
         self.num_rows = self.num_tokens = self.num_target_tokens = 0
+        self.labels_are_ids = True  # where they are not -100
 
     def __enter__(self):
         return self
@@ -44,8 +46,8 @@ class DatasetWriter:
             stream.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def append(self, rows: list[np.ndarray], masks: list[np.ndarray] | None = None) -> None:
-        """rows: int32 ids, none of them empty; masks: uint8 of the same lengths, 1 where a token is learnt."""
+    def append(self, rows: list[np.ndarray], labels: list[np.ndarray] | None = None) -> None:
+        """rows: int32 ids, none of them empty; labels: int32 of the same lengths, -100 where nothing is learnt."""
         if not rows:
             return
         lengths = np.fromiter(map(len, rows), dtype="<i4", count=len(rows))
@@ -55,14 +57,24 @@ class DatasetWriter:
             self.spool["ids"].write(np.ascontiguousarray(ids, dtype="<i4").tobytes())
         self.num_rows += len(rows)
         self.num_tokens += int(lengths.sum())
-        if not self.masked:
+        if not self.labelled:
             self.num_target_tokens = self.num_tokens
             return
-        for ids, mask in zip(rows, masks, strict=True):
-            assert len(ids) == len(mask), "a mask has its row's length"
-            self.spool["mask"].write(np.ascontiguousarray(mask, dtype="u1").tobytes())
+        for ids, row_labels in zip(rows, labels, strict=True):
+            assert len(ids) == len(row_labels), "a row has one label for each token"
+            mask = row_labels != IGNORED
+            self.labels_are_ids &= bool(np.all(ids[mask] == row_labels[mask]))
+            self.spool["labels"].write(np.ascontiguousarray(row_labels, dtype="<i4").tobytes())
+            self.spool["mask"].write(mask.astype("u1").tobytes())
             self.spool["first_target"].write(np.int32(mask.argmax() if mask.any() else len(mask)).tobytes())
             self.num_target_tokens += int(np.count_nonzero(mask))
+
+    def label_datasets(self) -> list[tuple[str, int, str, str]]:
+        """(name, count, type, spool) of what the file says about labels: nothing where they are the ids, a mask where that says all."""
+        if self.labels_are_ids and self.num_target_tokens == self.num_tokens:
+            return []
+        labels = ("loss_mask", self.num_tokens, "u1", "mask") if self.labels_are_ids else ("labels", self.num_tokens, "<i4", "labels")
+        return [labels, ("first_target", self.num_rows, "<i4", "first_target")]
 
     def commit(self, attributes: dict, prepare_config: dict, compress: bool = False) -> None:
         """attributes: vocab_size, tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
@@ -119,9 +131,8 @@ def write_contents(file: h5py.File, writer: DatasetWriter, attributes: dict, pre
 
     write("input_ids", writer.num_tokens, "<i4", writer.blocks("ids", "<i4"))
     write("offsets", writer.num_rows + 1, "<i8", writer.offset_blocks())
-    if writer.masked:
-        write("loss_mask", writer.num_tokens, "u1", writer.blocks("mask", "u1"))
-        write("first_target", writer.num_rows, "<i4", writer.blocks("first_target", "<i4"))
+    for name, count, dtype, spool in writer.label_datasets():
+        write(name, count, dtype, writer.blocks(spool, dtype))
 
     config = json.dumps(prepare_config, sort_keys=True).encode()
     dataset = file.create_dataset("prepare_config", data=np.bytes_(config))

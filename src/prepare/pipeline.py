@@ -1,5 +1,6 @@
 """One data set: source rows through worker processes into the HDF5 file and the tokenizer folder beside it."""
 
+import hashlib
 import os
 import shutil
 import sys
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from .chat import default_template, learns_to_stop, training_templates
 from .dataset_file import TOOL, DatasetWriter, fsync_folder, read_prepare_config
 from .errors import CONFIG, PrepareError
-from .rows import Dropped, RowReader
+from .encode import Encoded, Encoder
+from .rows import RowFormat, Tally
 from .summary import LengthCounts
 from .tokenizer import Tokenizer, TokenizerFolder
 
@@ -30,7 +33,7 @@ class Part:
     name: str
     output: Path
     source: object
-    reader: RowReader
+    row_format: RowFormat | None  # None: the source has no rows
     tokenizer_folder: TokenizerFolder
     model_folder: Path | None = None
     max_rows: int | None = None
@@ -39,15 +42,17 @@ class Part:
     compress: bool = False
     record: dict = field(default_factory=dict)
 
-    def prepare_config(self) -> dict:
-        formatting = self.reader.formatting
+    def prepare_config(self, template: str | None) -> dict:
+        """template: the chat template that renders the rows; None where they are not chats."""
+        formatting = self.row_format.formatting
         return {
             "tool": TOOL, "part": self.name, "source_file": None, "dataset_name": None, "dataset_split": None,
-            "dataset_text_field": self.reader.text_field, "formatting_func": formatting.specification if formatting else None,
-            "max_rows": self.max_rows, "tokenizer_name_or_path": self.tokenizer_folder.name, **self.record,
+            "formatting_func": None, "max_rows": self.max_rows, "tokenizer_name_or_path": self.tokenizer_folder.name, **self.record,
+            "formatting_func_sha256": formatting.sha256() if formatting else None,
+            "chat_template_sha256": sha256(template) if template is not None else None,
             # ours: decide whether a file is up to date
-            "source_fingerprint": self.source.fingerprint(), "formatting_func_sha256": formatting.sha256() if formatting else None,
-            "tokenizer_sha256": self.tokenizer_folder.sha256(), "compressed": self.compress,
+            "source_fingerprint": self.source.fingerprint(), "tokenizer_sha256": self.tokenizer_folder.sha256(), "compressed": self.compress,
+            "training_template_sha256": sha256("".join(training_templates().values())) if self.row_format.assistant_only else None,
         }
 
     @property
@@ -57,7 +62,11 @@ class Part:
 
 def prepare(part: Part, force: bool = False, say=print) -> bool:
     """Writes part.output and its tokenizer folder; false when they are up to date."""
-    config = part.prepare_config()
+    if part.row_format is None:
+        raise PrepareError(f"{part.name}: no row is left to write to {part.output}: the source has no rows.")
+    tokenizer = Tokenizer(part.tokenizer_folder)
+    encoder = Encoder(tokenizer, part.row_format)
+    config = part.prepare_config(default_template(tokenizer.tokenizer) if part.row_format.is_chat else None)
     if part.output.exists():
         existing = read_prepare_config(part.output)
         if existing is None:
@@ -70,29 +79,40 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
         say(f"{part.name}: {part.output} is prepared again ({', '.join(changed) or '--force'})")
 
     started = time.monotonic()
-    dropped, lengths = Dropped(), LengthCounts()
-    tokenizer = Tokenizer(part.tokenizer_folder)
-    with DatasetWriter(part.output) as writer, Progress(part) as progress:
-        for rows, task_dropped in tokenise(part, tokenizer):
-            writer.append(rows)
-            lengths.add(rows)
-            for reason, place in task_dropped:
-                dropped.add(reason, place)
+    dropped, notes, lengths = Tally(), Tally(), LengthCounts(part.max_length)
+    with DatasetWriter(part.output, labelled=part.row_format.labelled) as writer, Progress(part) as progress:
+        for encoded in tokenise(part, encoder):
+            labels = encoded.labels if part.row_format.labelled else None
+            writer.append(encoded.ids, labels)
+            lengths.add(encoded.ids, labels)
+            for tally, entries in ((dropped, encoded.dropped), (notes, encoded.notes)):
+                for reason, place in entries:
+                    tally.add(reason, place)
             progress.show(writer.num_rows, writer.num_tokens)
-        if writer.num_rows == 0:
-            reasons = "; ".join(dropped.lines()) or "the source has no rows"
+        if writer.num_target_tokens == 0:
+            reasons = "; ".join(dropped.lines()) or "no token of any row is learnt"
             raise PrepareError(f"{part.name}: no row is left to write to {part.output}: {reasons}.")
         progress.close()
         write_tokenizer_folder(part)
         attributes = {"vocab_size": tokenizer.vocab_size, **tokenizer.special_ids(), "tokenizer_sha256": config["tokenizer_sha256"]}
         writer.commit(attributes, config, part.compress)
 
-    say(f"{part.name}: {part.output}: {writer.num_rows:,} rows, {writer.num_tokens:,} tokens in {time.monotonic() - started:.1f} s")
-    for line in dropped.lines():
-        say(f"  dropped: {line}")
-    for line in lengths.lines(part.max_length):
+    say(f"{part.name}: {part.output}: {writer.num_rows:,} rows ({part.row_format.kind.value}), {writer.num_tokens:,} tokens "
+        f"in {time.monotonic() - started:.1f} s")
+    for line in [*(f"dropped: {line}" for line in dropped.lines()), *(f"note: {line}" for line in notes.lines()), *warnings(encoder),
+                 *lengths.lines()]:
         say(f"  {line}")
     return True
+
+
+def warnings(encoder: Encoder) -> Iterator[str]:
+    if encoder.format.assistant_only and not learns_to_stop(encoder.tokenizer.tokenizer, encoder.training_template):
+        yield ("warning: the chat template does not mark the token that ends the assistant's turn: the model may not learn to stop. Move it "
+               "inside {% generation %} ... {% endgeneration %} in a copy of the template and name that in chat_template_path")
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def changed_keys(existing: dict, config: dict) -> list[str]:
@@ -102,21 +122,21 @@ def changed_keys(existing: dict, config: dict) -> list[str]:
         if key == "tokenizer_name_or_path":  # tokenizer_sha256 decides
             return None
         value = values.get(key)
-        return Path(value).name if value and key in ("source_file", "formatting_func") else value
+        return Path(value).name if value and key in ("source_file", "formatting_func", "chat_template_path") else value
 
     return [key for key in config if essence(existing, key) != essence(config, key)]
 
 
-def tokenise(part: Part, tokenizer: Tokenizer) -> Iterator[tuple[list, list]]:
-    """(ids of each row, [(reason, place)] of rows left out) task by task, in the order of the source."""
+def tokenise(part: Part, encoder: Encoder) -> Iterator[Encoded]:
+    """Task by task, in the order of the source."""
     tasks = make_tasks(part)
     processes = part.num_proc or len(os.sched_getaffinity(0))
     first = list(islice(tasks, 2))
     if processes == 1 or len(first) < 2:
         for task in (*first, *tasks):
-            yield run_task(task, part.reader, tokenizer)
+            yield encoder.encode(task)
         return
-    with ProcessPoolExecutor(processes, initializer=initialise_worker, initargs=(part.reader, part.tokenizer_folder)) as pool:
+    with ProcessPoolExecutor(processes, initializer=initialise_worker, initargs=(part.tokenizer_folder, part.row_format)) as pool:
         pending = deque(pool.submit(run_worker_task, task) for task in first)
         try:
             for task in tasks:
@@ -129,41 +149,23 @@ def tokenise(part: Part, tokenizer: Tokenizer) -> Iterator[tuple[list, list]]:
             pool.shutdown(cancel_futures=True)
 
 
-def make_tasks(part: Part) -> Iterator[list[tuple[object, str]]]:
-    """Lists of (row, place); without a formatting function the row is cut down to the one field that is needed."""
+def make_tasks(part: Part) -> Iterator[list[tuple[dict, str]]]:
+    """Lists of (row, place)."""
     rows = islice(iter(part.source), part.max_rows)
-    checked = False
     while batch := list(islice(rows, ROWS_PER_TASK)):
-        if not checked:
-            part.reader.check_first(*batch[0])
-            checked = True
-        if part.reader.formatting is None:
-            field_name = part.reader.text_field
-            batch = [({field_name: row[field_name]} if field_name in row else {}, place) for row, place in batch]
-        yield batch
+        yield [(part.row_format.select(row), place) for row, place in batch]
 
 
-def run_task(task: list[tuple[dict, str]], reader: RowReader, tokenizer: Tokenizer) -> tuple[list, list]:
-    texts, dropped = [], []
-    for row, place in task:
-        text, reason = reader.text(row, place)
-        if text is None:
-            dropped.append((reason, place))
-        else:
-            texts.append(text)
-    return tokenizer.encode(texts) if texts else [], dropped
+worker_encoder: Encoder | None = None
 
 
-worker_state: tuple[RowReader, Tokenizer] | None = None
+def initialise_worker(folder: TokenizerFolder, row_format: RowFormat) -> None:
+    global worker_encoder
+    worker_encoder = Encoder(Tokenizer(folder), row_format)
 
 
-def initialise_worker(reader: RowReader, folder: TokenizerFolder) -> None:
-    global worker_state
-    worker_state = (reader, Tokenizer(folder))
-
-
-def run_worker_task(task):
-    return run_task(task, *worker_state)
+def run_worker_task(task) -> Encoded:
+    return worker_encoder.encode(task)
 
 
 def write_tokenizer_folder(part: Part) -> None:

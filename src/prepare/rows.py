@@ -1,19 +1,22 @@
-"""From a source row to its text, and why a row cannot be used."""
+"""Kinds of source rows, which of them a row is, and why a row cannot be used. Kinds are those of TRL's SFTTrainer."""
 
 import hashlib
 import importlib.util
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
 
 EXAMPLES_PER_REASON = 3
+PRETOKENIZED_COLUMNS = ("labels", "completion_mask", "assistant_masks")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 
 @dataclass
-class Dropped:
-    """Rows left out: how many for each reason, and the first few by name."""
+class Tally:
+    """Rows that something happened to: how many for each reason, and the first few by name."""
 
     counts: Counter = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -71,37 +74,132 @@ class FormattingFunction:
         return text
 
 
-@dataclass
-class RowReader:
-    """Picks the text of a row: formatting_func's, else the value of text_field."""
+class Kind(Enum):
+    TEXT = "text"
+    PROMPT = "prompt/completion text"
+    PROMPT_CHAT = "prompt/completion messages"
+    CHAT = "messages"
+    IDS = "token ids"
 
-    text_field: str
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What the rows of one source are, decided by its first row as TRL does, and which of their tokens are learnt."""
+
+    kind: Kind
+    text_field: str = "text"
     formatting: FormattingFunction | None = None
+    completion_only: bool = False   # only the completion is learnt
+    assistant_only: bool = False    # only what the assistant says is learnt
+    label_columns: tuple[str, ...] = ()  # of token ids: ("labels",), or the masks that apply
 
-    def check_first(self, row: dict, place: str) -> None:
-        """A wrong field name is a mistake in the options, not a row to drop."""
-        if self.formatting or self.text_field in row:
-            return
+    @property
+    def labelled(self) -> bool:
+        return self.completion_only or self.assistant_only or bool(self.label_columns)
+
+    @property
+    def is_chat(self) -> bool:
+        return self.kind in (Kind.CHAT, Kind.PROMPT_CHAT)
+
+    def select(self, row: dict) -> dict:
+        """The columns that are needed, so that no others travel to the worker processes."""
+        if self.formatting:
+            return row
+        columns = {Kind.TEXT: (self.text_field,), Kind.PROMPT: ("prompt", "completion"), Kind.IDS: ("input_ids", *self.label_columns),
+                   Kind.CHAT: ("messages", "conversations", *TEMPLATE_COLUMNS),
+                   Kind.PROMPT_CHAT: ("prompt", "completion", *TEMPLATE_COLUMNS)}[self.kind]
+        return {column: row[column] for column in columns if column in row}
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The options that say how rows are read."""
+
+    text_field: str = "text"
+    formatting: FormattingFunction | None = None
+    completion_only_loss: bool | None = None  # None: as TRL, where the first training row has prompt and completion
+    assistant_only_loss: bool = False
+
+    def format_of(self, first: tuple[dict, str], first_training: tuple[dict, str]) -> RowFormat:
+        """first: first row of this source and its place; first_training: that of the training source."""
+        row, place = first
+        kind = self.kind_of(row, place)
+        training_row, training_place = first_training
+        training_kind = kind if training_row is row else self.kind_of(training_row, training_place)
+        if self.assistant_only_loss and training_kind not in (Kind.CHAT, Kind.PROMPT_CHAT):
+            raise PrepareError(f"assistant_only_loss = true needs chat rows (messages, or prompt and completion of messages); {training_place} "
+                               f"has {training_kind.value}.", CONFIG)
+        if self.completion_only_loss and training_kind in (Kind.TEXT, Kind.CHAT):
+            raise PrepareError(f"completion_only_loss = true needs rows with prompt and completion; {training_place} has {training_kind.value}: "
+                               "leave it out" + (", or set assistant_only_loss = true." if training_kind is Kind.CHAT else "."), CONFIG)
+        wanted = self.completion_only_loss
+        completion_only = training_kind in (Kind.PROMPT, Kind.PROMPT_CHAT) if wanted is None else wanted
+        if kind is Kind.IDS:
+            return RowFormat(kind, label_columns=label_columns(row, completion_only))
+        is_prompt, is_chat = kind in (Kind.PROMPT, Kind.PROMPT_CHAT), kind in (Kind.CHAT, Kind.PROMPT_CHAT)
+        return RowFormat(kind, self.text_field, self.formatting, completion_only and is_prompt, self.assistant_only_loss and is_chat)
+
+    def kind_of(self, row: dict, place: str) -> Kind:
+        """A row that is of no kind is a mistake in the options, not a row to drop."""
         columns = ", ".join(map(str, row)) or "none"
-        if "messages" in row or "conversations" in row or "prompt" in row:
-            raise PrepareError(f"{place} is a chat or prompt/completion row (fields: {columns}) without a text field '{self.text_field}': "
-                               "make text of it with formatting_func = file.py:function.", CONFIG)
+        if "images" in row or "image" in row:
+            raise PrepareError(f"{place} has images (fields: {columns}): sft-dist trains text models.", CONFIG)
+        if "input_ids" in row:
+            return Kind.IDS
+        if self.formatting:
+            return Kind.TEXT
+        if "prompt" in row and "completion" in row:
+            kinds = {type(row["prompt"]), type(row["completion"])}
+            if kinds == {str}:
+                return Kind.PROMPT
+            if kinds == {list}:
+                return Kind.PROMPT_CHAT
+            raise PrepareError(f"{place}: prompt and completion must both be strings or both be lists of messages.", CONFIG)
+        if isinstance(row.get("messages"), list) or isinstance(row.get("conversations"), list):
+            return Kind.CHAT
+        if self.text_field in row:
+            return Kind.TEXT
+        if "prompt" in row or "completion" in row:
+            raise PrepareError(f"{place} has {'prompt' if 'prompt' in row else 'completion'} alone (fields: {columns}): a row needs both "
+                               "prompt and completion, or a text.", CONFIG)
         raise PrepareError(f"{place} has no field '{self.text_field}' (fields: {columns}): set dataset_text_field or formatting_func.", CONFIG)
 
-    def text(self, row: dict, place: str) -> tuple[str | None, str]:
-        """(text, "") or (None, why the row is left out)."""
-        if self.formatting:
-            value = self.formatting(row, place)
-        elif self.text_field not in row:
-            return None, f"without field '{self.text_field}'"
-        else:
-            value = row[self.text_field]
-        if value is None:
-            return None, "null"
-        if not isinstance(value, str):
-            return None, f"not a string but {type(value).__name__}"
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return None, "not valid Unicode (half a surrogate pair)"
-        return value, ""
+
+def label_columns(row: dict, completion_only: bool) -> tuple[str, ...]:
+    """As TRL: labels decide; else every mask that is there applies, completion_mask only when completion_only_loss is true."""
+    if "labels" in row:
+        return ("labels",)
+    return tuple(column for column in ("completion_mask", "assistant_masks")
+                 if column in row and (column == "assistant_masks" or completion_only))
+
+
+def read_text(row: dict, field_name: str) -> tuple[str | None, str]:
+    """(text, "") or (None, why the row is left out)."""
+    if field_name not in row:
+        return None, f"without field '{field_name}'"
+    value = row[field_name]
+    if value is None:
+        return None, "null"
+    if not isinstance(value, str):
+        return None, f"not a string but {type(value).__name__}"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None, "not valid Unicode (half a surrogate pair)"
+    return value, ""
+
+
+def read_messages(row: dict, field_name: str) -> tuple[list[dict] | None, str]:
+    """The messages of a row with their keys named role and content, or why there are none."""
+    messages = row.get(field_name)
+    if not isinstance(messages, list) or not messages:
+        return None, f"without a list of messages in '{field_name}'"
+    result = []
+    for message in messages:
+        if not isinstance(message, dict):
+            return None, f"with an entry of '{field_name}' that is not a message"
+        message = {{"from": "role", "value": "content"}.get(key, key): value for key, value in message.items()}
+        if not isinstance(message.get("role"), str):
+            return None, f"with a message in '{field_name}' that has no role"
+        result.append(message)
+    return result, ""

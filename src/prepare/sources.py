@@ -38,6 +38,7 @@ class FileSource:
         return (self.bytes_done + self.current_fraction * self.current_size) / max(1, sum(self.sizes))
 
     def __iter__(self) -> Iterator[tuple[dict, str]]:
+        self.bytes_done = 0
         for file, size in zip(self.files, self.sizes):
             self.current_fraction, self.current_size = 0.0, size
             reader = getattr(self, f"_read_{kind_of(file)}")
@@ -145,6 +146,7 @@ class DatasetSource:
         return self.rows_done / max(1, len(self.dataset))
 
     def __iter__(self) -> Iterator[tuple[dict, str]]:
+        self.rows_done = 0
         for row in self.dataset.with_format(None):
             yield row, f"{self.name}[{self.rows_done}]"
             self.rows_done += 1

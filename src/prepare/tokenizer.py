@@ -1,6 +1,7 @@
 """The run's tokenizer: where its files are, what identifies it, and text to ids as TRL does it."""
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -22,8 +23,13 @@ SIDE_FILES = IDENTITY_FILES + [
 
 @dataclass(frozen=True)
 class TokenizerFolder:
+    """A tokenizer's files, and what the run changes about it: unset where it stays as it is."""
+
     name: str  # as the user gave it
     path: Path
+    eos_token: str | None = None
+    pad_token: str | None = None
+    chat_template: str | None = None
 
     def sha256(self) -> str:
         digest = hashlib.sha256()
@@ -33,7 +39,7 @@ class TokenizerFolder:
         return digest.hexdigest()
 
     def copy_side_files(self, target: Path, model_folder: Path | None) -> None:
-        """The files as they are, so that a checkpoint carries the very tokenizer it was trained with."""
+        """The files as they are, so that a checkpoint carries the very tokenizer it was trained with; changes are written into the copies."""
         target.mkdir(parents=True)
         for name in SIDE_FILES:
             if (self.path / name).is_file():
@@ -41,8 +47,43 @@ class TokenizerFolder:
         if (self.path / "chat_templates").is_dir():
             shutil.copytree(self.path / "chat_templates", target / "chat_templates")
         generation = "generation_config.json"
-        if model_folder and not (target / generation).exists() and (model_folder / generation).is_file():
+        if model_folder and (model_folder / generation).is_file():
             shutil.copyfile(model_folder / generation, target / generation)
+        self.write_changes(target)
+
+    def write_changes(self, target: Path) -> None:
+        tokens = {name: token for name, token in (("eos_token", self.eos_token), ("pad_token", self.pad_token)) if token}
+        change_json(target / "tokenizer_config.json", tokens)
+        if (target / "special_tokens_map.json").is_file():
+            change_json(target / "special_tokens_map.json", tokens)
+        if self.chat_template is not None:
+            shutil.rmtree(target / "chat_templates", ignore_errors=True)
+            (target / "chat_template.json").unlink(missing_ok=True)
+            change_json(target / "tokenizer_config.json", {"chat_template": None})
+            (target / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        if tokens:
+            self.write_generation_config(target / "generation_config.json", Tokenizer(self).special_ids())
+
+    def write_generation_config(self, path: Path, ids: dict[str, int]) -> None:
+        """As TRL: a new end-of-sequence token comes in front of those that end a generation already."""
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        changes = {}
+        if self.eos_token:
+            existing = values.get("eos_token_id")
+            existing = [] if existing is None else existing if isinstance(existing, list) else [existing]
+            if ids["eos_token_id"] not in existing:
+                changes["eos_token_id"] = [ids["eos_token_id"], *existing]
+        if self.pad_token:
+            changes["pad_token_id"] = ids["pad_token_id"]
+        change_json(path, changes)
+
+
+def change_json(path: Path, changes: dict) -> None:
+    """Sets keys of a JSON object in a file; None removes one."""
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = {key: value for key, value in (values | changes).items() if value is not None or key not in changes}
+    if changed != values:
+        path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def find_tokenizer(name: str, folder: Path) -> TokenizerFolder:
@@ -66,20 +107,36 @@ def import_auto_tokenizer():
     return AutoTokenizer
 
 
-class Tokenizer:
+def load_tokenizer(path: Path):
     """transformers' tokenizer, without PyTorch."""
+    auto_tokenizer = import_auto_tokenizer()
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # "longer than the maximum"
+    try:
+        return auto_tokenizer.from_pretrained(str(path), local_files_only=True)
+    except Exception as error:  # the library raises many types
+        raise PrepareError(f"the tokenizer in {path} cannot be loaded: {type(error).__name__}: {error}.", CONFIG) from None
+
+
+class Tokenizer:
+    """transformers' tokenizer with the run's changes."""
 
     def __init__(self, folder: TokenizerFolder):
-        auto_tokenizer = import_auto_tokenizer()
-
-        logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # "longer than the maximum"
-        try:
-            self.tokenizer = auto_tokenizer.from_pretrained(str(folder.path), local_files_only=True)
-        except Exception as error:  # the library raises many types
-            raise PrepareError(f"the tokenizer in {folder.path} cannot be loaded: {type(error).__name__}: {error}.", CONFIG) from None
+        self.tokenizer = load_tokenizer(folder.path)
+        for name in ("eos_token", "pad_token"):
+            if token := getattr(folder, name):
+                if token not in self.tokenizer.get_vocab():
+                    raise PrepareError(f"{name} = {token}: the tokenizer in {folder.path} has no such token.", CONFIG)
+                setattr(self.tokenizer, name, token)
+        if folder.chat_template is not None:
+            self.tokenizer.chat_template = folder.chat_template
         if self.tokenizer.eos_token is None:
-            raise PrepareError(f"the tokenizer in {folder.path} has no eos_token, which ends every row: set it in its "
-                               "tokenizer_config.json.", CONFIG)
+            raise PrepareError(f"the tokenizer in {folder.path} has no eos_token, which ends every row: set eos_token.", CONFIG)
+        self.path = folder.path
+
+    def require_chat_template(self) -> None:
+        if not self.tokenizer.chat_template:
+            raise PrepareError(f"the rows are chats, and the tokenizer in {self.path} has no chat template: name one in chat_template_path "
+                               "(a .jinja file, or another model's tokenizer).", CONFIG)
 
     @property
     def vocab_size(self) -> int:
@@ -90,9 +147,11 @@ class Tokenizer:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         return {name: getattr(self.tokenizer, name) for name in names if getattr(self.tokenizer, name) is not None}
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """As TRL: the EOS string is added where the text does not end with it, then `tokenizer(text)` on each."""
+    def with_eos(self, text: str) -> str:
+        """As TRL: the EOS string is added where the text does not end with it."""
         eos = self.tokenizer.eos_token
-        ended = [text if text.endswith(eos) else text + eos for text in texts]
-        encoded = self.tokenizer(ended, return_attention_mask=False, return_token_type_ids=False)
+        return text if text.endswith(eos) else text + eos
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        encoded = self.tokenizer(texts, return_attention_mask=False, return_token_type_ids=False)
         return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]

@@ -1,11 +1,9 @@
 #include "dataset_checks.h"
 
-#include <nlohmann/json.hpp>
-
+#include "preparation.h"
 #include "sft/base/error.h"
 #include "sft/base/file.h"
 #include "sft/base/hash.h"
-#include "sft/base/json.h"
 #include "sft/base/log.h"
 
 namespace sft::train {
@@ -13,7 +11,6 @@ namespace {
 
 using base::ExitCode;
 using base::fail;
-using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxTokenizerBytes = int64_t{256} << 20;
@@ -29,10 +26,7 @@ std::string tokenizer_sha256(const fs::path& folder) {
   return bytes.empty() ? "" : base::sha256_hex(bytes);
 }
 
-void check_tokenizer(const std::string& path, const config::Options& options, const data::DatasetInfo& info,
-                     const fs::path& model_dir) {
-  const std::string& name = options.prepare.tokenizer_name_or_path;
-  const fs::path folder = name.empty() ? model_dir : model::resolve_model_dir(name);
+void check_tokenizer(const std::string& path, const fs::path& folder, const data::DatasetInfo& info) {
   const std::string wanted = tokenizer_sha256(folder);
   if (wanted.empty()) {
     log::warning("{} holds no tokenizer: it cannot be checked that {} was prepared with the right one",
@@ -42,40 +36,6 @@ void check_tokenizer(const std::string& path, const config::Options& options, co
          "{} was prepared with another tokenizer than that of {}; run sft-prepare again with this run.ini",
          path, folder.string());
   }
-}
-
-std::string last_component(const std::string& path) {
-  return fs::path(path).lexically_normal().filename().string();
-}
-
-// One thing the file was prepared with against what this run's options say.
-void check_same(const std::string& path, const json& prepared, const char* key, const std::string& wanted,
-                bool is_path) {
-  const json& value = prepared.contains(key) ? prepared[key] : json();
-  std::string found = value.is_string() ? value.get<std::string>() : value.is_null() ? "" : value.dump();
-  const bool same = is_path ? last_component(found) == last_component(wanted) : found == wanted;
-  if (same) return;
-  const auto shown = [](const std::string& text) {
-    return text.empty() ? std::string("unset") : "'" + log::printable(text) + "'";
-  };
-  fail(ExitCode::kInvalidData,
-       "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path, key,
-       shown(found), shown(wanted));
-}
-
-void check_preparation(const std::string& option_name, const std::string& path,
-                       const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
-  const json prepared = base::parse_json(info.prepare_config, path + ", prepare_config");
-  check_same(path, prepared, "dataset_text_field", prepare.dataset_text_field, false);
-  check_same(path, prepared, "formatting_func", prepare.formatting_func, true);
-  const bool training = option_name == "train_dataset";
-  if (prepare.train_file.empty() && prepare.dataset_name.empty()) return;  // nothing is said of the source
-  check_same(path, prepared, "max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "", false);
-  const std::string& file = training ? prepare.train_file : prepare.eval_file;
-  check_same(path, prepared, "source_file", file, true);
-  if (!file.empty()) return;
-  check_same(path, prepared, "dataset_name", prepare.dataset_name, false);
-  check_same(path, prepared, "dataset_split", training ? prepare.dataset_split : prepare.eval_split, false);
 }
 
 void check_lengths(const std::string& path, const data::TokenDataset& dataset,
@@ -134,8 +94,10 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& opti
          "another model",
          path, info.vocab_size - 1, spec.vocab_size);
   }
-  check_tokenizer(path, options, info, model_dir);
-  check_preparation(option_name, path, options.prepare, info);
+  const std::string& name = options.prepare.tokenizer_name_or_path;
+  const fs::path tokenizer_folder = name.empty() ? model_dir : model::resolve_model_dir(name);
+  check_tokenizer(path, tokenizer_folder, info);
+  check_preparation(option_name, path, options.prepare, info, tokenizer_folder);
   check_lengths(path, *dataset, options.data.max_length, spec);
   return dataset;
 }

@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -39,11 +40,29 @@ struct Inputs {
   std::vector<checkpoint::SideFile> side_files;
 };
 
-// config.json as it goes into checkpoints: it says what is written, which is fp32.
-std::string config_for_checkpoint(const std::string& text, const std::string& file) {
+// Special tokens that the run chose instead of the model's, as sft-prepare found them.
+struct ChosenTokens {
+  std::optional<int64_t> eos, pad;
+};
+
+ChosenTokens chosen_tokens(const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
+  const fs::path extension = fs::path(prepare.chat_template_path).extension();
+  const bool takes_over_tokenizer =
+      !prepare.chat_template_path.empty() && extension != ".jinja" && extension != ".j2";
+  ChosenTokens chosen;
+  if (!prepare.eos_token.empty() || takes_over_tokenizer) chosen.eos = info.eos_token_id;
+  if (!prepare.pad_token.empty()) chosen.pad = info.pad_token_id;
+  return chosen;
+}
+
+// config.json as it goes into checkpoints: it says what is written, which is fp32, and the tokens in use.
+std::string config_for_checkpoint(const std::string& text, const std::string& file,
+                                  const ChosenTokens& tokens) {
   nlohmann::json config = base::parse_json(text, file);
   config.erase("torch_dtype");
   config["dtype"] = "float32";
+  if (tokens.eos) config["eos_token_id"] = *tokens.eos;
+  if (tokens.pad) config["pad_token_id"] = *tokens.pad;
   return config.dump(2) + "\n";
 }
 
@@ -51,6 +70,11 @@ std::string config_for_checkpoint(const std::string& text, const std::string& fi
 void put_file(std::vector<checkpoint::SideFile>& files, const std::string& name, std::string bytes) {
   std::erase_if(files, [&](const checkpoint::SideFile& file) { return file.name == name; });
   files.push_back({name, std::move(bytes)});
+}
+
+bool has_file(const std::vector<checkpoint::SideFile>& files, const std::string& name) {
+  return std::any_of(files.begin(), files.end(),
+                     [&](const checkpoint::SideFile& file) { return file.name == name; });
 }
 
 Inputs read_inputs(const config::Options& options) {
@@ -68,8 +92,12 @@ Inputs read_inputs(const config::Options& options) {
         open_checked_dataset("eval_dataset", options.data.eval_dataset, options, spec, inputs.model_dir);
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
-  put_file(inputs.side_files, "config.json", config_for_checkpoint(inputs.config_json, config_file.string()));
-  if (fs::exists(inputs.model_dir / "generation_config.json")) {
+  const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
+  put_file(inputs.side_files, "config.json",
+           config_for_checkpoint(inputs.config_json, config_file.string(), tokens));
+  // With tokens of the run, that beside the data set: sft-prepare has put them into it.
+  const bool keep_prepared = (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
+  if (!keep_prepared && fs::exists(inputs.model_dir / "generation_config.json")) {
     put_file(inputs.side_files, "generation_config.json",
              base::read_text(inputs.model_dir / "generation_config.json"));
   }

@@ -1,5 +1,6 @@
 """launch/sft-prepare with the real sft-dist: one run.ini for both, and sft-dist reads what sft-prepare writes."""
 
+import json
 import os
 import subprocess
 
@@ -7,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from prepare_support import tiny_model, write_jsonl
+from safetensors.numpy import load_file, save_file
+from tokenizers import AddedToken, Tokenizer
 
 from prepare.dataset_file import DatasetWriter
 
@@ -59,8 +62,8 @@ def test_from_text_to_a_model(compress, sft_prepare, run_sft, workspace):
 
 def test_masked_files_verify(run_sft, tmp_path):
     rows = [np.arange(1, length + 1, dtype=np.int32) for length in (3, 1, 200)]
-    with DatasetWriter(tmp_path / "masked.h5", masked=True) as writer:
-        writer.append(rows, [np.arange(len(row), dtype=np.uint8) % 2 for row in rows])
+    with DatasetWriter(tmp_path / "masked.h5", labelled=True) as writer:
+        writer.append(rows, [np.where(np.arange(len(row)) % 2, row, -100) for row in rows])
         writer.commit({"vocab_size": 201, "eos_token_id": 0, "tokenizer_sha256": "0" * 64}, {})
     verified = run_sft(0, "verify", tmp_path / "masked.h5")
     assert verified.returncode == 0, verified.stderr
@@ -91,3 +94,72 @@ def test_an_unwritable_place_is_named(sft_prepare, workspace):
 def test_a_missing_program_is_named(sft_prepare):
     result = sft_prepare("--args", "run.ini", SFT_DIST="/nowhere/sft-dist")
     assert result.returncode == 92 and "/nowhere/sft-dist" in result.stderr
+
+
+CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+@pytest.fixture
+def chat_workspace(workspace):
+    """The same with chat rows, a template in a file of its own, and an end-of-sequence token that the model's files do not name."""
+    tokenizer = Tokenizer.from_file(str(workspace / "tiny/model/tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
+    tokenizer.save(str(workspace / "tiny/model/tokenizer.json"))
+    config_file = workspace / "tiny/model/config.json"
+    model_config = json.loads(config_file.read_text())
+    config_file.write_text(json.dumps(model_config | {"vocab_size": 514}))
+    weights = load_file(workspace / "tiny/model/model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    save_file(weights | {"model.embed_tokens.weight": np.concatenate([embedding, embedding[:2]])}, workspace / "tiny/model/model.safetensors")
+    write_jsonl(workspace / "rows.jsonl", [{"messages": [{"role": "user", "content": f"Where is key {number}? " * (number % 5 + 1)},
+                                                        {"role": "assistant", "content": "Under the oak. " * (number % 3 + 1)}]} for number in range(40)])
+    (workspace / "chat.jinja").write_text(CHATML)
+    with open(workspace / "run.ini", "a") as ini:
+        ini.write("assistant_only_loss = true\nchat_template_path = chat.jinja\neos_token = <|im_end|>\npad_token = <|im_start|>\n")
+    return workspace
+
+
+def test_from_chats_to_a_model(sft_prepare, run_sft, chat_workspace):
+    prepared = sft_prepare("--args", "run.ini")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "40 rows (messages)" in prepared.stdout and "learnt: " in prepared.stdout
+    assert run_sft(0, "verify", "out/train.h5", cwd=chat_workspace).returncode == 0
+    trained = run_sft(2, "--args", "run.ini", cwd=chat_workspace)
+    assert trained.returncode == 0, trained.stderr
+    read = lambda name: json.loads((chat_workspace / "run" / name).read_text())  # noqa: E731
+    assert read("config.json")["eos_token_id"] == 513 and read("config.json")["pad_token_id"] == 512
+    assert read("generation_config.json") == {"eos_token_id": [513, 0], "pad_token_id": 512}
+    tokenizer = read("tokenizer_config.json")
+    assert (tokenizer["eos_token"], tokenizer["pad_token"]) == ("<|im_end|>", "<|im_start|>") and "chat_template" not in tokenizer
+    assert (chat_workspace / "run" / "chat_template.jinja").read_text() == CHATML
+    inspected = sft_prepare("inspect", "out/train.h5", "--row", "1")
+    assert inspected.returncode == 0 and inspected.stdout.endswith("<|im_start|>assistant\n{+Under the oak. Under the oak. <|im_end|>\n+}\n")
+
+    (chat_workspace / "chat.jinja").write_text(CHATML + "{# another #}")
+    refused = run_sft(0, "--args", "run.ini", cwd=chat_workspace)
+    assert refused.returncode == 89 and "prepared with the chat template as it was then" in refused.stderr + refused.stdout
+    again = sft_prepare("--args", "run.ini")
+    assert again.returncode == 0 and again.stdout.count("prepared again (chat_template_sha256)") == 2
+
+
+@pytest.mark.parametrize("option, value, found", [
+    ("assistant_only_loss", "false", "'true'"), ("completion_only_loss", "true", "unset"), ("chat_template_path", "None", "chat.jinja'"),
+    ("eos_token", "None", "'<|im_end|>'"), ("dataset_text_field", "body", "'text'"),
+])
+def test_a_file_prepared_with_other_options_is_refused(option, value, found, sft_prepare, run_sft, chat_workspace):
+    assert sft_prepare("--args", "run.ini").returncode == 0
+    refused = run_sft(0, "--args", "run.ini", f"--{option}={value}", cwd=chat_workspace)
+    said = refused.stdout + refused.stderr
+    assert refused.returncode == 89 and f"was prepared with {option} = " in said and found in said and "run sft-prepare again" in said
+    again = sft_prepare("--args", "run.ini", f"--{option}={value}")
+    assert f"prepared again ({option}" in again.stdout or again.returncode == 92  # nothing goes with every other option
+
+
+def test_another_formatting_function_in_the_same_file_is_refused(sft_prepare, run_sft, workspace):
+    (workspace / "my.py").write_text("def f(row):\n    return row['text']\n")
+    arguments = ("--args", "run.ini", "--formatting_func", "my.py:f")
+    assert sft_prepare(*arguments).returncode == 0
+    (workspace / "my.py").write_text("def f(row):\n    return 'Q ' + row['text']\n")
+    refused = run_sft(0, *arguments, cwd=workspace)
+    assert refused.returncode == 89 and "formatting_func = my.py:f as it was then" in refused.stdout + refused.stderr

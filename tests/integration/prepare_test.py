@@ -18,6 +18,7 @@ import xxhash
 from prepare_support import content_hash, prepare, read_rows, tiny_model, write_jsonl
 
 from prepare import errors
+from prepare.chat import TRAINING_TEMPLATES
 from prepare.dataset_file import DatasetWriter
 from prepare.errors import PrepareError
 
@@ -136,16 +137,19 @@ def test_the_file_is_as_specified(compress, model, tmp_path):
     assert prepared["dataset_text_field"] == "text" and prepared["formatting_func"] is None and prepared["max_rows"] is None
 
 
-def test_masks_are_written_as_specified(tmp_path):
-    rows = [np.array([5, 6, 7], np.int32), np.array([8], np.int32), np.array([9, 10], np.int32)]
-    masks = [np.array([0, 1, 1], np.uint8), np.array([0], np.uint8), np.array([1, 0], np.uint8)]
-    with DatasetWriter(tmp_path / "masked.h5", masked=True) as writer:
-        writer.append(rows, masks)
+@pytest.mark.parametrize("labels, written", [
+    ([[-100, 6, 7], [-100], [9, -100]], {"loss_mask": [0, 1, 1, 0, 1, 0], "first_target": [1, 1, 0]}),
+    ([[-100, 6, 8], [-100], [9, -100]], {"labels": [-100, 6, 8, -100, 9, -100], "first_target": [1, 1, 0]}),
+    ([[5, 6, 7], [8], [9, 10]], {}),
+])
+def test_labels_are_written_as_specified(labels, written, tmp_path):
+    rows = [[5, 6, 7], [8], [9, 10]]
+    with DatasetWriter(tmp_path / "labelled.h5", labelled=True) as writer:
+        writer.append([np.array(row, np.int32) for row in rows], [np.array(row, np.int32) for row in labels])
         writer.commit({"vocab_size": 11, "tokenizer_sha256": "0" * 64}, {})
-    with h5py.File(tmp_path / "masked.h5") as file:
-        assert file["loss_mask"][()].tolist() == [0, 1, 1, 0, 1, 0]
-        assert file["first_target"][()].tolist() == [1, 1, 0]
-        assert file.attrs["num_target_tokens"] == 3 and file.attrs["num_tokens"] == 6
+    with h5py.File(tmp_path / "labelled.h5") as file:
+        assert {name: file[name][()].tolist() for name in ("loss_mask", "labels", "first_target") if name in file} == written
+        assert file.attrs["num_target_tokens"] == sum(label != -100 for row in labels for label in row) and file.attrs["num_tokens"] == 6
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(model, tmp_path):
@@ -232,7 +236,20 @@ def test_what_a_killed_writer_left_is_removed(model, tmp_path):
     ("rows.jsonl", "\n", {}, errors.INVALID_DATA, "no row is left"),
     ("rows.jsonl", '{"text": null}\n', {}, errors.INVALID_DATA, "1 null"),
     ("rows.jsonl", '{"txt": "a"}\n', {}, errors.CONFIG, "has no field 'text' (fields: txt): set dataset_text_field"),
-    ("rows.jsonl", '{"messages": []}\n', {}, errors.CONFIG, "is a chat or prompt/completion row"),
+    ("rows.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n', {}, errors.CONFIG, "has no chat template: name one in chat_template_path"),
+    ("rows.jsonl", '{"messages": []}\n', {"chat_template_path": "CHATML"}, errors.INVALID_DATA, "1 without a list of messages in 'messages'"),
+    ("rows.jsonl", '{"prompt": "a"}\n', {}, errors.CONFIG, "has prompt alone (fields: prompt)"),
+    ("rows.jsonl", '{"prompt": "a", "completion": []}\n', {}, errors.CONFIG, "both be strings or both be lists"),
+    ("rows.jsonl", '{"prompt": "a", "completion": "b", "image": 1}\n', {}, errors.CONFIG, "has images"),
+    ("rows.jsonl", '{"text": "a"}\n', {"assistant_only_loss": True}, errors.CONFIG, "assistant_only_loss = true needs chat rows"),
+    ("rows.jsonl", '{"text": "a"}\n', {"completion_only_loss": True}, errors.CONFIG, "completion_only_loss = true needs rows with prompt"),
+    ("rows.jsonl", '{"text": "a"}\n', {"eos_token": "<nope>"}, errors.CONFIG, "eos_token = <nope>: the tokenizer in"),
+    ("rows.jsonl", '{"text": "a"}\n', {"pad_token": "<nope>"}, errors.CONFIG, "pad_token = <nope>: the tokenizer in"),
+    ("rows.jsonl", '{"text": "a"}\n', {"chat_template_path": "/nowhere/x.jinja"}, errors.CONFIG, "there is no such file"),
+    ("rows.jsonl", '{"input_ids": [5, 512]}\n', {}, errors.INVALID_DATA, "has the token id 512; the tokenizer's are below 512"),
+    ("rows.jsonl", '{"input_ids": [5], "labels": [-1]}\n', {}, errors.INVALID_DATA, "has the label -1"),
+    ("rows.jsonl", '{"input_ids": [5], "assistant_masks": [2]}\n', {}, errors.INVALID_DATA, "holds other values than 0 and 1"),
+    ("rows.jsonl", '{"input_ids": [5], "labels": [-100]}\n', {}, errors.INVALID_DATA, "no token of any row is learnt"),
     ("rows.csv", 'text,label\n"a",1\n"b"\n', {}, errors.INVALID_DATA, "row 2 (ending in line 3) has 1 fields, the header has 2"),
     ("rows.json", '{"rows": []}', {}, errors.CONFIG, "rows.json:1 has no field 'text'"),
     ("rows.json", '[{"text": "a"}, 7]', {}, errors.INVALID_DATA, "entry 2 is not an object"),
@@ -257,6 +274,8 @@ def test_bad_input_is_refused_by_name(name, content, options, code, message, mod
     if "model_name_or_path" in options:
         call.pop("model_name_or_path")
         call["model"] = options["model_name_or_path"]
+    if call.get("chat_template_path") == "CHATML":
+        call["chat_template_path"] = str(TRAINING_TEMPLATES / "chatml.jinja")
     with pytest.raises(PrepareError) as error:
         prepare(call.pop("model"), call.pop("train_file"), call.pop("output"), **call)
     assert error.value.code == code

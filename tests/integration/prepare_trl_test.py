@@ -1,62 +1,213 @@
-"""Token ids against those of the installed TRL: SFTTrainer prepares the same rows with the same tokenizer."""
+"""Ids and labels against those of the installed TRL: SFTTrainer prepares the same rows with the same tokenizer, for every kind of row
+and every option that decides what is learnt."""
 
 import json
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import pytest
 import torch  # noqa: F401  (before `prepare`, which keeps it out where it is not loaded)
+import trl
 from datasets import Dataset
-from prepare_support import prepare, read_rows, tiny_model, write_jsonl
-from tokenizers import Tokenizer, processors
+from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
+from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
+
+from prepare.chat import TRAINING_TEMPLATES
 
 EOS = "<|endoftext|>"
 TEXTS = ["On Monday the baker found a key.", "", " ", "ends already" + EOS, "middle" + EOS + "end", "Zürich, naïve café, 東京 🎉", "tab\tand\nline\r\nends  ",
          "12345 67.89", "a" * 3000, EOS]
+TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+SPECIAL_TOKENS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
+                  "<start_of_turn>", "<end_of_turn>", "<think>", "</think>"]
+# As the models ship them (SmolLM2's is in the GGUF file of launch/quickstart).
+SMOLLM2 = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named "
+           "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+           "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+CHATML = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 
 
-def trl_rows(model, rows, formatting_func=None, text_field="text"):
-    config = SFTConfig(output_dir=str(model.parent / "trl"), max_length=None, dataset_text_field=text_field, use_cpu=True, bf16=False,
-                       report_to="none", disable_tqdm=True)
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+CHATS = [
+    [user("Where is the baker?"), assistant("In the market.")],
+    [user("  A key \n"), assistant(" was\nfound.  \n")],
+    [user("One?"), assistant("Two."), user("Three?\n\n"), assistant("Four, Zürich 🎉")],
+    [user("One?"), assistant("Two."), user("And no answer?")],
+    [user("Empty"), assistant("")],
+]
+SYSTEM_CHATS = [[system("Be brief.\n"), *chat] for chat in CHATS] + CHATS[:2]
+THOUGHTS = [[user("1 + 2?"), assistant("<think>\nOne and two.\n</think>\n\n3")], [user("Hm?"), assistant("Yes", reasoning_content="Why not.\n")]]
+ADD = {"type": "function", "function": {"name": "add", "description": "Adds <a> & \"b\".", "parameters": {
+    "type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}}}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+TOOL_CHATS = [
+    [user("1 + 2?"), assistant("", tool_calls=[CALL]), {"role": "tool", "content": "3"}, assistant("It is 3.")],
+    [user("1 + 2?"), assistant("Let me see.", tool_calls=[CALL, CALL]), {"role": "tool", "content": "3"}, {"role": "tool", "content": "3"},
+     assistant("3 and 3."), user("Thanks"), assistant("Bye")],
+]
+PROMPTS = [("Where is", " the baker?"), ("Where is ", "the baker?" + EOS), ("", "no prompt"), ("no completion", ""), ("The ba", "ker found a key."),
+           ("tail" + EOS, EOS)]
+
+
+def messages(chats):
+    return [{"messages": chat} for chat in chats]
+
+
+def split(chats):
+    """As prompt and completion: the last message is the completion."""
+    return [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats]
+
+
+@dataclass
+class Case:
+    name: str
+    rows: list
+    options: dict = field(default_factory=dict)
+    template: str = CHATML
+    bos: bool = False  # the tokenizer puts a token in front of every text
+    trl_options: dict | None = None  # where TRL needs others
+
+
+STRINGS = [{"prompt": prompt, "completion": completion} for prompt, completion in PROMPTS]
+IDS = [{"input_ids": [5, 6, 7, 8], "completion_mask": [0, 0, 1, 1], "assistant_masks": [1, 0, 1, 0]},
+       {"input_ids": [9, 10], "completion_mask": [1, 1], "assistant_masks": [0, 1]}]
+LABELS = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8, 9], "labels": [-100, -100]}, {"input_ids": [7], "labels": [7]}]
+CASES = [
+    Case("text", [{"text": text} for text in TEXTS]),
+    Case("text-bos", [{"text": text} for text in TEXTS], bos=True),
+    Case("text-other-field", [{"body": text, "text": "other"} for text in TEXTS], {"dataset_text_field": "body"}),
+    Case("text-eos-token", [{"text": text} for text in TEXTS], {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}),
+    Case("strings", STRINGS),
+    Case("strings-bos", STRINGS, bos=True),
+    Case("strings-all", STRINGS, {"completion_only_loss": False}),
+    Case("strings-explicit", STRINGS, {"completion_only_loss": True, "eos_token": "<|im_end|>"}),
+    Case("split-chats", split([chat for chat in SYSTEM_CHATS if chat[-1]["role"] == "assistant"])),
+    Case("split-chats-all", split(CHATS), {"completion_only_loss": False}),
+    Case("split-chats-assistant", split(CHATS[:3]), {"assistant_only_loss": True}, template=(TRAINING_TEMPLATES / "chatml.jinja").read_text()),
+    Case("split-chats-assistant-all", split(CHATS[:3]), {"assistant_only_loss": True, "completion_only_loss": False}, template="qwen2_5"),
+    Case("chats", messages(SYSTEM_CHATS)),
+    Case("chats-smollm2", messages(SYSTEM_CHATS), template=SMOLLM2),
+    Case("chats-tools", [{"messages": chat, "tools": tools} for chat in TOOL_CHATS for tools in ([ADD], [])], template="qwen3"),
+    Case("chats-tools-text", [{"messages": chat, "tools": json.dumps([ADD])} for chat in TOOL_CHATS], {"assistant_only_loss": True}, template="qwen3"),
+    Case("chats-arguments", [{"messages": chat[:1], "chat_template_kwargs": {"enable_thinking": flag}} for chat in CHATS for flag in (True, False)],
+         template=CHATML + "{% if enable_thinking %}{{ '<think>' }}{% endif %}"),
+    Case("split-chats-arguments", [row | {"chat_template_kwargs": {"enable_thinking": flag}} for row in split(THOUGHTS) for flag in (True, False)],
+         template="qwen3"),
+    Case("conversations", [{"conversations": [{"from": message["role"], "value": message["content"]} for message in chat]} for chat in SYSTEM_CHATS]),
+    Case("chat-template-file", messages(SYSTEM_CHATS), {"chat_template_path": str(TRL_TEMPLATES / "phi3.jinja")}),
+    *(Case(f"assistant-{name}", messages(chats), {"assistant_only_loss": True}, template=name) for name, chats in {
+        "qwen2_5": SYSTEM_CHATS + TOOL_CHATS, "qwen3": SYSTEM_CHATS + TOOL_CHATS + THOUGHTS, "qwen3_instruct_2507": SYSTEM_CHATS + TOOL_CHATS,
+        "llama3": SYSTEM_CHATS, "phi3": SYSTEM_CHATS, "phi3_5": SYSTEM_CHATS + [[system(""), *CHATS[0]]], "gemma": CHATS,
+        "gemma3": SYSTEM_CHATS}.items()),
+    Case("assistant-markers", messages(SYSTEM_CHATS), {"assistant_only_loss": True}, template=(TRAINING_TEMPLATES / "chatml.jinja").read_text()),
+    Case("ids", [{"input_ids": row["input_ids"]} for row in IDS]),
+    Case("ids-labels", LABELS),
+    Case("ids-other-labels", [{"input_ids": [5, 6, 7], "labels": [-100, 9, 7]}, {"input_ids": [8], "labels": [8]}]),
+    Case("ids-masks", IDS),
+    Case("ids-masks-completion", IDS, {"completion_only_loss": True}),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """(template, bos) -> model folder whose tokenizer has it, and all the special tokens of the templates."""
+    folder, made = tmp_path_factory.mktemp("tokenizers"), {}
+
+    def make(template: str, bos: bool = False):
+        if (template, bos) not in made:
+            made[template, bos] = model = tiny_model(folder / str(len(made)))
+            tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+            if bos:
+                tokenizer.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 0)])
+            tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+            tokenizer.save(str(model / "tokenizer.json"))
+            text = (TRL_TEMPLATES / f"{template}.jinja").read_text() if "{" not in template else template
+            config = json.loads((model / "tokenizer_config.json").read_text()) | {"bos_token": EOS, "chat_template": text}
+            (model / "tokenizer_config.json").write_text(json.dumps(config))
+        return made[template, bos]
+
+    return make
+
+
+def prepared_by_trl(model, rows, folder, options, formatting_func=None):
+    config = SFTConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **{"max_length": None} | options)
     trainer = SFTTrainer(model=str(model), args=config, train_dataset=Dataset.from_list(rows), formatting_func=formatting_func,
                          processing_class=AutoTokenizer.from_pretrained(model))
-    return [list(ids) for ids in trainer.train_dataset["input_ids"]]
+    return [list(ids) for ids in trainer.train_dataset["input_ids"]], [list(labels) for labels in trainer.train_dataset["labels"]]
 
 
-def with_bos(model):
-    """Makes the tokenizer put a token in front of every text, as those of Llama and OPT do."""
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 0)])
-    tokenizer.save(str(model / "tokenizer.json"))
-    config = json.loads((model / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": EOS}))
-    return model
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_ids_and_labels_are_those_of_trl(case, tokenizers, tmp_path):
+    model = tokenizers(case.template, case.bos)
+    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", case.rows), tmp_path / "rows.h5", **case.options)
+    keep = [row for row in case.rows if not case.options.get("assistant_only_loss") or any(
+        message["role"] == "assistant" for message in row.get("messages") or row["completion"])]  # TRL stops at rows without
+    ids, labels = prepared_by_trl(model, keep, tmp_path / "trl", case.options)
+    assert read_rows(output) == ids
+    assert read_labels(output) == labels
+    assert len(ids) == len(keep) > 0 and any(label != -100 for row in labels for label in row)
+    if case.options.get("assistant_only_loss") or case.name in ("strings", "split-chats", "ids-labels", "ids-masks"):
+        assert any(label == -100 for row in labels for label in row)
 
 
-def test_ids_are_those_of_trl(tmp_path):
-    model, rows = tiny_model(tmp_path / "tiny"), [{"text": text} for text in TEXTS]
-    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5")
-    expected = trl_rows(model, rows)
-    assert read_rows(output) == expected
-    assert [row[-1] for row in expected] == [0] * len(TEXTS)  # all end with EOS ...
-    assert expected[3].count(0) == 1 and expected[9] == [0]  # ... once
-
-
-def test_tokens_that_the_tokenizer_adds_are_kept(tmp_path):
-    model, rows = with_bos(tiny_model(tmp_path / "tiny")), [{"text": text} for text in TEXTS]
-    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5")
-    expected = trl_rows(model, rows)
-    assert read_rows(output) == expected
-    assert all(row[0] == 0 for row in expected)
-
-
-def test_another_text_field(tmp_path):
-    model, rows = tiny_model(tmp_path / "tiny"), [{"body": text, "text": "other"} for text in TEXTS]
-    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5", dataset_text_field="body")
-    assert read_rows(output) == trl_rows(model, rows, text_field="body")
-
-
-def test_formatting_func(tmp_path):
-    model, rows = tiny_model(tmp_path / "tiny"), [{"question": text, "answer": len(text)} for text in TEXTS]
+def test_formatting_func(tokenizers, tmp_path):
+    model, rows = tokenizers(CHATML), [{"question": text, "answer": len(text)} for text in TEXTS]
     (tmp_path / "my.py").write_text("def to_text(row):\n    return f\"Q: {row['question']} A: {row['answer']}\"\n")
     output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
-    assert read_rows(output) == trl_rows(model, rows, formatting_func=lambda row: f"Q: {row['question']} A: {row['answer']}")
+    ids, _ = prepared_by_trl(model, rows, tmp_path / "trl", {}, formatting_func=lambda row: f"Q: {row['question']} A: {row['answer']}")
+    assert read_rows(output) == ids
+
+
+def test_the_template_and_end_of_another_tokenizer(tokenizers, tmp_path):
+    """chat_template_path = folder: its template and its EOS token, as TRL's clone_chat_template takes them."""
+    model, source = tokenizers(CHATML), tmp_path / "source"
+    AutoTokenizer.from_pretrained(tokenizers("phi3"), eos_token="<|end|>").save_pretrained(source)
+    for rows in (messages(SYSTEM_CHATS), STRINGS):
+        output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5", chat_template_path=str(source))
+        ids, labels = prepared_by_trl(model, rows, tmp_path / "trl", {"chat_template_path": str(source)})
+        assert read_rows(output) == ids and read_labels(output) == labels
+
+
+def test_what_is_left_after_max_length_is_what_trl_keeps(tokenizers, tmp_path):
+    """The rule that sft-dist applies when it reads: first_target[r] < min(length, max_length)."""
+    import h5py
+
+    model = tokenizers(CHATML)
+    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", STRINGS), tmp_path / "rows.h5")
+    with h5py.File(output) as file:
+        first_target = file["first_target"][()].tolist()
+    for max_length in (1, 2, 3, 5, 8):
+        ids, labels = prepared_by_trl(model, STRINGS, tmp_path / "trl", {"max_length": max_length})
+        kept = [row for row, ids in enumerate(read_rows(output)) if first_target[row] < min(len(ids), max_length)]
+        assert [read_rows(output)[row][:max_length] for row in kept] == ids
+        assert [read_labels(output)[row][:max_length] for row in kept] == labels
+
+
+@pytest.mark.parametrize("template", ["smollm2", "chatml"])
+def test_a_training_template_renders_as_the_model_s_own(template, tokenizers):
+    """Where TRL has none: the same ids, and what is marked is what the assistant says with the token that ends it."""
+    own = {"smollm2": SMOLLM2, "chatml": CHATML}[template]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizers(own))
+    training = (TRAINING_TEMPLATES / f"{template}.jinja").read_text()
+    for chat in SYSTEM_CHATS:
+        for prompt in (False, True):
+            plain = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=prompt)["input_ids"]
+            marked = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=prompt, chat_template=training,
+                                                   return_assistant_tokens_mask=True)
+            assert marked["input_ids"] == plain
+            learnt = tokenizer.decode([token for token, mask in zip(plain, marked["assistant_masks"]) if mask])
+            assert learnt == "".join(message["content"] + "<|im_end|>\n" for message in chat if message["role"] == "assistant")

@@ -31,6 +31,7 @@ class Case:
     long: bool = False
     evaluate: bool = False
     masked: bool = False        # the first third of each row is not learnt
+    completion: bool = False  # rows of prompt and completion: most tokens are not learnt
     trl_compat: bool = True
     bounds: compare.Bounds = field(default_factory=compare.Bounds)
 
@@ -124,6 +125,14 @@ class Workspace:
     def texts(self, case: Case) -> list[str]:
         return (self.long_texts if case.long else self.train_texts)[:case.num_rows]
 
+    def rows(self, case: Case) -> list[dict]:
+        """As TRL and sft-prepare take them."""
+        if not case.completion:
+            return [{"text": text} for text in self.texts(case)]
+        words = [text.split(" ") for text in self.texts(case)]
+        cuts = [len(row) * 2 // 3 for row in words]
+        return [{"prompt": " ".join(row[:cut]), "completion": " " + " ".join(row[cut:])} for row, cut in zip(words, cuts)]
+
     def trl_job(self, case: Case, attn: str) -> dict:
         job = {"out": str(self.folder / "trl" / f"{case.name}-{attn}"), "model": str(self.model(case.model)),
                "tokenizer": str(self.model(case.model)), "attn": attn, "settings": case.shared_settings()}
@@ -131,6 +140,9 @@ class Workspace:
             if case.masked:
                 rows = models.tokenize(self.model(case.model), texts)
                 job[f"{part}_columns"] = {"input_ids": rows, "labels": masked_labels(rows)}
+            elif case.completion and part == "train":
+                rows = self.rows(case)
+                job["train_columns"] = {column: [row[column] for row in rows] for column in rows[0]}
             else:
                 job[f"{part}_texts"] = texts
         return job

@@ -25,6 +25,7 @@ EVALUATION = [Case("llama-eval", "llama", "8x1x1", PLAIN, evaluate=True), Case("
 PACKED = [cases.packed("llama", "8x1x1", "bfd", masked=True, evaluate=True),
           cases.packed("gpt2", "2x2x2", "bfd_split", settings={"max_length": 20, "shuffle_dataset": True}),
           cases.packed("llama-tied", "2x2x2", "wrapped", masked=True, evaluate=True)]
+COMPLETION = Case("llama-completion", "llama", "2x2x2", PLAIN, completion=True)
 # Where no row repeats and no rank is short of rows, TRL's numbers are right, and ours without trl_compat are the same.
 EVEN = [Case("llama-even", "llama", "2x2x2", PLAIN, num_rows=96, trl_compat=False)]
 
@@ -36,7 +37,7 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *EVEN])
+    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *EVEN, COMPLETION])
 
 
 @pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *[c for c in PACKED if not c.evaluate], *EVEN], ids=lambda c: c.name)
@@ -126,21 +127,24 @@ def test_gpt2_divisor_counts_real_targets(workspace, trl):
         assert compat.steps[0][key] == pytest.approx(exact.steps[0][key] * ratio, rel=1e-5)
 
 
-def test_prepared_text_is_what_trl_trains_on(workspace, trl):
-    """From the same texts, TRL's own preparation on one side, sft-prepare on the other; then the same training."""
-    case = MATRIX[0]
-    reference = trl[case.name][0]
-    source, prepared, ini = (workspace.folder / name for name in ("texts.jsonl", "prepared.h5", "prepare.ini"))
-    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in workspace.train_texts))
+@pytest.mark.parametrize("case", [MATRIX[0], COMPLETION], ids=lambda c: c.name)
+def test_prepared_rows_are_what_trl_trains_on(workspace, trl, case):
+    """From the same rows, TRL's own preparation on one side, sft-prepare on the other; then the same training."""
+    reference, other = trl[case.name]
+    source, prepared, ini = (workspace.folder / f"{case.name}{suffix}" for suffix in (".jsonl", "-prepared.h5", "-prepare.ini"))
+    source.write_text("".join(json.dumps(row) + "\n" for row in workspace.rows(case)))
     settings = case.shared_settings() | {"model_name_or_path": workspace.model(case.model), "train_file": source, "train_dataset": prepared,
-                                         "output_dir": workspace.folder / "ours" / "prepared", "save_strategy": "no", "trl_compat": True}
+                                         "output_dir": workspace.folder / "ours" / f"{case.name}-prepared", "save_strategy": "no", "trl_compat": True}
     ini.write_text(ours.ini_text(settings))
     done = subprocess.run([ours.SOURCE_DIR / "launch" / "sft-prepare", "--args", ini], capture_output=True, text=True,
                           env={**os.environ, "SFT_DIST": str(ours.program())})
     assert done.returncode == 0, done.stdout + done.stderr
     with h5py.File(prepared) as file:
         ids, offsets = file["input_ids"][:].tolist(), file["offsets"][:].tolist()
-    assert [ids[a:b][:cases.MAX_LENGTH] for a, b in zip(offsets, offsets[1:])] == reference.train_rows
-    run = ours.run(settings)
-    compare.check("prepared", compare.between(run.steps, run.weights(), reference.steps, reference.weights()),
-                  compare.between(trl[case.name][1].steps, trl[case.name][1].weights(), reference.steps, reference.weights()))
+        first_target = file["first_target"][:].tolist() if case.completion else [0] * len(offsets)
+    rows = [ids[a:b] for a, b in zip(offsets, offsets[1:])]
+    assert [row[:cases.MAX_LENGTH] for row, first in zip(rows, first_target) if first < min(len(row), cases.MAX_LENGTH)] == reference.train_rows
+    assert not case.completion or len(reference.train_rows) < len(rows)  # some prompts fill max_length
+    run = ours.run(settings, ranks=case.ranks)
+    compare.check(case.name, compare.between(run.steps, run.weights(), reference.steps, reference.weights()),
+                  compare.between(other.steps, other.weights(), reference.steps, reference.weights()), case.bounds)

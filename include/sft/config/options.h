@@ -23,6 +23,10 @@ struct PrepareOptions {
   std::string tokenizer_name_or_path;                // empty: the model's
   std::string dataset_text_field = "text";
   std::string formatting_func;                       // file.py:function
+  std::optional<bool> completion_only_loss;          // unset: where the first row has prompt and completion
+  bool assistant_only_loss = false;
+  std::string chat_template_path;                    // .jinja file or a tokenizer; empty: the tokenizer's
+  std::string eos_token, pad_token;                  // empty: the tokenizer's
   std::optional<int64_t> max_rows;
   std::optional<int64_t> dataset_num_proc;
 };

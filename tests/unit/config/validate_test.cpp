@@ -29,6 +29,13 @@ TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
             "comm_backend = nccl is for GPUs, but device = cpu");
   EXPECT_EQ(error_of_text("train_file = a\ndataset_name = b"),
             "train_file and dataset_name are both set: give one source");
+  EXPECT_EQ(error_of_text("formatting_func = a.py:f\nassistant_only_loss = true"),
+            "formatting_func makes plain text of a row, which has no completion and no assistant: leave out "
+            "assistant_only_loss");
+  EXPECT_EQ(error_of_text("formatting_func = a.py:f\ncompletion_only_loss = true"),
+            "formatting_func makes plain text of a row, which has no completion and no assistant: leave out "
+            "completion_only_loss");
+  EXPECT_NO_THROW(parse_text("formatting_func = a.py:f\ncompletion_only_loss = false"));
 }
 
 TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {

@@ -1,0 +1,141 @@
+#include "preparation.h"
+
+#include <nlohmann/json.hpp>
+
+#include "sft/base/error.h"
+#include "sft/base/file.h"
+#include "sft/base/hash.h"
+#include "sft/base/json.h"
+#include "sft/base/log.h"
+
+namespace sft::train {
+namespace {
+
+using base::ExitCode;
+using base::fail;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxTextBytes = int64_t{64} << 20;
+
+class Preparation {
+ public:
+  Preparation(std::string path, const std::string& config)
+      : path_(std::move(path)), prepared_(base::parse_json(config, path_ + ", prepare_config")) {}
+
+  // absent: what a file means that does not name the key.
+  void check_same(const char* key, const std::string& wanted, const char* absent = "") const {
+    const std::string found = text_of(key, absent);
+    if (found != wanted) refuse(key, found, wanted);
+  }
+
+  // Of paths only the last component counts: a data folder may be moved.
+  void check_same_path(const char* key, const std::string& wanted) const {
+    const std::string found = text_of(key, "");
+    if (last_component(found) != last_component(wanted)) refuse(key, found, wanted);
+  }
+
+  // The key holds a hash of `text`, which `what` names. Not checked where either is absent.
+  void check_hash(const char* key, const std::optional<std::string>& text, const std::string& what) const {
+    const std::string found = text_of(key, "");
+    if (found.empty() || !text || base::sha256_hex(*text) == found) return;
+    fail(ExitCode::kInvalidData,
+         "{} was prepared with {} as it was then, and its contents have changed; run sft-prepare again with "
+         "this run.ini",
+         path_, what);
+  }
+
+ private:
+  static std::string last_component(const std::string& path) {
+    return fs::path(path).lexically_normal().filename().string();
+  }
+
+  std::string text_of(const char* key, const char* absent) const {
+    if (!prepared_.contains(key)) return absent;
+    const json& value = prepared_[key];
+    return value.is_string() ? value.get<std::string>() : value.is_null() ? "" : value.dump();
+  }
+
+  [[noreturn]] void refuse(const char* key, const std::string& found, const std::string& wanted) const {
+    const auto shown = [](const std::string& text) {
+      return text.empty() ? std::string("unset") : "'" + log::printable(text) + "'";
+    };
+    fail(ExitCode::kInvalidData,
+         "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path_, key,
+         shown(found), shown(wanted));
+  }
+
+  std::string path_;
+  json prepared_;
+};
+
+std::optional<std::string> text_if_there(const fs::path& file) {
+  if (file.empty() || !fs::is_regular_file(file)) return std::nullopt;
+  return base::read_text(file, kMaxTextBytes);
+}
+
+// As Python reads text: every end of line is a line feed.
+std::string with_line_feeds(const std::string& text) {
+  std::string result;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const bool before_line_feed = at + 1 < text.size() && text[at + 1] == '\n';
+    if (text[at] != '\r') {
+      result += text[at];
+    } else if (!before_line_feed) {
+      result += '\n';
+    }
+  }
+  return result;
+}
+
+// The chat template that this run's options lead to, where a file of this machine holds it.
+std::optional<std::string> chat_template(const config::PrepareOptions& prepare,
+                                         const fs::path& tokenizer_folder) {
+  const fs::path path = prepare.chat_template_path;
+  const bool is_template = path.extension() == ".jinja" || path.extension() == ".j2";
+  const fs::path folder = path.empty() ? tokenizer_folder : path;
+  if (const auto text = text_if_there(is_template ? path : folder / "chat_template.jinja"))
+    return with_line_feeds(*text);
+  if (is_template) return std::nullopt;
+  const fs::path config_file = folder / "tokenizer_config.json";
+  const auto text = text_if_there(config_file);
+  if (!text) return std::nullopt;
+  const json config = base::parse_json(*text, config_file.string());
+  const bool has_template =
+      config.is_object() && config.contains("chat_template") && config["chat_template"].is_string();
+  return has_template ? std::optional(config["chat_template"].get<std::string>()) : std::nullopt;
+}
+
+void check_rows(const Preparation& prepared, const config::PrepareOptions& prepare,
+                const fs::path& tokenizer_folder) {
+  const auto flag = [](const std::optional<bool>& value) { return !value ? "" : *value ? "true" : "false"; };
+  prepared.check_same("dataset_text_field", prepare.dataset_text_field);
+  prepared.check_same_path("formatting_func", prepare.formatting_func);
+  prepared.check_same("completion_only_loss", flag(prepare.completion_only_loss));
+  prepared.check_same("assistant_only_loss", flag(prepare.assistant_only_loss), "false");
+  prepared.check_same_path("chat_template_path", prepare.chat_template_path);
+  prepared.check_same("eos_token", prepare.eos_token);
+  const std::string& function = prepare.formatting_func;
+  prepared.check_hash("formatting_func_sha256", text_if_there(function.substr(0, function.rfind(':'))),
+                      "formatting_func = " + function);
+  prepared.check_hash("chat_template_sha256", chat_template(prepare, tokenizer_folder), "the chat template");
+}
+
+}  // namespace
+
+void check_preparation(const std::string& option_name, const std::string& path,
+                       const config::PrepareOptions& prepare, const data::DatasetInfo& info,
+                       const fs::path& tokenizer_folder) {
+  const Preparation prepared(path, info.prepare_config);
+  check_rows(prepared, prepare, tokenizer_folder);
+  const bool training = option_name == "train_dataset";
+  if (prepare.train_file.empty() && prepare.dataset_name.empty()) return;  // nothing is said of the source
+  prepared.check_same("max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "");
+  const std::string& file = training ? prepare.train_file : prepare.eval_file;
+  prepared.check_same_path("source_file", file);
+  if (!file.empty()) return;
+  prepared.check_same("dataset_name", prepare.dataset_name);
+  prepared.check_same("dataset_split", training ? prepare.dataset_split : prepare.eval_split);
+}
+
+}  // namespace sft::train
