@@ -171,7 +171,7 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dataset_config", false, none,
        "save that configuration with save_to_disk and name the folder in dataset_name"},
       {"dataset_kwargs", false, none, "sft-prepare prepares the data: leave it out"},
-      {"datasets", false, none, "mixtures are not supported: write one file and name it in train_file"},
+      {"datasets", false, none, "name the parts of a mixture in train_file = a.jsonl:0.7, b.jsonl:0.3"},
       {"group_by_length", false, off, "batches hold no padding, so grouping gains nothing: leave it out"},
       {"ignore_data_skip", false, off, "a resumed run goes on at its next row, at no cost: leave it out"},
       {"infinite", false, off, "set max_steps: epochs repeat until it is reached"},

@@ -33,7 +33,8 @@ void add_model_and_data(Rows& rows) {
 
   rows.group("Data");
   rows.add(SFT_OPTION(data, train_dataset), "prepared training set (HDF5), as sft-prepare writes it", path());
-  rows.add(SFT_OPTION(data, eval_dataset), "prepared evaluation set (HDF5)", path());
+  rows.add(SFT_OPTION(data, eval_dataset),
+           "prepared evaluation set (HDF5), or several as name=path, name=path", named_paths_rule());
   rows.add(SFT_OPTION(data, max_length),
            "rows are cut to this many tokens, and packed rows filled to it; None: rows stay whole",
            at_least(1));
@@ -57,8 +58,14 @@ void add_model_and_data(Rows& rows) {
 
   rows.group("Preparing data (sft-prepare)");
   rows.add(SFT_OPTION(prepare, train_file),
-           "source of the training set: JSONL, JSON, CSV, Parquet or text, a file or a folder", path());
-  rows.add(SFT_OPTION(prepare, eval_file), "source of the evaluation set, likewise", path());
+           "source of the training set: JSONL, JSON, CSV, Parquet or text, a file or a folder; or a mixture "
+           "of them as path:fraction, path:fraction",
+           mixture_rule());
+  rows.add(SFT_OPTION(prepare, eval_file),
+           "source of the evaluation set; or of several as name=path, name=path", named_paths_rule());
+  rows.add(SFT_OPTION(prepare, test_split_size),
+           "set this share or number of the training rows aside as the evaluation set; None: none",
+           split_size());
   rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id");
   rows.add(SFT_OPTION(prepare, dataset_split), "split of dataset_name to train on");
   rows.add(SFT_OPTION(prepare, eval_split), "split of dataset_name to evaluate on");

@@ -24,6 +24,8 @@ enum class PathKind {
   kPath,          // always a path
   kFolderOrName,  // a path when such a folder exists or it is written as one (./x, /x), else a repository id
   kFunction,      // file.py:function
+  kNamed,         // path, or name=path, name=path
+  kMixture,       // path, or path:fraction, path:fraction
   kResume,        // a path, or the word true
 };
 

@@ -1,7 +1,11 @@
 #include "paths.h"
 
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <filesystem>
+
+#include "sft/config/path_list.h"
 
 namespace sft::config {
 namespace {
@@ -13,6 +17,17 @@ std::string absolute(const std::string& path) {
 bool is_written_as_path(const std::string& value) {
   return value.front() == '/' || value == "." || value == ".." || value.starts_with("./") ||
          value.starts_with("../");
+}
+
+std::string absolute_entries(const std::vector<ListedPath>& entries) {
+  std::string text;
+  for (const ListedPath& entry : entries) {
+    if (!text.empty()) text += ", ";
+    if (!entry.name.empty()) text += entry.name + "=";
+    text += absolute(entry.path);
+    if (entry.fraction) text += fmt::format(":{}", *entry.fraction);
+  }
+  return text;
 }
 
 }  // namespace
@@ -31,6 +46,8 @@ std::string absolute_path(PathKind kind, const std::string& value) {
       !std::filesystem::exists(value, not_there)) {
     return value;
   }
+  if (kind == PathKind::kNamed) return absolute_entries(named_paths(value));
+  if (kind == PathKind::kMixture) return absolute_entries(mixture_paths(value));
   if (kind != PathKind::kFunction) return absolute(value);
   const auto colon = value.rfind(':');
   return absolute(value.substr(0, colon)) + value.substr(colon);

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "path_list_rules.h"
 #include "sft/base/error.h"
 #include "sft/base/json.h"
 #include "words.h"
@@ -87,6 +88,12 @@ Rule steps() {
   });
 }
 
+Rule split_size() {
+  return number_rule("a whole number of rows, or a share of all rows below 1", [](double value) {
+    return value > 0 && (value < 1 || std::trunc(value) == value) && value < 1e15;
+  });
+}
+
 Rule seed() {
   return number_rule("from 0 to 4294967295",
                      [](double value) { return value >= 0 && value <= 4294967295.0; });
@@ -115,6 +122,18 @@ Rule size() {
 Rule path() {
   return path_rule(PathKind::kPath);
 }
+Rule named_paths_rule() {
+  Rule rule = text_rule("a path, or name=path, name=path, ...", are_named_paths);
+  rule.path = PathKind::kNamed;
+  return rule;
+}
+
+Rule mixture_rule() {
+  Rule rule = text_rule("a path, or path:fraction, path:fraction, ...", is_mixture);
+  rule.path = PathKind::kMixture;
+  return rule;
+}
+
 Rule folder_or_name() {
   return path_rule(PathKind::kFolderOrName);
 }

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <set>
+
 #include "option_table.h"
 #include "sft/base/error.h"
 #include "sft/config/parse.h"
+#include "sft/config/path_list.h"
 #include "value.h"
 
 namespace sft::config {
@@ -25,6 +28,27 @@ class Findings {
 void check_steps(Findings& found, const std::string& what, const std::string& strategy, double steps) {
   found.when(strategy == "steps" && steps == 0, {what + "_strategy", what + "_steps", "logging_steps"},
              "{0}_strategy = steps needs {0}_steps above 0 (never: {0}_strategy = no)", what);
+}
+
+std::set<std::string> names_of(const std::string& paths) {
+  std::set<std::string> names;
+  for (const ListedPath& entry : named_paths(paths)) names.insert(entry.name);
+  return names;
+}
+
+void check_evaluation_sets(Findings& found, const Options& o) {
+  const std::string &file = o.prepare.eval_file, &dataset = o.data.eval_dataset;
+  found.when(!file.empty() && !dataset.empty() && names_of(file) != names_of(dataset),
+             {"eval_file", "eval_dataset"},
+             "eval_file = {} and eval_dataset = {} must name the same evaluation sets", file, dataset);
+  const bool split = o.prepare.test_split_size.has_value();
+  found.when(split && (!file.empty() || !o.prepare.eval_split.empty()),
+             {"test_split_size", "eval_file", "eval_split"},
+             "test_split_size makes the evaluation set of training rows: leave out eval_file and eval_split");
+  found.when(split && (dataset.empty() || names_of(dataset).size() > 1), {"test_split_size", "eval_dataset"},
+             "test_split_size needs eval_dataset, the one HDF5 file for the rows set aside");
+  found.when(!o.prepare.eval_split.empty() && names_of(dataset).size() > 1, {"eval_split", "eval_dataset"},
+             "eval_split = {} is one evaluation set, eval_dataset names several", o.prepare.eval_split);
 }
 
 }  // namespace
@@ -67,6 +91,7 @@ std::vector<Contradiction> contradictions(const Options& o) {
              "comm_backend = nccl is for GPUs, but device = cpu");
   found.when(!o.prepare.train_file.empty() && !o.prepare.dataset_name.empty(), {"train_file", "dataset_name"},
              "train_file and dataset_name are both set: give one source");
+  check_evaluation_sets(found, o);
   const bool masked = o.prepare.assistant_only_loss || o.prepare.completion_only_loss.value_or(false);
   found.when(masked && !o.prepare.formatting_func.empty(),
              {"formatting_func", "assistant_only_loss", "completion_only_loss"},

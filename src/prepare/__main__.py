@@ -4,7 +4,9 @@ sft-prepare inspect FILE.h5 [--row N] [--tokens] [--max_length L]     what a pre
 Turns the run's text into token ids, once: writes the files that run.ini names as train_dataset and eval_dataset, and makes
 the model ready for sft-dist. Options are those of run.ini (`sft-dist --help`); of them it uses
   train_file, eval_file                       files (.jsonl .json .csv .tsv .parquet .txt, also .gz), folders or patterns
+  train_file = a.jsonl:0.7, b.jsonl:0.3       a mixture; eval_file, eval_dataset = name=path, name=path: several evaluation sets
   dataset_name, dataset_split, eval_split     instead of files: a folder saved by the datasets library, or a hub id
+  test_split_size                             instead of an evaluation source: this share or number of the training rows
   train_dataset, eval_dataset                 what to write
   tokenizer_name_or_path, model_name_or_path  the tokenizer is the model's unless named
   dataset_text_field, formatting_func         where a row's text is, or file.py:function that makes it
@@ -20,7 +22,8 @@ the model ready for sft-dist. Options are those of run.ini (`sft-dist --help`); 
 import errno
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import CONFIG, STORAGE, PrepareError
@@ -60,7 +63,7 @@ def run(options: dict, force: bool = False, compress: bool = False) -> None:
     model, tokenizer_name = options["model_name_or_path"], options["tokenizer_name_or_path"]
     if not model and not tokenizer_name:
         raise PrepareError("model_name_or_path (or tokenizer_name_or_path) must say whose tokenizer to use.", CONFIG)
-    sources = [choose_source(options, "train"), choose_source(options, "eval")]
+    sources = [training_source(options), *evaluation_sources(options)]
     model_folder = find_folder(model, "model_name_or_path", with_weights=True) if model else None
     if model_folder:
         make_ready(model_folder)
@@ -77,17 +80,21 @@ def run(options: dict, force: bool = False, compress: bool = False) -> None:
         formatting.load()
     row_options = RowOptions(options["dataset_text_field"], formatting, options["completion_only_loss"], options["assistant_only_loss"])
     first_training = None
-    for name, chosen in zip(("train", "eval"), sources):
-        if chosen is None:
-            continue
-        open_source, record = chosen
-        source = open_source()
+    for chosen in sources:
+        source = chosen.open()
         first = next(iter(source), None)
         first_training = first_training or first
-        prepare(Part(name=name, output=Path(options[f"{name}_dataset"]), source=source, record=record | recorded(options),
+        prepare(Part(name=chosen.name, output=chosen.output, source=source, record=chosen.record | recorded(options),
                      row_format=row_options.format_of(first, first_training) if first else None, tokenizer_folder=tokenizer_folder,
-                     model_folder=model_folder, max_rows=options["max_rows"], num_proc=options["dataset_num_proc"],
-                     max_length=options["max_length"], compress=compress), force=force)
+                     model_folder=model_folder, max_rows=options["max_rows"], num_proc=options["dataset_num_proc"], max_length=options["max_length"],
+                     compress=compress, split=split_of(options) if chosen.name == "train" else None), force=force)
+
+
+def split_of(options: dict):
+    from .pipeline import Split
+
+    size = options["test_split_size"]
+    return None if size is None else Split(checked_output("eval_dataset", options["eval_dataset"]), size, options["seed"])
 
 
 def recorded(options: dict) -> dict:
@@ -111,29 +118,55 @@ def with_changes(folder, options: dict):
     return replace(folder, eos_token=eos_token, pad_token=options["pad_token"] or None, chat_template=template)
 
 
-def choose_source(options: dict, name: str):
-    """(function that opens the source, what prepare_config records of it); None when this part is not wanted."""
-    from .sources import open_files, open_named
+@dataclass
+class Chosen:
+    name: str             # "train", "eval" or "eval NAME"
+    output: Path
+    open: Callable        # gives the source
+    record: dict          # what prepare_config says of it
 
-    file_option, output_option = f"{name}_file", f"{name}_dataset"
-    split_option = "dataset_split" if name == "train" else "eval_split"
-    file, output, split = options[file_option], options[output_option], options[split_option]
-    by_name = options["dataset_name"] if name == "train" or split else None
-    if file and by_name:
-        raise PrepareError(f"{file_option} and dataset_name are both set: one source only.", CONFIG)
-    if not file and not by_name:
-        if name == "train":
-            raise PrepareError("no source: set train_file, or dataset_name (and dataset_split).", CONFIG)
-        if output and not Path(output).exists():
-            raise PrepareError(f"{output_option} = {output} does not exist and has no source: set eval_file, or dataset_name with eval_split.", CONFIG)
-        return None
-    if not output:
-        raise PrepareError(f"{output_option} must name the file to write, e.g. {output_option} = data/{name}.h5.", CONFIG)
-    if Path(output).suffix != ".h5":
-        raise PrepareError(f"{output_option} = {output}: the name must end in .h5.", CONFIG)
+
+def training_source(options: dict) -> Chosen:
+    from .sources import open_mixture, open_named
+
+    file, name, split = options["train_file"], options["dataset_name"], options["dataset_split"]
+    if file and name:
+        raise PrepareError("train_file and dataset_name are both set: one source only.", CONFIG)
+    if not file and not name:
+        raise PrepareError("no source: set train_file, or dataset_name (and dataset_split).", CONFIG)
+    output = checked_output("train_dataset", options["train_dataset"])
     if file:
-        return lambda: open_files(file, file_option, split or "train"), {"source_file": file}
-    return lambda: open_named(by_name, split), {"dataset_name": by_name, "dataset_split": split}
+        return Chosen("train", output, lambda: open_mixture(file, "train_file", split or "train"), {"source_file": file})
+    return Chosen("train", output, lambda: open_named(name, split), {"dataset_name": name, "dataset_split": split})
+
+
+def evaluation_sources(options: dict) -> list[Chosen]:
+    from .sources import named_paths, open_files, open_named
+
+    if options["test_split_size"] is not None:  # written with the training set
+        return []
+    outputs, split = dict(named_paths(options["eval_dataset"])), options["eval_split"]
+    if files := named_paths(options["eval_file"]):
+        if split and options["dataset_name"]:
+            raise PrepareError("eval_file and dataset_name with eval_split are both set: one source only.", CONFIG)
+        return [Chosen(f"eval {name}".strip(), checked_output("eval_dataset", outputs.get(name)),
+                       lambda path=path: open_files(path, "eval_file", split or "train"), {"source_file": path}) for name, path in files]
+    if options["dataset_name"] and split:
+        return [Chosen("eval", checked_output("eval_dataset", options["eval_dataset"]), lambda: open_named(options["dataset_name"], split),
+                       {"dataset_name": options["dataset_name"], "dataset_split": split})]
+    for output in outputs.values():
+        if not Path(output).exists():
+            raise PrepareError(f"eval_dataset = {output} does not exist and has no source: set eval_file, dataset_name with eval_split, or "
+                               "test_split_size.", CONFIG)
+    return []
+
+
+def checked_output(option: str, output: str | None) -> Path:
+    if not output:
+        raise PrepareError(f"{option} must name the file to write, e.g. {option} = data/{option.split('_')[0]}.h5.", CONFIG)
+    if Path(output).suffix != ".h5":
+        raise PrepareError(f"{option} = {output}: the name must end in .h5.", CONFIG)
+    return Path(output)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from . import __version__
 
 BLOCK_ELEMENTS = 1 << 22
 CHUNK_ELEMENTS = 1 << 18
+SPOOL_TYPES = {"ids": "<i4", "lengths": "<i4", "labels": "<i4", "mask": "u1", "first_target": "<i4"}
 IGNORED = -100  # label of a token that is not learnt
 
 
@@ -69,38 +70,88 @@ class DatasetWriter:
             self.spool["first_target"].write(np.int32(mask.argmax() if mask.any() else len(mask)).tobytes())
             self.num_target_tokens += int(np.count_nonzero(mask))
 
-    def label_datasets(self) -> list[tuple[str, int, str, str]]:
-        """(name, count, type, spool) of what the file says about labels: nothing where they are the ids, a mask where that says all."""
-        if self.labels_are_ids and self.num_target_tokens == self.num_tokens:
-            return []
-        labels = ("loss_mask", self.num_tokens, "u1", "mask") if self.labels_are_ids else ("labels", self.num_tokens, "<i4", "labels")
-        return [labels, ("first_target", self.num_rows, "<i4", "first_target")]
-
     def commit(self, attributes: dict, prepare_config: dict, compress: bool = False) -> None:
         """attributes: vocab_size, tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
+        self.commit_rows(self.path, self.selection(), attributes, prepare_config, compress)
+
+    def commit_rows(self, path: Path, rows: "Selection", attributes: dict, prepare_config: dict, compress: bool = False) -> None:
+        """The same of some rows, to a file in the same folder or another one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.folder if path.parent == self.path.parent else Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary = folder / "dataset.h5"
+            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+                write_contents(file, rows, attributes, prepare_config, compress)
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            if folder != self.folder:
+                shutil.rmtree(folder, ignore_errors=True)
+        fsync_folder(path.parent)
+
+    def selection(self, rows: np.ndarray | None = None) -> "Selection":
+        """rows: which ones, in the order to write; None: all in theirs."""
         for stream in self.spool.values():
             stream.flush()
-        temporary = self.folder / "dataset.h5"
-        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-            write_contents(file, self, attributes, prepare_config, compress)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.path)
-        fsync_folder(self.path.parent)
+        return Selection(self, rows)
 
-    def blocks(self, name: str, dtype: str):
-        stream = self.spool[name]
+    def spooled(self, name: str) -> np.ndarray:
+        """Mapped, not read."""
+        return np.asarray(np.memmap(self.folder / name, dtype=SPOOL_TYPES[name], mode="r"))
+
+
+class Selection:
+    """Rows of a writer as they go into a file. All rows are read from the spool block by block, picked ones from a map of it."""
+
+    def __init__(self, writer: DatasetWriter, rows: np.ndarray | None):
+        self.writer, self.rows = writer, rows
+        self.lengths = writer.spooled("lengths") if rows is None else writer.spooled("lengths")[rows]
+        self.num_rows, self.num_tokens = len(self.lengths), int(self.lengths.sum(dtype=np.int64))
+        if rows is None:
+            self.num_target_tokens = writer.num_target_tokens
+            return
+        self.begins = (np.cumsum(writer.spooled("lengths"), dtype=np.int64) - writer.spooled("lengths"))[rows]
+        self.num_target_tokens = sum(int(np.count_nonzero(block)) for block in self.blocks("mask")) if writer.labelled else self.num_tokens
+
+    def row_arrays(self, name: str):
+        values = self.writer.spooled(name)
+        for begin, length in zip(self.begins.tolist(), self.lengths.tolist()):
+            yield values[begin:begin + length]
+
+    def blocks(self, name: str):
+        """The rows' tokens behind one another."""
+        if self.rows is None:
+            yield from self.spool_blocks(name)
+            return
+        pieces, size = [], 0
+        for piece in self.row_arrays(name):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= BLOCK_ELEMENTS:
+                yield np.concatenate(pieces)
+                pieces, size = [], 0
+        if pieces:
+            yield np.concatenate(pieces)
+
+    def spool_blocks(self, name: str):
+        stream, dtype = self.writer.spool[name], np.dtype(SPOOL_TYPES[name])
         stream.seek(0)
-        while block := stream.read(BLOCK_ELEMENTS * np.dtype(dtype).itemsize):
+        while block := stream.read(BLOCK_ELEMENTS * dtype.itemsize):
             yield np.frombuffer(block, dtype=dtype)
 
-    def offset_blocks(self):
-        yield np.zeros(1, dtype="<i8")
-        end = 0
-        for lengths in self.blocks("lengths", "<i4"):
-            ends = end + np.cumsum(lengths, dtype="<i8")
-            end = int(ends[-1])
-            yield ends
+    def offsets(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]).astype("<i8")
+
+    def label_datasets(self) -> list[tuple[str, int, str, object]]:
+        """(name, count, type, blocks) of what the file says about labels: nothing where they are the ids, a mask where that says all."""
+        if self.writer.labels_are_ids and self.num_target_tokens == self.num_tokens:
+            return []
+        rows = slice(None) if self.rows is None else self.rows
+        first_target = ("first_target", self.num_rows, "<i4", [self.writer.spooled("first_target")[rows]])
+        if self.writer.labels_are_ids:
+            return [("loss_mask", self.num_tokens, "u1", self.blocks("mask")), first_target]
+        return [("labels", self.num_tokens, "<i4", self.blocks("labels")), first_target]
 
 
 def sweep_spools(path: Path) -> None:
@@ -114,7 +165,7 @@ def sweep_spools(path: Path) -> None:
             continue
 
 
-def write_contents(file: h5py.File, writer: DatasetWriter, attributes: dict, prepare_config: dict, compress: bool) -> None:
+def write_contents(file: h5py.File, rows: Selection, attributes: dict, prepare_config: dict, compress: bool) -> None:
     layout = dict(shuffle=True, compression="gzip", compression_opts=4) if compress else {}
     hashes = {}
 
@@ -129,17 +180,17 @@ def write_contents(file: h5py.File, writer: DatasetWriter, attributes: dict, pre
         hashes[name] = digest.hexdigest()
         dataset.attrs["xxh3"] = np.bytes_(hashes[name])
 
-    write("input_ids", writer.num_tokens, "<i4", writer.blocks("ids", "<i4"))
-    write("offsets", writer.num_rows + 1, "<i8", writer.offset_blocks())
-    for name, count, dtype, spool in writer.label_datasets():
-        write(name, count, dtype, writer.blocks(spool, dtype))
+    write("input_ids", rows.num_tokens, "<i4", rows.blocks("ids"))
+    write("offsets", rows.num_rows + 1, "<i8", [rows.offsets()])
+    for name, count, dtype, blocks in rows.label_datasets():
+        write(name, count, dtype, blocks)
 
     config = json.dumps(prepare_config, sort_keys=True).encode()
     dataset = file.create_dataset("prepare_config", data=np.bytes_(config))
     dataset.attrs["xxh3"] = np.bytes_(xxhash.xxh3_128(config).hexdigest())
 
     values = {"format": "sft-dist-dataset", "version": 1, **attributes,
-              "num_tokens": writer.num_tokens, "num_target_tokens": writer.num_target_tokens}
+              "num_tokens": rows.num_tokens, "num_target_tokens": rows.num_target_tokens}
     for name, value in values.items():
         file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
     file.attrs["content_xxh3"] = np.bytes_(content_hash(values, hashes))

@@ -1,6 +1,7 @@
 """One data set: source rows through worker processes into the HDF5 file and the tokenizer folder beside it."""
 
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -13,11 +14,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from .chat import default_template, learns_to_stop, training_templates
-from .dataset_file import TOOL, DatasetWriter, fsync_folder, read_prepare_config
+from .dataset_file import TOOL, DatasetWriter, Selection, fsync_folder, read_prepare_config
 from .errors import CONFIG, PrepareError
 from .encode import Encoded, Encoder
 from .rows import RowFormat, Tally
+from .sources import mixture_paths
 from .summary import LengthCounts
 from .tokenizer import Tokenizer, TokenizerFolder
 
@@ -26,11 +30,38 @@ TASKS_PER_PROCESS = 4  # in flight: bounds memory
 SECONDS_BETWEEN_LINES = 10
 
 
+@dataclass(frozen=True)
+class Output:
+    name: str  # for people
+    path: Path
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.path.with_suffix(".tokenizer")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows that are set aside as the evaluation set, as train_test_split(test_size, seed) of the datasets library chooses them."""
+
+    output: Path
+    size: float  # rows, or a share of all rows below 1
+    seed: int
+
+    def rows(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(training rows, evaluation rows), both in the order of the permutation."""
+        num_test = math.ceil(self.size * num_rows) if self.size < 1 else int(self.size)
+        if num_test >= num_rows:
+            raise PrepareError(f"test_split_size = {self.size:g} leaves no row to train on: there are {num_rows:,}.", CONFIG)
+        order = np.random.default_rng(self.seed).permutation(num_rows)
+        return order[num_test:], order[:num_test]
+
+
 @dataclass
 class Part:
-    """What to prepare: `name` is train or eval; `record` is what prepare_config says about source and options."""
+    """Rows of one source on their way to one file, or to two where some are set aside. `record`: what prepare_config says of source and options."""
 
-    name: str
+    name: str  # "train", "eval" or "eval NAME", for people
     output: Path
     source: object
     row_format: RowFormat | None  # None: the source has no rows
@@ -41,23 +72,26 @@ class Part:
     max_length: int | None = None  # for the summary only: rows are stored whole
     compress: bool = False
     record: dict = field(default_factory=dict)
+    split: "Split | None" = None
+
+    def outputs(self) -> list["Output"]:
+        if self.split is None:
+            return [Output(self.name, self.output)]
+        return [Output("train", self.output), Output("eval", self.split.output)]
 
     def prepare_config(self, template: str | None) -> dict:
         """template: the chat template that renders the rows; None where they are not chats."""
         formatting = self.row_format.formatting
         return {
-            "tool": TOOL, "part": self.name, "source_file": None, "dataset_name": None, "dataset_split": None,
-            "formatting_func": None, "max_rows": self.max_rows, "tokenizer_name_or_path": self.tokenizer_folder.name, **self.record,
+            "tool": TOOL, "part": self.name.split()[0], "source_file": None, "dataset_name": None, "dataset_split": None,
+            "formatting_func": None, "max_rows": self.max_rows, "test_split_size": self.split.size if self.split else None,
+            "split_seed": self.split.seed if self.split else None, "tokenizer_name_or_path": self.tokenizer_folder.name, **self.record,
             "formatting_func_sha256": formatting.sha256() if formatting else None,
             "chat_template_sha256": sha256(template) if template is not None else None,
             # ours: decide whether a file is up to date
             "source_fingerprint": self.source.fingerprint(), "tokenizer_sha256": self.tokenizer_folder.sha256(), "compressed": self.compress,
             "training_template_sha256": sha256("".join(training_templates().values())) if self.row_format.assistant_only else None,
         }
-
-    @property
-    def tokenizer_output(self) -> Path:
-        return self.output.with_suffix(".tokenizer")
 
 
 def prepare(part: Part, force: bool = False, say=print) -> bool:
@@ -67,16 +101,10 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
     tokenizer = Tokenizer(part.tokenizer_folder)
     encoder = Encoder(tokenizer, part.row_format)
     config = part.prepare_config(default_template(tokenizer.tokenizer) if part.row_format.is_chat else None)
-    if part.output.exists():
-        existing = read_prepare_config(part.output)
-        if existing is None:
-            raise PrepareError(f"{part.output} exists and is not a data set that sft-prepare wrote: choose another "
-                               f"{part.name}_dataset, or remove it.", CONFIG)
-        changed = changed_keys(existing, config)
-        if not changed and part.tokenizer_output.is_dir() and not force:
-            say(f"{part.name}: {part.output} is up to date (--force prepares it again)")
-            return False
-        say(f"{part.name}: {part.output} is prepared again ({', '.join(changed) or '--force'})")
+    if not force and not out_of_date(part, config, say):
+        say(f"{part.name}: {' and '.join(str(output.path) for output in part.outputs())} {'are' if part.split else 'is'} up to date (--force prepares "
+            "it again)")
+        return False
 
     started = time.monotonic()
     dropped, notes, lengths = Tally(), Tally(), LengthCounts(part.max_length)
@@ -93,16 +121,46 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
             reasons = "; ".join(dropped.lines()) or "no token of any row is learnt"
             raise PrepareError(f"{part.name}: no row is left to write to {part.output}: {reasons}.")
         progress.close()
-        write_tokenizer_folder(part)
         attributes = {"vocab_size": tokenizer.vocab_size, **tokenizer.special_ids(), "tokenizer_sha256": config["tokenizer_sha256"]}
-        writer.commit(attributes, config, part.compress)
+        written = write_outputs(part, writer, attributes, config)
 
-    say(f"{part.name}: {part.output}: {writer.num_rows:,} rows ({part.row_format.kind.value}), {writer.num_tokens:,} tokens "
-        f"in {time.monotonic() - started:.1f} s")
+    seconds = time.monotonic() - started
+    for output, rows in written:
+        say(f"{output.name}: {output.path}: {rows.num_rows:,} rows ({part.row_format.kind.value}), {rows.num_tokens:,} tokens in {seconds:.1f} s")
     for line in [*(f"dropped: {line}" for line in dropped.lines()), *(f"note: {line}" for line in notes.lines()), *warnings(encoder),
                  *lengths.lines()]:
         say(f"  {line}")
     return True
+
+
+def out_of_date(part: Part, config: dict, say) -> bool:
+    """Whether a file has to be written; says why where there is one already."""
+    result = False
+    for output in part.outputs():
+        if not output.path.exists():
+            result = True
+            continue
+        existing = read_prepare_config(output.path)
+        if existing is None:
+            raise PrepareError(f"{output.path} exists and is not a data set that sft-prepare wrote: choose another "
+                               f"{part.name.split()[0]}_dataset, or remove it.", CONFIG)
+        changed = changed_keys(existing, config | {"part": existing.get("part")})
+        if changed or not output.tokenizer_folder.is_dir():
+            say(f"{output.name}: {output.path} is prepared again ({', '.join(changed) or 'its tokenizer folder is missing'})")
+            result = True
+    return result
+
+
+def write_outputs(part: Part, writer: DatasetWriter, attributes: dict, config: dict) -> list[tuple[Output, Selection]]:
+    outputs = part.outputs()
+    chosen = [None] if part.split is None else part.split.rows(writer.num_rows)
+    written = []
+    for output, rows in zip(outputs, chosen):
+        selection = writer.selection(rows)
+        write_tokenizer_folder(part, output.tokenizer_folder)
+        writer.commit_rows(output.path, selection, attributes, config | {"part": output.name.split()[0]}, part.compress)
+        written.append((output, selection))
+    return written
 
 
 def warnings(encoder: Encoder) -> Iterator[str]:
@@ -122,9 +180,14 @@ def changed_keys(existing: dict, config: dict) -> list[str]:
         if key == "tokenizer_name_or_path":  # tokenizer_sha256 decides
             return None
         value = values.get(key)
-        return Path(value).name if value and key in ("source_file", "formatting_func", "chat_template_path") else value
+        return Path(value).name if value and key in ("formatting_func", "chat_template_path") else source_names(value) if value and key == "source_file" else value
 
     return [key for key in config if essence(existing, key) != essence(config, key)]
+
+
+def source_names(text: str) -> list:
+    """The last component of each path of a mixture, and its fraction."""
+    return [(Path(path).name, fraction) for path, fraction in mixture_paths(text)]
 
 
 def tokenise(part: Part, encoder: Encoder) -> Iterator[Encoded]:
@@ -168,9 +231,9 @@ def run_worker_task(task) -> Encoded:
     return worker_encoder.encode(task)
 
 
-def write_tokenizer_folder(part: Part) -> None:
+def write_tokenizer_folder(part: Part, target: Path) -> None:
     """Replaces the folder beside the data set."""
-    target = part.tokenizer_output
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         part.tokenizer_folder.copy_side_files(temporary / "new", part.model_folder)

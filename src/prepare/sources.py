@@ -8,8 +8,10 @@ import glob
 import gzip
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
@@ -150,6 +152,70 @@ class DatasetSource:
         for row in self.dataset.with_format(None):
             yield row, f"{self.name}[{self.rows_done}]"
             self.rows_done += 1
+
+
+class MixtureSource:
+    """Sources behind one another. With fractions, the shares they are to have in the whole, as in TRL's DatasetMixtureConfig: the first rows of
+    each, and as many in all as no source has too few for."""
+
+    def __init__(self, parts: list, fractions: list[float] | None):
+        self.parts, self.fractions, self.rows_of_parts = parts, fractions, None
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join([*(part.fingerprint() for part in self.parts), str(self.fractions)]).encode()).hexdigest()
+
+    def fraction_done(self) -> float:
+        return sum(part.fraction_done() for part in self.parts) / len(self.parts)
+
+    def __iter__(self) -> Iterator[tuple[dict, str]]:
+        if self.fractions and self.rows_of_parts is None:
+            counts = [sum(1 for _ in part) for part in self.parts]
+            self.rows_of_parts = shares(counts, self.fractions)
+        for part, rows in zip(self.parts, self.rows_of_parts or [None] * len(self.parts)):
+            yield from islice(part, rows)
+
+
+def shares(counts: list[int], fractions: list[float]) -> list[int]:
+    """Rows to take of sources with `counts` rows, so that they have the shares `fractions` of the result."""
+    weights = [fraction / sum(fractions) for fraction in fractions]
+    total = min(count / weight for count, weight in zip(counts, weights))
+    return [round(weight * total) for weight in weights]
+
+
+def listed(text: str) -> list[str]:
+    """Entries between commas; text that is a file as it stands is one entry (src/config/path_list.cpp)."""
+    return [text] if "," not in text or Path(text).expanduser().exists() else [entry.strip() for entry in text.split(",")]
+
+
+def named_paths(text: str | None) -> list[tuple[str, str]]:
+    """(name, path) of "path", name "", or of "name=path, name=path"."""
+    result = []
+    for entry in listed(text) if text else []:
+        name, equals, path = entry.partition("=")
+        result.append((name.strip(), path.strip()) if equals and re.fullmatch(r"[A-Za-z0-9_-]+", name.strip()) else ("", entry))
+    return result
+
+
+def mixture_paths(text: str) -> list[tuple[str, float | None]]:
+    """(path, fraction) of "path" or of "path:fraction, path:fraction"."""
+    result = []
+    for entry in listed(text):
+        path, colon, fraction = entry.rpartition(":")
+        try:
+            result.append((path.strip(), float(fraction)) if colon else (entry, None))
+        except ValueError:
+            result.append((entry, None))
+    return result
+
+
+def open_mixture(text: str, option: str, split: str):
+    """The source that train_file names."""
+    entries = mixture_paths(text)
+    parts = [open_files(path, option, split) for path, _ in entries]
+    if len(parts) == 1:
+        return parts[0]
+    fractions = [fraction for _, fraction in entries]
+    return MixtureSource(parts, fractions if fractions[0] is not None else None)
 
 
 def kind_of(file: Path) -> str | None:

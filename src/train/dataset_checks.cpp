@@ -1,6 +1,5 @@
 #include "dataset_checks.h"
 
-#include "preparation.h"
 #include "sft/base/error.h"
 #include "sft/base/file.h"
 #include "sft/base/hash.h"
@@ -77,16 +76,15 @@ data::RowOptions row_options(const config::Options& options, bool training) {
   return rows;
 }
 
-std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name,
-                                                         const std::string& path,
+std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role, const std::string& path,
                                                          const config::Options& options,
                                                          const model::DecoderSpec& spec,
                                                          const fs::path& model_dir) {
   if (!fs::exists(path)) {
     fail(ExitCode::kInvalidData, "{} = {} does not exist; make it with: sft-prepare --args run.ini",
-         option_name, path);
+         role.option(), path);
   }
-  auto dataset = data::TokenDataset::open(path, row_options(options, option_name == "train_dataset"));
+  auto dataset = data::TokenDataset::open(path, row_options(options, !role.is_evaluation));
   const data::DatasetInfo& info = dataset->info();
   if (info.vocab_size > spec.vocab_size) {
     fail(ExitCode::kInvalidData,
@@ -97,7 +95,7 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& opti
   const std::string& name = options.prepare.tokenizer_name_or_path;
   const fs::path tokenizer_folder = name.empty() ? model_dir : model::resolve_model_dir(name);
   check_tokenizer(path, tokenizer_folder, info);
-  check_preparation(option_name, path, options.prepare, info, tokenizer_folder);
+  check_preparation(role, path, options, info, tokenizer_folder);
   check_lengths(path, *dataset, options.data.max_length, spec);
   return dataset;
 }

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "preparation.h"
 #include "sft/checkpoint/checkpoint.h"
 #include "sft/config/options.h"
 #include "sft/data/dataset.h"
@@ -15,10 +17,13 @@ namespace sft::train {
 // Local. How the rows of the training set (or of an evaluation set) are cut, packed and shuffled.
 data::RowOptions row_options(const config::Options& options, bool training);
 
+struct EvaluationSet {
+  std::string name, path;  // name: empty where there is one set without
+  std::unique_ptr<data::TokenDataset> dataset;
+};
+
 // Local. Opens it; what is missing or does not fit is refused naming the file and the remedy.
-// option_name: "train_dataset" or "eval_dataset".
-std::unique_ptr<data::TokenDataset> open_checked_dataset(const std::string& option_name,
-                                                         const std::string& path,
+std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role, const std::string& path,
                                                          const config::Options& options,
                                                          const model::DecoderSpec& spec,
                                                          const std::filesystem::path& model_dir);

@@ -8,7 +8,12 @@ namespace sft::train {
 
 Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options,
                      engine::Engine& engine, parallel::Communicator& comm, base::PhaseTimers& timers)
-    : dataset_(dataset), engine_(engine), comm_(comm), timers_(timers), trl_compat_(options.trl_compat) {
+    : dataset_(dataset),
+      engine_(engine),
+      comm_(comm),
+      timers_(timers),
+      prefix_(options.name.empty() ? "eval_" : "eval_" + options.name + "_"),
+      trl_compat_(options.trl_compat) {
   layout_ = {.num_rows = dataset.size(),
              .micro_batch_size = options.per_device_eval_batch_size,
              .world_size = comm.size(),
@@ -65,11 +70,11 @@ metrics::Values Evaluator::run() {
   const double start = base::monotonic_seconds();
   const double loss = trl_compat_ ? trl_loss() : exact_loss();
   const double seconds = base::monotonic_seconds() - start;
-  return {{"eval_loss", loss},
-          {"eval_perplexity", std::exp(loss)},
-          {"eval_runtime", seconds},
-          {"eval_samples_per_second", static_cast<double>(dataset_.size()) / seconds},
-          {"eval_steps_per_second", static_cast<double>(layout_.micro_steps_per_epoch()) / seconds}};
+  return {{prefix_ + "loss", loss},
+          {prefix_ + "perplexity", std::exp(loss)},
+          {prefix_ + "runtime", seconds},
+          {prefix_ + "samples_per_second", static_cast<double>(dataset_.size()) / seconds},
+          {prefix_ + "steps_per_second", static_cast<double>(layout_.micro_steps_per_epoch()) / seconds}};
 }
 
 }  // namespace sft::train

@@ -1,12 +1,15 @@
 #include "preparation.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
 #include "sft/base/error.h"
 #include "sft/base/file.h"
 #include "sft/base/hash.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
+#include "sft/config/path_list.h"
 
 namespace sft::train {
 namespace {
@@ -35,6 +38,12 @@ class Preparation {
     if (last_component(found) != last_component(wanted)) refuse(key, found, wanted);
   }
 
+  // The same of the parts of a mixture.
+  void check_same_paths(const char* key, const std::string& wanted) const {
+    const std::string found = text_of(key, "");
+    if (last_components(found) != last_components(wanted)) refuse(key, found, wanted);
+  }
+
   // The key holds a hash of `text`, which `what` names. Not checked where either is absent.
   void check_hash(const char* key, const std::optional<std::string>& text, const std::string& what) const {
     const std::string found = text_of(key, "");
@@ -50,6 +59,13 @@ class Preparation {
     return fs::path(path).lexically_normal().filename().string();
   }
 
+  static std::vector<std::pair<std::string, std::optional<double>>> last_components(const std::string& text) {
+    std::vector<std::pair<std::string, std::optional<double>>> result;
+    for (const config::ListedPath& part : config::mixture_paths(text))
+      result.emplace_back(last_component(part.path), part.fraction);
+    return result;
+  }
+
   std::string text_of(const char* key, const char* absent) const {
     if (!prepared_.contains(key)) return absent;
     const json& value = prepared_[key];
@@ -61,8 +77,8 @@ class Preparation {
       return text.empty() ? std::string("unset") : "'" + log::printable(text) + "'";
     };
     fail(ExitCode::kInvalidData,
-         "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path_, key,
-         shown(found), shown(wanted));
+         "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path_,
+         key, shown(found), shown(wanted));
   }
 
   std::string path_;
@@ -106,6 +122,13 @@ std::optional<std::string> chat_template(const config::PrepareOptions& prepare,
   return has_template ? std::optional(config["chat_template"].get<std::string>()) : std::nullopt;
 }
 
+std::string evaluation_file(const std::string& eval_file, const std::string& name) {
+  for (const config::ListedPath& set : config::named_paths(eval_file)) {
+    if (set.name == name) return set.path;
+  }
+  return "";
+}
+
 void check_rows(const Preparation& prepared, const config::PrepareOptions& prepare,
                 const fs::path& tokenizer_folder) {
   const auto flag = [](const std::optional<bool>& value) { return !value ? "" : *value ? "true" : "false"; };
@@ -123,19 +146,23 @@ void check_rows(const Preparation& prepared, const config::PrepareOptions& prepa
 
 }  // namespace
 
-void check_preparation(const std::string& option_name, const std::string& path,
-                       const config::PrepareOptions& prepare, const data::DatasetInfo& info,
-                       const fs::path& tokenizer_folder) {
+void check_preparation(const DatasetRole& role, const std::string& path, const config::Options& options,
+                       const data::DatasetInfo& info, const fs::path& tokenizer_folder) {
+  const config::PrepareOptions& prepare = options.prepare;
   const Preparation prepared(path, info.prepare_config);
   check_rows(prepared, prepare, tokenizer_folder);
-  const bool training = option_name == "train_dataset";
   if (prepare.train_file.empty() && prepare.dataset_name.empty()) return;  // nothing is said of the source
   prepared.check_same("max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "");
-  const std::string& file = training ? prepare.train_file : prepare.eval_file;
-  prepared.check_same_path("source_file", file);
+  const bool is_split = prepare.test_split_size.has_value();
+  prepared.check_same("test_split_size", is_split ? json(*prepare.test_split_size).dump() : "");
+  if (is_split) prepared.check_same("split_seed", std::to_string(options.data.seed));
+  const bool from_training_rows = !role.is_evaluation || is_split;
+  const std::string file =
+      from_training_rows ? prepare.train_file : evaluation_file(prepare.eval_file, role.name);
+  prepared.check_same_paths("source_file", file);
   if (!file.empty()) return;
   prepared.check_same("dataset_name", prepare.dataset_name);
-  prepared.check_same("dataset_split", training ? prepare.dataset_split : prepare.eval_split);
+  prepared.check_same("dataset_split", from_training_rows ? prepare.dataset_split : prepare.eval_split);
 }
 
 }  // namespace sft::train

@@ -1,4 +1,5 @@
-// What a data set file says it was prepared with (docs/data-format.md, "How it was prepared"), against this run's options.
+// What a data set file says it was prepared with (docs/data-format.md, "How it was prepared"), against this
+// run's options.
 #pragma once
 
 #include <filesystem>
@@ -10,10 +11,16 @@
 
 namespace sft::train {
 
+// Which of the run's data sets a file is.
+struct DatasetRole {
+  std::string name = {};  // of an evaluation set that has one
+  bool is_evaluation = false;
+  std::string option() const { return is_evaluation ? "eval_dataset" : "train_dataset"; }
+};
+
 // Local. Throws kInvalidData, naming file, option and remedy, where the two differ.
-// option_name: "train_dataset" or "eval_dataset". tokenizer_folder: that of this run.
-void check_preparation(const std::string& option_name, const std::string& path,
-                       const config::PrepareOptions& prepare, const data::DatasetInfo& info,
-                       const std::filesystem::path& tokenizer_folder);
+// tokenizer_folder: that of this run.
+void check_preparation(const DatasetRole& role, const std::string& path, const config::Options& options,
+                       const data::DatasetInfo& info, const std::filesystem::path& tokenizer_folder);
 
 }  // namespace sft::train

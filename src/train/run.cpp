@@ -18,6 +18,7 @@
 #include "sft/base/file.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
+#include "sft/config/path_list.h"
 #include "sft/model/weights.h"
 #include "sft/ops/memory.h"
 #include "sft/train/agree.h"
@@ -36,7 +37,8 @@ struct Inputs {
   fs::path model_dir;
   std::string config_json;
   std::unique_ptr<model::Decoder> decoder;
-  std::unique_ptr<data::TokenDataset> train, eval;
+  std::unique_ptr<data::TokenDataset> train;
+  std::vector<EvaluationSet> eval;
   std::vector<checkpoint::SideFile> side_files;
 };
 
@@ -85,18 +87,21 @@ Inputs read_inputs(const config::Options& options) {
   inputs.decoder =
       model::Decoder::create(model::spec_from_config_json(inputs.config_json, config_file.string()));
   const model::DecoderSpec& spec = inputs.decoder->spec();
-  inputs.train =
-      open_checked_dataset("train_dataset", options.data.train_dataset, options, spec, inputs.model_dir);
+  inputs.train = open_checked_dataset({}, options.data.train_dataset, options, spec, inputs.model_dir);
   if (options.eval.eval_strategy != "no" || options.eval.eval_on_start) {
-    inputs.eval =
-        open_checked_dataset("eval_dataset", options.data.eval_dataset, options, spec, inputs.model_dir);
+    for (const config::ListedPath& set : config::named_paths(options.data.eval_dataset)) {
+      inputs.eval.push_back({set.name, set.path,
+                             open_checked_dataset({.name = set.name, .is_evaluation = true}, set.path,
+                                                  options, spec, inputs.model_dir)});
+    }
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
   const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
   put_file(inputs.side_files, "config.json",
            config_for_checkpoint(inputs.config_json, config_file.string(), tokens));
   // With tokens of the run, that beside the data set: sft-prepare has put them into it.
-  const bool keep_prepared = (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
+  const bool keep_prepared =
+      (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
   if (!keep_prepared && fs::exists(inputs.model_dir / "generation_config.json")) {
     put_file(inputs.side_files, "generation_config.json",
              base::read_text(inputs.model_dir / "generation_config.json"));
@@ -217,11 +222,14 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   const auto optimizer = make_optimizer(options.optimizer, engine);
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
   const auto log = open_log(options, plan, comm->rank());
-  std::unique_ptr<Evaluator> evaluator;
-  if (inputs.eval) {
-    evaluator = std::make_unique<Evaluator>(
-        *inputs.eval, EvaluatorOptions{options.batch.per_device_eval_batch_size, options.runtime.trl_compat},
-        engine, *comm, timers);
+  std::vector<std::unique_ptr<Evaluator>> owned_evaluators;
+  std::vector<Evaluator*> evaluators;
+  for (const EvaluationSet& set : inputs.eval) {
+    owned_evaluators.push_back(std::make_unique<Evaluator>(
+        *set.dataset,
+        EvaluatorOptions{set.name, options.batch.per_device_eval_batch_size, options.runtime.trl_compat},
+        engine, *comm, timers));
+    evaluators.push_back(owned_evaluators.back().get());
   }
 
   TrainState state;
@@ -232,27 +240,26 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
     engine.load_parameters(*model::open_model_weights(inputs.model_dir));
   }
 
-  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval.get(), engine, *optimizer,
-                                     *comm, topology, device, threads));
+  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, *optimizer, *comm,
+                                     topology, device, threads));
   log->event(found ? "resumed" : "started", state.step,
              nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
 
   RunRequests requests({.output_dir = options.save.output_dir,
                         .max_run_minutes = options.runtime.max_run_minutes,
                         .save_on_interval_minutes = options.save.save_on_interval_minutes});
-  Trainer trainer(
-      {*comm, *loader, engine, *optimizer, *schedule, evaluator.get(), *store, *log, signals, requests,
-       watchdog, timers},
-      {.plan = plan,
-       .logging = options.logging,
-       .eval = options.eval,
-       .save = options.save,
-       .max_grad_norm = options.optimizer.max_grad_norm,
-       .max_non_finite_steps = options.optimizer.max_non_finite_steps,
-       .check_replicas_steps = options.runtime.check_replicas_steps,
-       .trl_compat = options.runtime.trl_compat,
-       .identity = identity,
-       .side_files = std::move(inputs.side_files)});
+  Trainer trainer({*comm, *loader, engine, *optimizer, *schedule, evaluators, *store, *log, signals, requests,
+                   watchdog, timers},
+                  {.plan = plan,
+                   .logging = options.logging,
+                   .eval = options.eval,
+                   .save = options.save,
+                   .max_grad_norm = options.optimizer.max_grad_norm,
+                   .max_non_finite_steps = options.optimizer.max_non_finite_steps,
+                   .check_replicas_steps = options.runtime.check_replicas_steps,
+                   .trl_compat = options.runtime.trl_compat,
+                   .identity = identity,
+                   .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }
 

@@ -45,7 +45,7 @@ std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimize
 
 std::vector<std::pair<std::string, std::string>> start_table(
     const config::Options& options, const RunPlan& plan, const data::TokenDataset& train,
-    const data::TokenDataset* eval, const engine::Engine& engine, optim::Optimizer& optimizer,
+    const std::vector<EvaluationSet>& eval, const engine::Engine& engine, optim::Optimizer& optimizer,
     const parallel::Communicator& comm, const parallel::Topology& topology, const std::string& device,
     int threads) {
   const model::DecoderSpec& spec = engine.decoder().spec();
@@ -60,9 +60,11 @@ std::vector<std::pair<std::string, std::string>> start_table(
                                 options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32"));
   rows.emplace_back("train_dataset",
                     dataset_text(options.data.train_dataset, train, options.data, options.data.packing));
-  if (eval)
-    rows.emplace_back("eval_dataset", dataset_text(options.data.eval_dataset, *eval, options.data,
-                                                   options.eval.eval_packing.value_or(options.data.packing)));
+  for (const EvaluationSet& set : eval) {
+    rows.emplace_back(set.name.empty() ? "eval_dataset" : "eval_dataset " + set.name,
+                      dataset_text(set.path, *set.dataset, options.data,
+                                   options.eval.eval_packing.value_or(options.data.packing)));
+  }
   rows.emplace_back("global batch", fmt::format("{} rows = {} per device x {} accumulation x {} ranks",
                                                 layout.global_batch_size(), layout.micro_batch_size,
                                                 layout.gradient_accumulation_steps, layout.world_size));

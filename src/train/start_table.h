@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "dataset_checks.h"
 #include "sft/config/options.h"
 #include "sft/data/dataset.h"
 #include "sft/engine/engine.h"
@@ -16,7 +17,7 @@ namespace sft::train {
 
 std::vector<std::pair<std::string, std::string>> start_table(
     const config::Options& options, const RunPlan& plan, const data::TokenDataset& train,
-    const data::TokenDataset* eval, const engine::Engine& engine, optim::Optimizer& optimizer,
+    const std::vector<EvaluationSet>& eval, const engine::Engine& engine, optim::Optimizer& optimizer,
     const parallel::Communicator& comm, const parallel::Topology& topology, const std::string& device,
     int threads);
 

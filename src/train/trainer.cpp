@@ -89,12 +89,10 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
   }
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
-  std::array<int64_t, 6> sums{window.num_targets,
-                              window.num_first_labels,
-                              num_tokens,
-                              parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
-                              asked.stop ? 1 : 0,
-                              asked.save ? 1 : 0};
+  std::array<int64_t, 6> sums{
+      window.num_targets, window.num_first_labels,
+      num_tokens,         parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
+      asked.stop ? 1 : 0, asked.save ? 1 : 0};
   parts_.comm.all_reduce(sums);
   return {sums[0], sums[1], sums[2], sums[3] > 0, sums[4] > 0, sums[5] > 0};
 }
@@ -196,9 +194,10 @@ void Trainer::log_timing(const TrainState& state, double seconds) {
 }
 
 void Trainer::evaluate(const TrainState& state) {
-  if (!parts_.evaluator) return;
-  const auto watched = parts_.watchdog.scope(base::Section::kEvaluation);
-  parts_.log.entry("eval", state.step, state.epoch, parts_.evaluator->run());
+  for (Evaluator* evaluator : parts_.evaluators) {
+    const auto watched = parts_.watchdog.scope(base::Section::kEvaluation);
+    parts_.log.entry("eval", state.step, state.epoch, evaluator->run());
+  }
 }
 
 void Trainer::save(const TrainState& state) {

@@ -163,3 +163,43 @@ def test_another_formatting_function_in_the_same_file_is_refused(sft_prepare, ru
     (workspace / "my.py").write_text("def f(row):\n    return 'Q ' + row['text']\n")
     refused = run_sft(0, *arguments, cwd=workspace)
     assert refused.returncode == 89 and "formatting_func = my.py:f as it was then" in refused.stdout + refused.stderr
+
+
+def test_several_evaluation_sets_are_evaluated_and_named(sft_prepare, run_sft, workspace):
+    write_jsonl(workspace / "short.jsonl", [{"text": "a key"}] * 5)
+    with open(workspace / "run.ini", "a") as ini:
+        ini.write("eval_on_start = true\n")
+    sets = ("--eval_file", "long=rows.jsonl, short=short.jsonl", "--eval_dataset", "long=out/long.h5, short=out/short.h5")
+    prepared = sft_prepare("--args", "run.ini", *sets)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "eval long: " in prepared.stdout and "eval short: " in prepared.stdout
+    trained = run_sft(2, "--args", "run.ini", *sets, cwd=workspace)
+    assert trained.returncode == 0, trained.stderr
+    assert "eval_dataset long" in trained.stdout
+    history = json.loads((workspace / "run" / "trainer_state.json").read_text())["log_history"]
+    losses = {key: entry[key] for entry in history for key in entry if key.endswith("_loss") and key.startswith("eval_")}
+    assert set(losses) == {"eval_long_loss", "eval_short_loss"} and sum("eval_long_runtime" in entry for entry in history) == 1
+    assert not any("eval_long_loss" in entry and "eval_short_loss" in entry for entry in history)  # an entry for each set, as in TRL
+    for name in ("long", "short"):  # each is what it is alone
+        alone = ("--eval_file", f"{'rows' if name == 'long' else name}.jsonl", "--eval_dataset", f"out/{name}.h5", "--output_dir", f"run-{name}")
+        trained = run_sft(2, "--args", "run.ini", *alone, cwd=workspace)
+        assert trained.returncode == 0, trained.stderr
+        history = json.loads((workspace / f"run-{name}" / "trainer_state.json").read_text())["log_history"]
+        assert next(entry["eval_loss"] for entry in history if "eval_loss" in entry) == losses[f"eval_{name}_loss"]
+    swapped = run_sft(0, "--args", "run.ini", "--eval_file", "long=short.jsonl, short=rows.jsonl", *sets[2:], cwd=workspace)
+    assert swapped.returncode == 89 and "out/long.h5 was prepared with source_file = " in swapped.stdout + swapped.stderr
+
+
+def test_a_mixture_of_which_rows_are_set_aside(sft_prepare, run_sft, workspace):
+    write_jsonl(workspace / "other.jsonl", ROWS[:30])
+    (workspace / "run.ini").write_text((workspace / "run.ini").read_text().replace("eval_file = rows.jsonl\n", "").replace(
+        "train_file = rows.jsonl ", "train_file = rows.jsonl:0.8, other.jsonl:0.2 ") + "test_split_size = 0.1\neval_on_start = true\n")
+    prepared = sft_prepare("--args", "run.ini")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "112 rows" in prepared.stdout and "13 rows" in prepared.stdout  # 100 and 25; a tenth, rounded up
+    trained = run_sft(2, "--args", "run.ini", cwd=workspace)
+    assert trained.returncode == 0, trained.stderr
+    for option, value, named in (("seed", "1", "split_seed"), ("test_split_size", "0.2", "test_split_size"),
+                                 ("train_file", "rows.jsonl:0.7, other.jsonl:0.3", "source_file")):
+        refused = run_sft(0, "--args", "run.ini", f"--{option}={value}", cwd=workspace)
+        assert refused.returncode == 89 and f"was prepared with {named} = " in refused.stdout + refused.stderr

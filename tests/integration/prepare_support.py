@@ -13,7 +13,7 @@ DEFAULTS = {
     "model_name_or_path": "", "tokenizer_name_or_path": "", "train_file": "", "eval_file": "", "dataset_name": "", "dataset_split": "train",
     "eval_split": "", "train_dataset": "", "eval_dataset": "", "dataset_text_field": "text", "formatting_func": "", "max_rows": None,
     "dataset_num_proc": 1, "max_length": 1024, "completion_only_loss": None, "assistant_only_loss": False, "chat_template_path": "", "eos_token": "",
-    "pad_token": "",
+    "pad_token": "", "test_split_size": None, "seed": 42,
 }
 
 

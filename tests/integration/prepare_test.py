@@ -15,9 +15,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import xxhash
-from prepare_support import content_hash, prepare, read_rows, tiny_model, write_jsonl
+from prepare_support import content_hash, prepare, read_labels, read_rows, tiny_model, write_jsonl
 
-from prepare import errors
+from prepare import errors, make_python_chats
 from prepare.chat import TRAINING_TEMPLATES
 from prepare.dataset_file import DatasetWriter
 from prepare.errors import PrepareError
@@ -105,6 +105,41 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
             eval_dataset=str(tmp_path / "eval.h5"), max_rows=10)
     assert read_rows(tmp_path / "train.h5") == reference[:10]
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
+
+
+def test_several_evaluation_sets(model, reference, tmp_path):
+    files = [write_jsonl(tmp_path / f"{name}.jsonl", ROWS[begin:begin + 4]) for name, begin in (("one", 5), ("two", 50))]
+    prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "train.h5", eval_file=f"one={files[0]}, t-2 = {files[1]}",
+            eval_dataset=f"t-2={tmp_path}/e2.h5,one={tmp_path}/e1.h5")
+    assert read_rows(tmp_path / "e1.h5") == reference[5:9] and read_rows(tmp_path / "e2.h5") == reference[50:54]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_rows_set_aside(compress, model, reference, tmp_path, capsys):
+    """Every row is in one of the two files, with its labels; the same again for the same seed, others for another."""
+    rows = [{"input_ids": ids, "labels": [-100] * (number % len(ids)) + ids[number % len(ids):]} for number, ids in enumerate(reference[:200])]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+
+    def split(name, **options):
+        outputs = tmp_path / f"{name}-train.h5", tmp_path / f"{name}-test.h5"
+        prepare(model, source, outputs[0], compress=compress, eval_dataset=str(outputs[1]), **({"test_split_size": 0.13} | options))
+        return [list(zip(map(tuple, read_rows(output)), map(tuple, read_labels(output)))) for output in outputs]
+
+    train, test = split("first")
+    assert len(test) == 26 and sorted(train + test) == sorted((tuple(row["input_ids"]), tuple(row["labels"])) for row in rows)
+    assert split("again") == [train, test]
+    assert split("other", seed=7) != [train, test]
+    assert len(split("rows", test_split_size=5)[1]) == 5
+    capsys.readouterr()
+    assert split("again") == [train, test] and "up to date" in capsys.readouterr().out
+    split("again", seed=7)
+    assert capsys.readouterr().out.count("prepared again (split_seed)") == 2
+    with h5py.File(tmp_path / "again-test.h5") as file:
+        config = json.loads(file["prepare_config"][()])
+        assert (config["part"], config["test_split_size"], config["split_seed"]) == ("eval", 0.13, 7) and config["source_file"] == str(source)
+        assert file.attrs["num_tokens"] == len(file["input_ids"]) and file.attrs["num_target_tokens"] == file["loss_mask"][()].sum()
+    with pytest.raises(PrepareError, match="leaves no row to train on"):
+        split("none", test_split_size=200)
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -261,6 +296,7 @@ def test_what_a_killed_writer_left_is_removed(model, tmp_path):
     ("rows.jsonl", '{"text": "a"}\n', {"dataset_name": "imdb"}, errors.CONFIG, "both set"),
     ("rows.jsonl", '{"text": "a"}\n', {"train_dataset": ""}, errors.CONFIG, "train_dataset must name"),
     ("rows.jsonl", '{"text": "a"}\n', {"eval_dataset": "missing.h5"}, errors.CONFIG, "set eval_file"),
+    ("rows.jsonl", '{"text": "a"}\n', {"eval_file": "a=rows.jsonl", "eval_dataset": "b=b.h5"}, errors.CONFIG, "eval_dataset must name the file to write"),
     ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "nothing"}, errors.CONFIG, "expected file.py:function"),
     ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "/nowhere/f.py:f"}, errors.CONFIG, "there is no file"),
     ("rows.jsonl", '{"text": "a"}\n', {"tokenizer_name_or_path": "/nowhere"}, errors.CONFIG, "there is no such folder"),
@@ -297,3 +333,17 @@ def test_a_tokenizer_without_eos_is_refused(model, tmp_path):
     (other / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(PrepareError, match="has no eos_token"):
         prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5", tokenizer_name_or_path=str(other))
+
+
+def test_chats_from_the_documentation_of_installed_packages(tmp_path):
+    assert make_python_chats.main([str(tmp_path)]) == 0
+    train, test = ([json.loads(line)["messages"] for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()] for part in ("train", "test"))
+    assert len(train) >= 1000 and len(test) >= 50
+    for chat in train + test:
+        assert [message["role"] for message in chat] == ["system", "user", "assistant"] and len(chat[2]["content"]) >= 40
+    assert not {chat[2]["content"] for chat in train} & {chat[2]["content"] for chat in test}
+    questions = {chat[1]["content"]: chat[2]["content"] for chat in train + test}
+    import numpy.polynomial.chebyshev as chebyshev
+
+    asked = "In numpy, what does `chebadd(c1, c2)` do?"
+    assert questions[asked].startswith("Add one Chebyshev series to another.") and questions[asked].split("\n")[0] in chebyshev.chebadd.__doc__

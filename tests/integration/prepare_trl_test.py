@@ -12,7 +12,8 @@ from datasets import Dataset
 from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset
+from trl.scripts.utils import DatasetConfig
 
 from prepare.chat import TRAINING_TEMPLATES
 
@@ -145,7 +146,7 @@ def tokenizers(tmp_path_factory):
 
 def prepared_by_trl(model, rows, folder, options, formatting_func=None):
     config = SFTConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **{"max_length": None} | options)
-    trainer = SFTTrainer(model=str(model), args=config, train_dataset=Dataset.from_list(rows), formatting_func=formatting_func,
+    trainer = SFTTrainer(model=str(model), args=config, train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows), formatting_func=formatting_func,
                          processing_class=AutoTokenizer.from_pretrained(model))
     return [list(ids) for ids in trainer.train_dataset["input_ids"]], [list(labels) for labels in trainer.train_dataset["labels"]]
 
@@ -211,3 +212,22 @@ def test_a_training_template_renders_as_the_model_s_own(template, tokenizers):
             assert marked["input_ids"] == plain
             learnt = tokenizer.decode([token for token, mask in zip(plain, marked["assistant_masks"]) if mask])
             assert learnt == "".join(message["content"] + "<|im_end|>\n" for message in chat if message["role"] == "assistant")
+
+
+@pytest.mark.parametrize("fractions", [(0.7, 0.3), (1, 1, 2), (0.05, 0.5), (None, None)])
+def test_mixtures_are_those_of_trl(fractions, tokenizers, tmp_path):
+    """DatasetMixtureConfig's fractions, then train_test_split, which TRL leaves unseeded."""
+    sets = [write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {number}"} for number in range(rows)])
+            for name, rows, _ in zip("abc", (37, 20, 61), fractions)]
+    text = ", ".join(f"{file}:{fraction}" if fraction else str(file) for file, fraction in zip(sets, fractions))
+    config = DatasetMixtureConfig(datasets=[DatasetConfig(path="json", data_files=str(file), fraction=fraction) for file, fraction in zip(sets, fractions)])
+    mixed = get_dataset(config)["train"]
+    model = tokenizers(CHATML)
+    ids, _ = prepared_by_trl(model, mixed, tmp_path / "trl", {})
+    assert read_rows(prepare(model, text, tmp_path / "rows.h5")) == ids and len(ids) > 20
+
+    for size in (0.1, 7):
+        parts = mixed.train_test_split(test_size=size, seed=11)
+        prepare(model, text, tmp_path / "train.h5", eval_dataset=str(tmp_path / "test.h5"), test_split_size=size, seed=11)
+        assert read_rows(tmp_path / "train.h5") == prepared_by_trl(model, parts["train"], tmp_path / "trl", {})[0]
+        assert read_rows(tmp_path / "test.h5") == prepared_by_trl(model, parts["test"], tmp_path / "trl", {})[0]

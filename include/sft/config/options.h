@@ -18,7 +18,8 @@ struct ModelOptions {
 
 // sft-prepare reads these; sft-dist checks that the prepared files match them.
 struct PrepareOptions {
-  std::string train_file, eval_file;                 // sources
+  std::string train_file, eval_file;                 // sources; mixture_paths(), named_paths()
+  std::optional<double> test_split_size;             // rows, or a share below 1, of the training rows
   std::string dataset_name, dataset_split = "train", eval_split;
   std::string tokenizer_name_or_path;                // empty: the model's
   std::string dataset_text_field = "text";
@@ -32,7 +33,7 @@ struct PrepareOptions {
 };
 
 struct DataOptions {
-  std::string train_dataset, eval_dataset;           // prepared HDF5 files
+  std::string train_dataset, eval_dataset;           // prepared HDF5 files; named_paths()
   std::optional<int64_t> max_length = 1024;          // unset: rows whole
   bool packing = false;
   std::string packing_strategy = "bfd";            // bfd | bfd_split | wrapped

@@ -32,7 +32,7 @@ struct TrainerParts {
   engine::Engine& engine;
   optim::Optimizer& optimizer;
   const optim::Schedule& schedule;
-  Evaluator* evaluator;  // null: no evaluation set
+  std::vector<Evaluator*> evaluators;  // one for each evaluation set
   checkpoint::Store& checkpoints;
   metrics::TrainLog& log;
   const StopSignals& signals;

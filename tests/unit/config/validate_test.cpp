@@ -38,6 +38,24 @@ TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
   EXPECT_NO_THROW(parse_text("formatting_func = a.py:f\ncompletion_only_loss = false"));
 }
 
+TEST(Contradictions, OfEvaluationSetsAreNamed) {
+  EXPECT_EQ(
+      error_of_text("eval_file = a=x.jsonl, b=y.jsonl\neval_dataset = a=x.h5, c=y.h5"),
+      "eval_file = a=x.jsonl, b=y.jsonl and eval_dataset = a=x.h5, c=y.h5 must name the same evaluation "
+      "sets");
+  EXPECT_NO_THROW(parse_text("eval_file = a=x.jsonl, b=y.jsonl\neval_dataset = b=y.h5, a=x.h5"));
+  const std::string split = "train_dataset = t.h5\ntest_split_size = 0.1\n";
+  EXPECT_NO_THROW(parse_text(split + "eval_dataset = e.h5"));
+  EXPECT_EQ(error_of_text(split),
+            "test_split_size needs eval_dataset, the one HDF5 file for the rows set aside");
+  EXPECT_EQ(error_of_text(split + "eval_dataset = a=e.h5, b=f.h5"),
+            "test_split_size needs eval_dataset, the one HDF5 file for the rows set aside");
+  EXPECT_EQ(error_of_text(split + "eval_dataset = e.h5\neval_file = e.jsonl"),
+            "test_split_size makes the evaluation set of training rows: leave out eval_file and eval_split");
+  EXPECT_EQ(error_of_text("eval_split = test\neval_dataset = a=e.h5, b=f.h5"),
+            "eval_split = test is one evaluation set, eval_dataset names several");
+}
+
 TEST(Contradictions, StepsThatNobodyUsesMayBeZero) {
   EXPECT_NO_THROW(parse_text(
       "logging_strategy = no\nlogging_steps = 0\nsave_strategy = epoch\nsave_steps = 0\neval_steps = 0"));
