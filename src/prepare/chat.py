@@ -16,6 +16,7 @@ TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", 
 PROBES = [
     ([{"role": "user", "content": "  Hi \n there\n"}, {"role": "assistant", "content": " Yes,\n\nI do. "}], None),
     ([{"role": "system", "content": "Be brief.\n"}, {"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}], None),
+    ([{"role": "system", "content": ""}, {"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}], None),
     ([{"role": "user", "content": "A"}], None),
     ([{"role": "user", "content": "1 + 2?"}, {"role": "assistant", "content": "", "tool_calls": [
         {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}], [TOOL]),

@@ -101,7 +101,7 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
     tokenizer = Tokenizer(part.tokenizer_folder)
     encoder = Encoder(tokenizer, part.row_format)
     config = part.prepare_config(default_template(tokenizer.tokenizer) if part.row_format.is_chat else None)
-    if not force and not out_of_date(part, config, say):
+    if not out_of_date(part, config, force, say):
         say(f"{part.name}: {' and '.join(str(output.path) for output in part.outputs())} {'are' if part.split else 'is'} up to date (--force prepares "
             "it again)")
         return False
@@ -133,7 +133,7 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
     return True
 
 
-def out_of_date(part: Part, config: dict, say) -> bool:
+def out_of_date(part: Part, config: dict, force: bool, say) -> bool:
     """Whether a file has to be written; says why where there is one already."""
     result = False
     for output in part.outputs():
@@ -145,8 +145,8 @@ def out_of_date(part: Part, config: dict, say) -> bool:
             raise PrepareError(f"{output.path} exists and is not a data set that sft-prepare wrote: choose another "
                                f"{part.name.split()[0]}_dataset, or remove it.", CONFIG)
         changed = changed_keys(existing, config | {"part": existing.get("part")})
-        if changed or not output.tokenizer_folder.is_dir():
-            say(f"{output.name}: {output.path} is prepared again ({', '.join(changed) or 'its tokenizer folder is missing'})")
+        if changed or force or not output.tokenizer_folder.is_dir():
+            say(f"{output.name}: {output.path} is prepared again ({', '.join(changed) or ('--force' if force else 'its tokenizer folder is missing')})")
             result = True
     return result
 

@@ -29,5 +29,5 @@ def test_the_installed_tree_prepares_and_trains(tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "run" / "model.safetensors").is_file()
     assert run(prefix / "bin" / "sft-dist", "--version", cwd=tmp_path).returncode == 0
-    for path in ("share/sft-dist/configs/quickstart.ini", "share/sft-dist/cluster/slurm/train.sbatch", "share/doc/sft-dist/docs/data-format.md"):
+    for path in ("share/sft-dist/configs/quickstart.ini", "share/sft-dist/src/prepare/chat_templates/chatml.jinja", "share/sft-dist/cluster/slurm/train.sbatch", "share/doc/sft-dist/docs/data-format.md"):
         assert (Path(prefix) / path).is_file(), path

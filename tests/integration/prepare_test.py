@@ -214,7 +214,7 @@ def test_summary(model, reference, tmp_path, capsys):
     said = capsys.readouterr().out
     lengths = np.array([len(row) for row in reference])
     cut = np.minimum(lengths, 40)
-    assert f"600 rows, {lengths.sum():,} tokens" in said
+    assert f"600 rows (text), {lengths.sum():,} tokens" in said
     assert f"longest {lengths.max():,}" in said and f"mean {lengths.mean():,.0f}" in said
     assert f"max_length = 40 cuts {(lengths > 40).sum():,} rows" in said
     assert f"leaves out {(lengths - cut).sum():,} tokens" in said
@@ -335,7 +335,8 @@ def test_a_tokenizer_without_eos_is_refused(model, tmp_path):
         prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5", tokenizer_name_or_path=str(other))
 
 
-def test_chats_from_the_documentation_of_installed_packages(tmp_path):
+def test_chats_from_the_documentation_of_installed_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_python_chats, "PACKAGES", ("numpy",))
     assert make_python_chats.main([str(tmp_path)]) == 0
     train, test = ([json.loads(line)["messages"] for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()] for part in ("train", "test"))
     assert len(train) >= 1000 and len(test) >= 50

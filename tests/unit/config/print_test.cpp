@@ -49,6 +49,8 @@ Options all_different() {
   }
   // Not together.
   options.prepare.dataset_name.clear();
+  options.prepare.assistant_only_loss = false;
+  options.prepare.test_split_size.reset();
   options.save.overwrite_output_dir = false;
   return options;
 }
