@@ -77,13 +77,6 @@ constexpr const char* kHarmless[] = {
     "log_level_replica",
     "log_on_each_node",
     "logging_nan_inf_filter",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_modules_to_save",
-    "lora_r",
-    "lora_target_modules",
-    "lora_target_parameters",
-    "lora_task_type",
     "metric_for_best_model",
     "mp_parameters",
     "num_of_sequences",
@@ -115,13 +108,10 @@ constexpr const char* kHarmless[] = {
     "trust_remote_code",
     "use_bnb_nested_quant",
     "use_cache",
-    "use_dora",
     "use_legacy_prediction_loop",
     "use_liger_kernel",
-    "use_rslora",
 };
 
-constexpr const char* kNoLora = "adapters are not supported yet: leave it out to train all weights";
 constexpr const char* kNoQuantization = "quantized weights are not supported yet: leave it out";
 constexpr const char* kNoPython = "Python objects cannot be given to sft-dist: leave it out";
 constexpr const char* kNoSharding =
@@ -144,7 +134,7 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dtype",
        false,
        {"float32", "auto", "none"},
-       "weights are kept in float32; for bf16 products set bf16 = true"},
+       "weights are kept in float32; for bf16 products set bf16 = true, for frozen weights in bf16 base_dtype"},
       {"torch_dtype",
        false,
        {"float32", "auto", "none"},
@@ -165,8 +155,9 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"parallelism_config", false, none, kNoSharding},
       {"use_mps_device", false, off, "use device = cpu or cuda"},
       // adapters
-      {"peft_config", false, none, kNoLora},
-      {"use_peft", false, off, kNoLora},
+      {"lora_target_parameters", false, none, "adapters are for linear modules: use lora_target_modules"},
+      {"lora_task_type", false, {"causal_lm", "none"}, "sft-dist trains causal language models: leave it out"},
+      {"peft_config", false, none, "set use_peft = true and lora_r, lora_alpha, lora_target_modules ..."},
       // data
       {"assistant_only_loss", false, off, "masks for chat data are not supported yet: every token is learnt"},
       {"chat_template_path", false, none, "chat data is not supported yet: render it with formatting_func"},

@@ -56,6 +56,12 @@ std::vector<Contradiction> contradictions(const Options& o) {
   found.when(packs && !o.data.max_length, {"packing", "eval_packing", "max_length"},
              "packing needs max_length, the length of the rows it fills");
 
+  const AdapterOptions& adapter = o.adapter;
+  found.when(!adapter.use_peft && !adapter.adapter_name_or_path.empty(), {"use_peft", "adapter_name_or_path"},
+             "adapter_name_or_path = {} needs use_peft = true", adapter.adapter_name_or_path);
+  found.when(!adapter.use_peft && adapter.base_dtype != "float32", {"use_peft", "base_dtype"},
+             "base_dtype = {} is for weights that are not trained: it needs use_peft = true", adapter.base_dtype);
+
   found.when(o.save.overwrite_output_dir && !o.save.resume_from_checkpoint.empty(),
              {"overwrite_output_dir", "resume_from_checkpoint"},
              "overwrite_output_dir = true and resume_from_checkpoint = {}: choose one",

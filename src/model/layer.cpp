@@ -115,7 +115,7 @@ at::Tensor DecoderLayer::backward(const at::Tensor& grad, BlockSaved& saved) con
 }
 
 at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
-  const at::Tensor qkv = qkv_linear(block_, spec_).forward(h, mode_.compute);
+  const at::Tensor qkv = qkv_linear(block_, spec_).forward(h, run_);
   Heads heads = split_heads(qkv, spec_);
   if (spec_.position_kind == PositionKind::kRotary) {
     ops::rotary_inplace(heads.q, in_.rope_cos, in_.rope_sin, /*inverse=*/false);
@@ -128,15 +128,14 @@ at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
                              mode_.compute, saved != nullptr ? &saved->attention : nullptr);
   keep(saved, kQkv, qkv);
   keep(saved, kAttentionOut, out);
-  return ops::linear_forward(out.flatten(1), block_.linear(Role::kAttentionOut), mode_.compute);
+  return FusedLinear(block_, {Role::kAttentionOut}).forward(out.flatten(1), run_);
 }
 
 at::Tensor DecoderLayer::attend_backward(const at::Tensor& grad, const at::Tensor& h,
                                          BlockSaved& saved) const {
   const at::Tensor qkv = take(saved, kQkv), out = take(saved, kAttentionOut);
   const Heads heads = split_heads(qkv, spec_);
-  const at::Tensor grad_out = ops::linear_backward(grad, out.flatten(1), block_.linear(Role::kAttentionOut),
-                                                   block_.linear_grads(Role::kAttentionOut), mode_.compute);
+  const at::Tensor grad_out = FusedLinear(block_, {Role::kAttentionOut}).backward(grad, out.flatten(1), run_);
   const auto site =
       dropout_site(DropoutKind::kAttentionProbabilities, layer_, spec_.attention_dropout, in_, mode_);
   ops::AttentionGrads grads =
@@ -147,21 +146,20 @@ at::Tensor DecoderLayer::attend_backward(const at::Tensor& grad, const at::Tenso
     ops::rotary_inplace(grads.k, in_.rope_cos, in_.rope_sin, /*inverse=*/true);
   }
   const at::Tensor grad_qkv = at::cat({grads.q, grads.k, grads.v}, 1).flatten(1);
-  return qkv_linear(block_, spec_).backward(grad_qkv, h, mode_.compute);
+  return qkv_linear(block_, spec_).backward(grad_qkv, h, run_);
 }
 
 at::Tensor DecoderLayer::feed_forward(const at::Tensor& h, BlockSaved* saved) const {
-  const at::Tensor up = up_linear(block_, spec_).forward(h, mode_.compute);
+  const at::Tensor up = up_linear(block_, spec_).forward(h, run_);
   keep(saved, kUpOut, up);
-  return ops::linear_forward(activated(up), block_.linear(Role::kDown), mode_.compute);
+  return FusedLinear(block_, {Role::kDown}).forward(activated(up), run_);
 }
 
 at::Tensor DecoderLayer::feed_forward_backward(const at::Tensor& grad, const at::Tensor& h,
                                                BlockSaved& saved) const {
   const at::Tensor up = take(saved, kUpOut);
-  const at::Tensor grad_activated = ops::linear_backward(grad, activated(up), block_.linear(Role::kDown),
-                                                         block_.linear_grads(Role::kDown), mode_.compute);
-  return up_linear(block_, spec_).backward(activated_backward(grad_activated, up), h, mode_.compute);
+  const at::Tensor grad_activated = FusedLinear(block_, {Role::kDown}).backward(grad, activated(up), run_);
+  return up_linear(block_, spec_).backward(activated_backward(grad_activated, up), h, run_);
 }
 
 at::Tensor DecoderLayer::normed(Role role, const at::Tensor& x, ops::NormStats* stats) const {

@@ -8,11 +8,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "adapter_setup.h"
 #include "dataset_checks.h"
 #include "resume.h"
 #include "sft/base/file.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
+#include "sft/engine/flat_io.h"
 #include "sft/model/weights.h"
 #include "sft/ops/memory.h"
 #include "sft/train/agree.h"
@@ -30,6 +32,8 @@ using base::ExitCode;
 struct Inputs {
   fs::path model_dir;
   std::string config_json;
+  std::optional<AdapterPlan> adapter;
+  std::string adapter_identity;
   std::unique_ptr<model::Decoder> decoder;
   std::unique_ptr<data::TokenDataset> train, eval;
   std::vector<checkpoint::SideFile> side_files;
@@ -54,8 +58,9 @@ Inputs read_inputs(const config::Options& options) {
   inputs.model_dir = model::resolve_model_dir(options.model.model_name_or_path);
   const fs::path config_file = inputs.model_dir / "config.json";
   inputs.config_json = base::read_text(config_file);
-  inputs.decoder =
-      model::Decoder::create(model::spec_from_config_json(inputs.config_json, config_file.string()));
+  const model::DecoderSpec model = model::spec_from_config_json(inputs.config_json, config_file.string());
+  inputs.adapter = plan_adapter(options.adapter, model);
+  inputs.decoder = model::Decoder::create(model, inputs.adapter ? &inputs.adapter->spec : nullptr);
   const model::DecoderSpec& spec = inputs.decoder->spec();
   inputs.train =
       open_checked_dataset("train_dataset", options.data.train_dataset, options, spec, inputs.model_dir);
@@ -64,10 +69,19 @@ Inputs read_inputs(const config::Options& options) {
         open_checked_dataset("eval_dataset", options.data.eval_dataset, options, spec, inputs.model_dir);
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
-  put_file(inputs.side_files, "config.json", config_for_checkpoint(inputs.config_json, config_file.string()));
-  if (fs::exists(inputs.model_dir / "generation_config.json")) {
-    put_file(inputs.side_files, "generation_config.json",
-             base::read_text(inputs.model_dir / "generation_config.json"));
+  if (inputs.adapter) {
+    inputs.adapter_identity =
+        adapter_identity(*inputs.adapter, options.adapter.base_dtype, inputs.config_json, *inputs.decoder,
+                         *model::open_model_weights(inputs.model_dir));
+    put_file(inputs.side_files, model::kAdapterConfigFile,
+             adapter_config(*inputs.adapter, *inputs.decoder, options.model.model_name_or_path));
+  } else {
+    put_file(inputs.side_files, "config.json",
+             config_for_checkpoint(inputs.config_json, config_file.string()));
+    if (fs::exists(inputs.model_dir / "generation_config.json")) {
+      put_file(inputs.side_files, "generation_config.json",
+               base::read_text(inputs.model_dir / "generation_config.json"));
+    }
   }
   put_file(inputs.side_files, "run.ini", config::to_ini(options));
   return inputs;
@@ -111,6 +125,19 @@ std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, cons
        .num_train_epochs = plan.num_train_epochs});
 }
 
+// First values of a new run's adapters.
+void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine, parallel::Communicator& comm) {
+  if (plan.start_from.empty()) return engine.initialize_adapters(plan.init, seed);
+  std::unique_ptr<model::TensorSource> source;
+  on_all_ranks(comm, [&] {
+    source = model::open_adapter_weights(plan.start_from);
+    for (const engine::ParameterBlock& block : engine.blocks()) {
+      for (const model::TensorDef& tensor : block.tensors()) engine::name_in_source(tensor, *source, "");
+    }
+  });
+  engine.load_trainable(*source);
+}
+
 }  // namespace
 
 ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env) {
@@ -132,7 +159,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   on_all_ranks(*comm, [&] { inputs = read_inputs(options); });
   const model::DecoderSpec& spec = inputs.decoder->spec();
   const RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
-  const std::string identity = run_identity(options, plan, inputs.train->info(), spec, device, threads);
+  const std::string identity =
+      run_identity(options, plan, inputs.train->info(), spec, device, threads, inputs.adapter_identity);
   comm->check_same("options, model and data",
                    config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
 
@@ -159,7 +187,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .seed = static_cast<uint64_t>(options.data.seed),
        .device = device == "cuda"
                      ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
-                     : c10::Device(c10::kCPU)},
+                     : c10::Device(c10::kCPU),
+       .frozen_dtype = options.adapter.base_dtype == "bfloat16" ? c10::kBFloat16 : c10::kFloat},
       *comm, timers);
   const auto optimizer = make_optimizer(options.optimizer, engine);
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
@@ -172,11 +201,14 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   }
 
   TrainState state;
-  if (found) {
-    state = restore(*found, engine, *optimizer, *log, *comm);
-  } else {
+  if (!found || inputs.adapter) {  // an adapter's checkpoint holds no frozen weights
     on_all_ranks(*comm, [&] { check_weights(*inputs.decoder, inputs.model_dir); });
     engine.load_parameters(*model::open_model_weights(inputs.model_dir));
+  }
+  if (found) {
+    state = restore(*found, engine, *optimizer, *log, *comm);
+  } else if (inputs.adapter) {
+    start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
   }
 
   log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval.get(), engine, *optimizer,
@@ -194,6 +226,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .max_non_finite_steps = options.optimizer.max_non_finite_steps,
        .trl_compat = options.runtime.trl_compat,
        .identity = identity,
+       .model_part =
+           inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
        .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }

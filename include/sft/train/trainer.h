@@ -46,6 +46,7 @@ struct TrainerOptions {
   int64_t max_non_finite_steps = 10;
   bool trl_compat = false;
   std::string identity;                          // run_identity()
+  checkpoint::ModelPart model_part = checkpoint::ModelPart::kWhole;
   std::vector<checkpoint::SideFile> side_files;  // config.json, tokenizer, run.ini
 };
 

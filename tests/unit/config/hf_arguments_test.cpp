@@ -63,7 +63,6 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
                            "fsdp = full_shard",
                            "neftune_noise_alpha = 5",
                            "label_smoothing_factor = 0.1",
-                           "use_peft = true",
                            "load_best_model_at_end = True",
                            "group_by_length = 1",
                            "push_to_hub = true",
