@@ -27,7 +27,6 @@ constexpr const char* kHarmless[] = {
     "attn_implementation",
     "batch_eval_metrics",
     "bnb_4bit_quant_storage",
-    "bnb_4bit_quant_type",
     "chars_per_token",
     "dataloader_in_order",
     "dataloader_multiprocessing_context",
@@ -106,13 +105,12 @@ constexpr const char* kHarmless[] = {
     "trackio_space_id",
     "trackio_static_space_id",
     "trust_remote_code",
-    "use_bnb_nested_quant",
     "use_cache",
     "use_legacy_prediction_loop",
     "use_liger_kernel",
 };
 
-constexpr const char* kNoQuantization = "quantized weights are not supported yet: leave it out";
+constexpr const char* kNoQuantization = "use load_in_4bit = true for 4-bit weights";
 constexpr const char* kNoPython = "Python objects cannot be given to sft-dist: leave it out";
 constexpr const char* kNoSharding =
     "leave it out: every rank holds the whole model; gradient_checkpointing = true and a smaller "
@@ -142,7 +140,7 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"fp16", false, off, "use bf16 = true, or float32"},
       {"bf16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
       {"fp16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
-      {"load_in_4bit", false, off, kNoQuantization},
+      {"bnb_4bit_quant_type", false, {"nf4", "none"}, "4-bit weights are NF4 here: leave it out"},
       {"load_in_8bit", false, off, kNoQuantization},
       {"quantization_config", false, none, kNoQuantization},
       // distribution

@@ -132,6 +132,9 @@ void add_around_training(Rows& rows) {
            path());
   rows.add(SFT_OPTION(adapter, base_dtype), "what the weights that are not trained are held in",
            one_of({"float32", "bfloat16"}));
+  rows.add(SFT_OPTION(adapter, load_in_4bit),
+           "QLoRA: hold the linears that are not trained in 4 bits (NF4), as bitsandbytes quantises them");
+  rows.add(SFT_OPTION(adapter, use_bnb_nested_quant), "quantise the scales of the 4-bit weights too");
 
   rows.group("Logging");
   rows.add(SFT_OPTION(logging, logging_strategy), "when to log", one_of({"no", "steps", "epoch"}));

@@ -5,10 +5,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "sft/engine/flat_io.h"
 
 namespace sft::engine {
+namespace {
+
+int64_t count(const std::vector<model::TensorDef>& tensors) {
+  int64_t total = 0;
+  for (const model::TensorDef& tensor : tensors) total += tensor.numel();
+  return total;
+}
+
+}  // namespace
 
 Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm,
                base::PhaseTimers& timers)
@@ -22,10 +32,13 @@ void Engine::add_block(const std::vector<model::TensorDef>& tensors) {
   BlockViews views;
   views.weights.resize(tensors.size());
   views.gradients.resize(tensors.size());
+  if (std::ranges::any_of(tensors, [&](const model::TensorDef& tensor) { return is_packed(tensor); }))
+    views.packed.resize(tensors.size());
   const auto add = [&](ParameterBlock::Kind kind, c10::ScalarType dtype, std::vector<ParameterBlock>& blocks) {
     std::vector<std::size_t> indices;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i].trainable == (kind == ParameterBlock::Kind::kTrainable)) indices.push_back(i);
+      if (tensors[i].trainable == (kind == ParameterBlock::Kind::kTrainable) && !is_packed(tensors[i]))
+        indices.push_back(i);
     }
     if (indices.empty()) return;
     std::ranges::stable_partition(indices, [&](std::size_t i) { return tensors[i].decay; });
@@ -48,6 +61,31 @@ void Engine::load_parameters(const model::TensorSource& source) {
   for (const auto* blocks : {&frozen_blocks_, &blocks_}) {
     for (const ParameterBlock& block : *blocks)
       load_flat(block, block.parameters(), source, "", comm_, LoadPart::kWithoutAdapters);
+  }
+  for (int64_t block = 0; block < decoder_.num_blocks(); ++block) load_packed(block, source);
+}
+
+// One block's linears in fp32 at a time.
+void Engine::load_packed(int64_t block, const model::TensorSource& source) {
+  const std::vector<model::TensorDef>& tensors = decoder_.block_tensors(block);
+  std::vector<ops::Nf4Tensor>& packed = views_[static_cast<std::size_t>(block)].packed;
+  std::vector<model::TensorDef> linears;
+  std::vector<std::size_t> indices;
+  for (std::size_t i = 0; i < packed.size(); ++i) {
+    if (!is_packed(tensors[i])) continue;
+    linears.push_back(tensors[i]);
+    indices.push_back(i);
+  }
+  if (linears.empty()) return;
+  const ParameterBlock whole(linears, options_.device, c10::kFloat, ParameterBlock::Kind::kFrozen);
+  load_flat(whole, whole.parameters(), source, "", comm_);
+  const model::BlockTensors views = whole.views();
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const at::Tensor weight = views.weights[i].cpu();
+    packed[indices[i]] =
+        ops::nf4_to(ops::nf4_quantize(decoder_.spec().transposed_linear ? weight.t() : weight,
+                                      options_.frozen_linears == FrozenLinears::kNf4Nested),
+                    options_.device);
   }
 }
 
@@ -171,15 +209,28 @@ at::Tensor Engine::logits(const data::MicroBatch& batch) {
   return decoder_.head_logits(head().weights_only(), embedding().weights_only(), hidden, mode);
 }
 
-int64_t Engine::count(const std::vector<ParameterBlock>& blocks) {
+int64_t Engine::num_parameters() const {
   int64_t total = 0;
-  for (const ParameterBlock& block : blocks) total += block.num_parameters();
+  for (int64_t block = 0; block < decoder_.num_blocks(); ++block) total += count(decoder_.block_tensors(block));
+  return total;
+}
+
+int64_t Engine::num_trainable_parameters() const {
+  int64_t total = 0;
+  for (const ParameterBlock& block : blocks_) total += block.num_parameters();
   return total;
 }
 
 int64_t Engine::num_embedding_parameters() const {
+  return count(decoder_.block_tensors(0));
+}
+
+int64_t Engine::frozen_bytes() const {
   int64_t total = 0;
-  for (const at::Tensor& weight : embedding().weights) total += weight.numel();
+  for (const ParameterBlock& block : frozen_blocks_) total += static_cast<int64_t>(block.parameters().nbytes());
+  for (const BlockViews& views : views_) {
+    for (const ops::Nf4Tensor& tensor : views.packed) total += tensor.nbytes();
+  }
   return total;
 }
 

@@ -92,7 +92,11 @@ void TransformerDecoder::initialize_adapters(int64_t block, const BlockTensors& 
 
 void TransformerDecoder::merge_adapters(int64_t block, const BlockTensors& tensors) const {
   const NoGrad no_grad(false);
-  for (const auto& [role, place] : layout(block).adapters) lora_merge(*view(block, tensors).lora(role));
+  for (const auto& [role, place] : layout(block).adapters) {
+    Lora lora = *view(block, tensors).lora(role);
+    lora.base = view(block, tensors).linear(role);
+    lora_merge(lora);
+  }
 }
 
 std::vector<std::string> TransformerDecoder::adapted_modules() const {

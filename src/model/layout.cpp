@@ -100,7 +100,7 @@ class LayoutBuilder {
   BlockLayout build(const std::vector<Part>& parts) {
     for (const Part& part : parts) {
       if (part.weight.size() >= 2)
-        add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/true);
+        add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/true, part.in > 0);
     }
     for (const Part& part : parts) {
       if (part.weight.size() == 1)
@@ -113,13 +113,14 @@ class LayoutBuilder {
 
  private:
   void add(std::array<int, kNumRoles>& index, Role role, const char* suffix,
-           const std::vector<int64_t>& shape, bool decay) {
+           const std::vector<int64_t>& shape, bool decay, bool linear = false) {
     index[static_cast<std::size_t>(role)] = static_cast<int>(layout_.tensors.size());
     const std::string module = tensor_name(family_, role, layer_);
     TensorDef def;
     def.name = module + suffix;
     def.shape = shape;
     def.decay = decay;
+    def.linear = linear;
     const auto add_alias = [&](const std::string& name) {
       if (name != def.name) def.aliases.push_back(name);
       if (name.starts_with(family_.base_prefix)) def.aliases.push_back(name.substr(family_.base_prefix.size()));
@@ -240,7 +241,7 @@ std::optional<Lora> BlockView::lora(Role role) const {
   if (found == layout_.adapters.end()) return std::nullopt;
   const LoraPlace& place = found->second;
   Lora lora;
-  lora.base = linear(role);
+  if (place.magnitude != kAbsent) lora.base = linear(role);
   lora.a = pick(tensors_.weights, place.a);
   lora.b = pick(tensors_.weights, place.b);
   lora.magnitude = pick(tensors_.weights, place.magnitude);

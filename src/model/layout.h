@@ -45,7 +45,7 @@ std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& fam
 
 // Views of an adapted linear and its adapter.
 struct Lora {
-  ops::LinearWeights base;
+  ops::LinearWeights base;  // DoRA only
   at::Tensor a, b, magnitude, grad_a, grad_b, grad_magnitude;  // magnitude: DoRA only
   double scale = 1.0, dropout = 0.0;
   int32_t site = 0;
@@ -59,7 +59,14 @@ class BlockView {
       : layout_(layout), tensors_(tensors), transposed_(transposed_linear) {}
 
   bool has(Role role) const { return layout_.has(role); }
-  at::Tensor weight(Role role) const { return pick(tensors_.weights, layout_.weight(role)); }
+  // A weight held in 4 bits comes as fp32 values, made anew by every call.
+  at::Tensor weight(Role role) const {
+    const int index = layout_.weight(role);
+    const at::Tensor weight = pick(tensors_.weights, index);
+    if (weight.defined() || index == kAbsent || tensors_.packed.empty()) return weight;
+    const at::Tensor values = ops::nf4_dequantize(tensors_.packed[static_cast<std::size_t>(index)], at::kFloat);
+    return transposed_ ? values.t() : values;
+  }
   at::Tensor grad(Role role) const { return pick(tensors_.grads, layout_.weight(role)); }
 
   ops::LinearWeights linear(Role role) const {

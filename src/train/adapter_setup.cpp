@@ -94,7 +94,7 @@ std::string adapter_config(const AdapterPlan& plan, const model::Decoder& decode
       plan.spec, plan.spec.all_linear ? decoder.adapted_modules() : plan.spec.target_modules, decoder.spec(), base);
 }
 
-std::string adapter_identity(const AdapterPlan& plan, const std::string& base_dtype,
+std::string adapter_identity(const AdapterPlan& plan, const config::AdapterOptions& options,
                              const std::string& config_json, const model::Decoder& decoder,
                              const model::TensorSource& weights) {
   json adapter;
@@ -105,7 +105,9 @@ std::string adapter_identity(const AdapterPlan& plan, const std::string& base_dt
   adapter["use_dora"] = plan.spec.use_dora;
   adapter["targets"] = decoder.adapted_modules();
   adapter["modules_to_save"] = plan.spec.modules_to_save;
-  adapter["base_dtype"] = base_dtype;
+  adapter["base_dtype"] = options.base_dtype;
+  adapter["load_in_4bit"] = options.load_in_4bit;
+  adapter["use_bnb_nested_quant"] = options.use_bnb_nested_quant;
 
   json config = base::parse_json(config_json, "config.json");
   for (const char* key : {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"})

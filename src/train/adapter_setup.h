@@ -26,7 +26,7 @@ std::string adapter_config(const AdapterPlan& plan, const model::Decoder& decode
 // Local. JSON object for run_identity(): the adapter's settings, and the base model as a hash of its config.json (without what does
 // not change the model) and one over samples of every weight: up to 16 stretches of 64 values, as fp32, evenly spread. It does not
 // depend on how the weights are stored or when; a change that misses all samples is not seen.
-std::string adapter_identity(const AdapterPlan& plan, const std::string& base_dtype, const std::string& config_json,
+std::string adapter_identity(const AdapterPlan& plan, const config::AdapterOptions& options, const std::string& config_json,
                              const model::Decoder& decoder, const model::TensorSource& weights);
 
 }  // namespace sft::train

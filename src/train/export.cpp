@@ -67,7 +67,7 @@ std::vector<checkpoint::SideFile> side_files(const LoadedModel& loaded, const fs
 void export_merged(const fs::path& adapter_dir, const fs::path& output, parallel::Communicator& comm) {
   if (!model::is_adapter_dir(adapter_dir))
     fail(ExitCode::kConfig, "export --merge {}: the folder holds no {}", adapter_dir.string(), model::kAdapterConfigFile);
-  const auto store = checkpoint::Store::open({.output_dir = output}, comm);
+  const auto store = checkpoint::Store::open({.output_dir = output, .save_total_limit = std::nullopt}, comm);
   if (store->has_results())
     fail(ExitCode::kConfig, "export --merge: {} holds a model already; choose another folder", output.string());
   const LoadedModel loaded = load_model(adapter_dir, comm);

@@ -71,7 +71,7 @@ Inputs read_inputs(const config::Options& options) {
   inputs.side_files = tokenizer_files(options.data.train_dataset);
   if (inputs.adapter) {
     inputs.adapter_identity =
-        adapter_identity(*inputs.adapter, options.adapter.base_dtype, inputs.config_json, *inputs.decoder,
+        adapter_identity(*inputs.adapter, options.adapter, inputs.config_json, *inputs.decoder,
                          *model::open_model_weights(inputs.model_dir));
     put_file(inputs.side_files, model::kAdapterConfigFile,
              adapter_config(*inputs.adapter, *inputs.decoder, options.model.model_name_or_path));
@@ -123,6 +123,11 @@ std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, cons
        .eval_steps = plan.eval_steps,
        .save_steps = plan.save_steps,
        .num_train_epochs = plan.num_train_epochs});
+}
+
+engine::FrozenLinears frozen_linears(const config::AdapterOptions& options) {
+  if (!options.load_in_4bit) return engine::FrozenLinears::kPlain;
+  return options.use_bnb_nested_quant ? engine::FrozenLinears::kNf4Nested : engine::FrozenLinears::kNf4;
 }
 
 // First values of a new run's adapters.
@@ -188,7 +193,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .device = device == "cuda"
                      ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
                      : c10::Device(c10::kCPU),
-       .frozen_dtype = options.adapter.base_dtype == "bfloat16" ? c10::kBFloat16 : c10::kFloat},
+       .frozen_dtype = options.adapter.base_dtype == "bfloat16" ? c10::kBFloat16 : c10::kFloat,
+       .frozen_linears = frozen_linears(options.adapter)},
       *comm, timers);
   const auto optimizer = make_optimizer(options.optimizer, engine);
   const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());

@@ -79,6 +79,50 @@ def test_checkpoints_hold_the_adapter_alone(workspace, whole):
         assert subprocess.run([str(ours.program()), "verify", str(folder)], capture_output=True).returncode == 0
 
 
+NF4 = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022833234, -0.09105003625154495, 0.0,
+                0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+                0.7229568362236023, 1.0], np.float32)
+
+
+def through_nf4(weight: np.ndarray) -> np.ndarray:
+    """What is left of a weight after 4 bits: nearest of 16 levels times the largest of each 64 values. Sizes here are multiples of 64."""
+    blocks = weight.reshape(-1, 64)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    nearest = np.abs((blocks / largest)[:, :, None] - NF4).argmin(axis=2)
+    return (NF4[nearest] * largest).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("variant", [{}, {"use_dora": True}, {"bf16": True, "gradient_checkpointing": True}], ids=["lora", "dora", "bf16"])
+def test_4_bit_base_is_the_model_with_its_linears_through_nf4(workspace, variant):
+    folder = workspace.folder / "through-nf4"
+    if not folder.exists():
+        shutil.copytree(workspace.model, folder)
+        weights = load_file(folder / "model.safetensors")
+        for name in weights:
+            if name.endswith("proj.weight"):
+                weights[name] = through_nf4(weights[name])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    name = "-".join(["4bit", *variant])
+    packed = ours.run(settings(workspace, 1, name, load_in_4bit=True, **variant))
+    plain = ours.run(settings(workspace, 1, name + "-plain", model_name_or_path=folder, **variant))
+    for a, b in zip(packed.steps, plain.steps, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6 if "bf16" not in variant else 1e-4)
+    full = ours.run(settings(workspace, 1, name + "-full", max_steps=1, **variant))
+    assert abs(full.steps[0]["loss"] - packed.steps[0]["loss"]) > 1e-4, "four bits leave a trace"
+    assert "4 bits (NF4)" in packed.output
+
+
+def test_nested_scales_change_little_and_resume(workspace):
+    plain = ours.run(settings(workspace, 1, "4bit-scales", load_in_4bit=True, max_steps=1))
+    nested = settings(workspace, 2, "4bit-nested", load_in_4bit=True, use_bnb_nested_quant=True, base_dtype="bfloat16")
+    first = ours.run(nested, 2)
+    assert 0 < abs(first.steps[0]["loss"] - plain.steps[0]["loss"]) < 0.02
+    more = nested | {"output_dir": workspace.folder / "4bit-nested-resumed", "resume_from_checkpoint": True}
+    copy_checkpoint(first, 4, more["output_dir"])
+    run = ours.run(more, 2)
+    small.assert_same_state(first.output_dir / "checkpoint-8", run.output_dir / "checkpoint-8")
+
+
 def test_save_total_limit_keeps_the_newest(workspace):
     run = ours.run(settings(workspace, 1, "limit", save_steps=2, save_total_limit=2))
     assert small.checkpoints(run.output_dir) == [6, 8]
@@ -131,6 +175,7 @@ def test_another_adapter_is_refused(workspace, whole, change, word):
     ({"lora_dropout": 1}, 92, ["lora_dropout"]),
     ({"init_lora_weights": "pissa"}, 92, ["init_lora_weights", "gaussian"]),
     ({"use_peft": False, "base_dtype": "bfloat16"}, 92, ["base_dtype", "use_peft"]),
+    ({"use_peft": False, "load_in_4bit": True}, 92, ["load_in_4bit", "use_peft"]),
     ({"use_peft": False, "adapter_name_or_path": "x"}, 92, ["adapter_name_or_path", "use_peft"]),
     ({"adapter_name_or_path": "no-such-folder"}, 92, ["no-such-folder", "adapter_config.json"]),
 ])

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ CASES = {
     "llama-dora": (Case("llama-dora", "llama", "8x1x1", PLAIN), LLAMA | dict(use_dora=True)),
     "gpt2": (Case("gpt2", "gpt2", "8x1x1", PLAIN), dict(r=8, lora_alpha=16, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True,
                                                         init_lora_weights=False)),
-    "opt-2": (Case("opt-2", "opt-post", "2x2x2", PLAIN | {"learning_rate": 1e-3}), LLAMA),
+    "opt": (Case("opt", "opt-post", "8x1x1", PLAIN | {"learning_rate": 1e-3}, trl_compat=False), LLAMA),
     "llama-bf16": (Case("llama-bf16", "llama", "8x1x1", PLAIN | {"bf16": True},
                         bounds=compare.Bounds(loss=3e-3, grad_norm=2e-2, weights=2e-2)), LLAMA),
 }
@@ -41,33 +42,21 @@ def adapter_of(workspace, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def trl(workspace) -> dict[str, trl_side.TrlResult]:
-    results = {}
-    for ranks in (1, 2):
-        names = [name for name, (case, _) in CASES.items() if case.ranks == ranks]
-        jobs = [workspace.trl_job(CASES[name][0], "sdpa") | {"adapter": str(adapter_of(workspace, name)), "lora": CASES[name][1],
-                                                             "save_rows": False} for name in names]
-        if ranks > 1:  # the adapter must be there before several processes read it
-            make_adapters(jobs)
-        results |= dict(zip(names, trl_side.run(jobs, ranks)))
-    return results
-
-
-def make_adapters(jobs: list[dict]) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from parity import trl_run
-
-    for job in jobs:
-        trl_run.with_adapter(AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32), job)
+    jobs = [workspace.trl_job(case, "sdpa") | {"adapter": str(adapter_of(workspace, name)), "lora": lora, "save_rows": False}
+            for name, (case, lora) in CASES.items()]
+    return dict(zip(CASES, trl_side.run(jobs, 1)))
 
 
 @pytest.fixture(scope="session")
 def runs(workspace, trl) -> dict[str, ours.Run]:
-    """Each case run by sft-dist, from the adapter that TRL started from."""
-    return {name: workspace.run_ours(case, use_peft=True, adapter_name_or_path=adapter_of(workspace, name), save_strategy="steps",
-                                     save_steps=7)
-            for name, (case, _) in CASES.items()}
+    """Each case run by sft-dist, from the adapter that TRL started from; OPT on two ranks, four of the eight rows each."""
+    def run(name: str, case: Case) -> ours.Run:
+        settings = {"use_peft": True, "adapter_name_or_path": adapter_of(workspace, name), "save_strategy": "steps", "save_steps": 7}
+        if name != "opt":
+            return workspace.run_ours(case, **settings)
+        return workspace.run_ours(replace(case, layout="2x2x2"), **settings, per_device_train_batch_size=4, gradient_accumulation_steps=1)
+
+    return {name: run(name, case) for name, (case, _) in CASES.items()}
 
 
 def adapter_weights(folder: Path) -> dict:

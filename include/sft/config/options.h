@@ -27,6 +27,8 @@ struct AdapterOptions {
   std::string init_lora_weights = "true";            // true | false | gaussian
   std::string adapter_name_or_path;                  // folder of a PEFT adapter to go on from; its r, alpha, dropout and modules hold
   std::string base_dtype = "float32";                // float32 | bfloat16: what frozen weights are held in
+  bool load_in_4bit = false;                         // frozen linears in NF4
+  bool use_bnb_nested_quant = false;
 };
 
 // sft-prepare reads these; sft-dist checks that the prepared files match them.

@@ -20,12 +20,16 @@
 
 namespace sft::engine {
 
+// What the weights of frozen linears are held in: frozen_dtype, or 4 bits (sft/ops/nf4.h), their scales plain or nested.
+enum class FrozenLinears { kPlain, kNf4, kNf4Nested };
+
 struct EngineOptions {
   ops::ComputeDtype compute = ops::ComputeDtype::kFp32;
   bool gradient_checkpointing = false;  // keep only each layer's input; run its forward again in the backward
   uint64_t seed = 42;                   // of dropout
   c10::Device device = c10::kCPU;
   c10::ScalarType frozen_dtype = c10::kFloat;  // or bf16: what frozen parameters are held in
+  FrozenLinears frozen_linears = FrozenLinears::kPlain;
 };
 
 struct StepMetrics {
@@ -72,9 +76,10 @@ class Engine {
   // What is trained: of each decoder block that has trainable tensors these, in block order.
   const std::vector<ParameterBlock>& blocks() const { return blocks_; }
   const std::vector<ParameterBlock>& frozen_blocks() const { return frozen_blocks_; }
-  int64_t num_parameters() const { return num_trainable_parameters() + count(frozen_blocks_); }
-  int64_t num_trainable_parameters() const { return count(blocks_); }
+  int64_t num_parameters() const;
+  int64_t num_trainable_parameters() const;
   int64_t num_embedding_parameters() const;  // of block 0
+  int64_t frozen_bytes() const;              // what frozen parameters take in memory
 
  private:
   at::Tensor forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
@@ -84,14 +89,18 @@ class Engine {
   // A decoder block's tensors in the decoder's order, whichever buffer they lie in.
   struct BlockViews {
     std::vector<at::Tensor> weights, gradients;
+    std::vector<ops::Nf4Tensor> packed;    // empty: none
     std::optional<std::size_t> trainable;  // index into blocks_
-    model::BlockTensors all() const { return {weights, gradients}; }
-    model::BlockTensors weights_only() const { return {weights, {}}; }
+    model::BlockTensors all() const { return {weights, gradients, packed}; }
+    model::BlockTensors weights_only() const { return {weights, {}, packed}; }
   };
 
   void add_block(const std::vector<model::TensorDef>& tensors);
+  bool is_packed(const model::TensorDef& tensor) const {
+    return options_.frozen_linears != FrozenLinears::kPlain && tensor.linear && !tensor.trainable;
+  }
+  void load_packed(int64_t block, const model::TensorSource& source);
   void start_reduction(const BlockViews& views);
-  static int64_t count(const std::vector<ParameterBlock>& blocks);
   const BlockViews& head() const { return views_.back(); }
   const BlockViews& embedding() const { return views_.front(); }
 

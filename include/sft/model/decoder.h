@@ -16,6 +16,7 @@
 #include "sft/data/batch.h"
 #include "sft/model/adapter.h"
 #include "sft/model/spec.h"
+#include "sft/ops/nf4.h"
 #include "sft/ops/ops.h"
 
 namespace sft::model {
@@ -28,16 +29,18 @@ struct TensorDef {
   std::vector<int64_t> shape;
   bool decay = true;                 // takes weight decay: at least two dimensions
   bool trainable = true;             // false: frozen, without gradient
+  bool linear = false;               // the weight of a linear in a layer or beside the embeddings: may be held in 4 bits when frozen
   AdapterPart adapter = AdapterPart::kNone;  // otherwise not in the model's files: an adapter's own
   int64_t numel() const;
 };
 
 // Views of one block, in the order of Decoder::block_tensors(block). `grads` may be empty where no gradient is wanted; the gradient of a
-// frozen tensor is undefined.
+// frozen tensor is undefined. `packed` is empty, or holds in place of an undefined weight its 4-bit form ([out, in] in every family).
 // Tensors that lie next to each other in the flat buffer without a gap (q, k, v; gate, up) are multiplied as one.
 struct BlockTensors {
   std::span<const at::Tensor> weights;
   std::span<const at::Tensor> grads;
+  std::span<const ops::Nf4Tensor> packed = {};
 };
 
 // How a micro-batch is run.

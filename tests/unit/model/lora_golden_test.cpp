@@ -68,8 +68,9 @@ TEST_P(LoraGolden, MergedWeightsGiveTheSameLogits) {
   model.merge_adapters();
   model.forward_backward(pack(rows()), 1.0, {});
   EXPECT_LE(relative_l2(model.logits(), read_tensor(*expected, "logits")), 1e-7);
-  if (expected->contains("merged"))
+  if (expected->contains("merged")) {
     EXPECT_LE(relative_l2(model.logits(), read_tensor(*expected, "merged")), 1e-7);
+  }
 }
 
 TEST_P(LoraGolden, TrainsExactlyTheTensorsOfTheFile) {
