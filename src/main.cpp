@@ -25,6 +25,7 @@
 #include "sft/data/dataset.h"
 #include "sft/parallel/environment.h"
 #include "sft/train/agree.h"
+#include "sft/train/export.h"
 #include "sft/train/generate.h"
 #include "sft/train/run.h"
 
@@ -181,6 +182,12 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
       code = generate(command_line, env);
       return;
     }
+    if (command_line.command == config::Command::kExport) {
+      const auto comm = env.create_communicator("auto", "cpu");
+      sft::parallel::configure_threads(0, topology);
+      sft::train::export_merged(command_line.operands[0], command_line.operands[1], *comm);
+      return;
+    }
     const auto control = env.create_communicator("auto", "cpu");
     const config::ParsedOptions parsed = read_options_once(command_line, *control);
     sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank,
@@ -208,8 +215,9 @@ int main(int argc, char** argv) {
   bool needs_mpi = false;
   const std::optional<Failure> failure = failure_of([&] {
     command_line = config::parse_command_line(argc, argv);
-    needs_mpi =
-        command_line.command == config::Command::kTrain || command_line.command == config::Command::kGenerate;
+    const auto command = command_line.command;
+    needs_mpi = command == config::Command::kTrain || command == config::Command::kGenerate ||
+                command == config::Command::kExport;
     if (!needs_mpi) code = static_cast<int>(run_local(command_line));
   });
   if (failure) {

@@ -100,7 +100,8 @@ std::map<int64_t, fs::path> list_checkpoints(const fs::path& output_dir) {
 
 bool holds_results(const fs::path& output_dir) {
   return !list_checkpoints(output_dir).empty() || fs::exists(output_dir / "model.safetensors") ||
-         fs::exists(output_dir / "model.safetensors.index.json");
+         fs::exists(output_dir / "model.safetensors.index.json") ||
+         fs::exists(output_dir / "adapter_model.safetensors");
 }
 
 void discard(const fs::path& path) {

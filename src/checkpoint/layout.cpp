@@ -1,6 +1,7 @@
 #include "checkpoint/layout.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -250,14 +251,16 @@ std::vector<RankGroup> gather_groups(const Contents& contents, parallel::Communi
   return groups;
 }
 
-Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes) {
-  const Shards model = cut_into_shards(logical_tensors(groups, &RankGroup::model), max_shard_bytes);
+Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes, ModelPart model_part) {
+  const bool adapter = model_part == ModelPart::kAdapter;
+  const Shards model = cut_into_shards(logical_tensors(groups, &RankGroup::model),
+                                       adapter ? std::numeric_limits<int64_t>::max() : max_shard_bytes);
   const Shards optimizer = cut_into_shards(logical_tensors(groups, &RankGroup::optimizer), max_shard_bytes);
   if (model.empty()) fail(ExitCode::kInternal, "a checkpoint without model tensors");
   LayoutBuilder builder(groups);
-  add_files(builder, "model", {{"format", "pt"}}, model);
-  add_files(builder, "state/optimizer", {}, optimizer);
-  return builder.take(index_text(model));
+  add_files(builder, adapter ? kAdapterStem : kModelStem, {{"format", "pt"}}, model);
+  add_files(builder, kOptimizerStem, {}, optimizer);
+  return builder.take(adapter ? "" : index_text(model));
 }
 
 }  // namespace sft::checkpoint

@@ -42,15 +42,21 @@ struct TensorFile {
 struct Layout {
   std::vector<TensorFile> files;
   std::vector<std::vector<int>> holder_sets;  // ascending ranks
-  std::string model_index;                    // text of model.safetensors.index.json
+  std::string model_index;                    // text of model.safetensors.index.json; empty: none
   int64_t tensor_bytes() const;               // of all files, headers included
 };
 
 // Collective. Groups in the order of their lowest ranks.
 std::vector<RankGroup> gather_groups(const Contents& contents, parallel::Communicator& comm);
 
-// Local. Error(kInternal) when an element is held by nobody, or ranks disagree on a shape.
-Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes);
+// Local. Error(kInternal) when an element is held by nobody, or ranks disagree on a shape. An adapter is one file, whatever its
+// size, because PEFT reads one; it has no index.
+Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes,
+                   ModelPart model_part = ModelPart::kWhole);
+
+inline constexpr const char* kModelStem = "model";
+inline constexpr const char* kAdapterStem = "adapter_model";
+inline constexpr const char* kOptimizerStem = "state/optimizer";
 
 // Local. "<stem>.safetensors", or "<stem>-00001-of-0000n.safetensors" and so on.
 std::vector<std::string> shard_names(const std::string& stem, int64_t count);

@@ -17,9 +17,6 @@ namespace {
 using base::ExitCode;
 using base::fail;
 
-constexpr const char* kModelStem = "model";
-constexpr const char* kOptimizerStem = "state/optimizer";
-
 // The files of a set "<stem>.safetensors" or "<stem>-0000i-of-0000n.safetensors", complete or an error; none:
 // empty.
 std::vector<std::string> tensor_file_names(const Manifest& manifest, const std::string& stem,
@@ -43,6 +40,7 @@ std::vector<std::string> tensor_file_names(const Manifest& manifest, const std::
 CheckpointReader::CheckpointReader(const std::filesystem::path& path, Manifest manifest)
     : path_(path), manifest_(std::move(manifest)) {
   model_ = open_tensors(kModelStem);
+  if (!model_) model_ = open_tensors(kAdapterStem);
   optimizer_ = open_tensors(kOptimizerStem);
   if (!model_) fail(ExitCode::kInvalidData, "{}: its manifest lists no model weights", path_.string());
 }

@@ -216,6 +216,7 @@ SaveReport DirectoryStore::save_final_model(const Contents& contents) {
   const double start = base::monotonic_seconds();
   Contents model_only;
   model_only.step = contents.step;
+  model_only.model_part = contents.model_part;
   model_only.model = contents.model;
   for (const SideFile& file : contents.files) {
     if (!file.name.starts_with("state/")) model_only.files.push_back(file);
@@ -234,9 +235,9 @@ SaveReport DirectoryStore::save_final_model(const Contents& contents) {
 }
 
 Draft DirectoryStore::write_draft(const std::string& name, const Contents& contents) {
-  const Layout layout = make_layout(gather_groups(contents, comm_), options_.max_shard_bytes);
+  const Layout layout = make_layout(gather_groups(contents, comm_), options_.max_shard_bytes, contents.model_part);
   std::vector<SideFile> side_files = contents.files;
-  side_files.push_back({kIndexName, layout.model_index});
+  if (!layout.model_index.empty()) side_files.push_back({kIndexName, layout.model_index});
   std::vector<int64_t> load(static_cast<std::size_t>(comm_.size()), 0);
   int64_t side_bytes = 0;
   for (const SideFile& file : side_files) side_bytes += std::ssize(file.bytes);
@@ -325,12 +326,14 @@ void DirectoryStore::replace_final_files(const Draft& draft) const {
     fs::create_directories((dir() / name).parent_path());
     fs::rename(draft.folder / name, dir() / name);
   }
-  // A loader would take the weights of an earlier save with another number of shards for a part of this one.
+  // A loader would take the weights of an earlier save with another number of shards, or of another kind, for a part of
+  // this one.
   std::vector<fs::path> stale;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir())) {
     const std::string name = entry.path().filename().string();
     const bool weights =
-        name == "model.safetensors" || (name.starts_with("model-") && name.ends_with(".safetensors"));
+        name == "model.safetensors" || (name.starts_with("model-") && name.ends_with(".safetensors")) ||
+        name == kIndexName || name == "adapter_model.safetensors" || name == "adapter_config.json";
     if (weights && !names.contains(name)) stale.push_back(entry.path());
   }
   for (const fs::path& path : stale) fs::remove(path);

@@ -9,6 +9,7 @@
 #include "sft/base/error.h"
 #include "sft/base/log.h"
 #include "sft/checkpoint/checkpoint.h"
+#include "sft/model/adapter.h"
 
 namespace sft::checkpoint {
 namespace {
@@ -47,7 +48,8 @@ void verify_directory(const std::filesystem::path& path) {
     reader.verify_part(0, 1);
     return;
   }
-  const auto source = model::open_model_weights(path);
+  const auto source =
+      model::is_adapter_dir(path) ? model::open_adapter_weights(path) : model::open_model_weights(path);
   for (const std::string& name : source->names()) {
     if (is_float(source->dtype(name))) check_finite(*source, name, path);
   }

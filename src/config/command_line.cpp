@@ -29,6 +29,7 @@ po::options_description own_options() {
   add("check-config", "");
   add("print-config", po::value<std::string>()->implicit_value("ini"));
   add("print-options-doc", "");
+  add("merge", "");
   add("ids", po::value<std::string>());
   add("max-new-tokens", po::value<std::string>()->default_value("40"));
   add(kSetting, po::value<Words>()->composing());
@@ -142,7 +143,7 @@ Command flag_command_of(const po::variables_map& values) {
   return values.count("check-config") ? Command::kCheckConfig : Command::kTrain;
 }
 
-// verify PATH ..., generate MODEL --ids 1,2,3
+// verify PATH ..., generate MODEL --ids 1,2,3, export --merge ADAPTER OUT
 void read_command_word(CommandLine& result, const po::variables_map& values) {
   const std::string word = result.operands.front();
   result.operands.erase(result.operands.begin());
@@ -156,6 +157,10 @@ void read_command_word(CommandLine& result, const po::variables_map& values) {
     }
     for (const char* name : {"ids", "max-new-tokens"})
       result.operands.push_back(values[name].as<std::string>());
+  } else if (word == "export") {
+    result.command = Command::kExport;
+    if (result.operands.size() != 2 || !values.count("merge"))
+      fail(ExitCode::kConfig, "usage: sft-dist export --merge ADAPTER OUT");
   } else {
     fail(ExitCode::kConfig,
          "command line: '{}' is no command; options are given as --key value, files as --args FILE", word);

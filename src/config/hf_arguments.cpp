@@ -27,7 +27,6 @@ constexpr const char* kHarmless[] = {
     "attn_implementation",
     "batch_eval_metrics",
     "bnb_4bit_quant_storage",
-    "bnb_4bit_quant_type",
     "chars_per_token",
     "dataloader_in_order",
     "dataloader_multiprocessing_context",
@@ -76,13 +75,6 @@ constexpr const char* kHarmless[] = {
     "log_level_replica",
     "log_on_each_node",
     "logging_nan_inf_filter",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_modules_to_save",
-    "lora_r",
-    "lora_target_modules",
-    "lora_target_parameters",
-    "lora_task_type",
     "mp_parameters",
     "num_of_sequences",
     "pad_to_multiple_of",
@@ -110,16 +102,12 @@ constexpr const char* kHarmless[] = {
     "trackio_space_id",
     "trackio_static_space_id",
     "trust_remote_code",
-    "use_bnb_nested_quant",
     "use_cache",
-    "use_dora",
     "use_legacy_prediction_loop",
     "use_liger_kernel",
-    "use_rslora",
 };
 
-constexpr const char* kNoLora = "adapters are not supported yet: leave it out to train all weights";
-constexpr const char* kNoQuantization = "quantized weights are not supported yet: leave it out";
+constexpr const char* kNoQuantization = "use load_in_4bit = true for 4-bit weights";
 constexpr const char* kNoPython = "Python objects cannot be given to sft-dist: leave it out";
 constexpr const char* kNoSharding =
     "leave it out: every rank holds the whole model; gradient_checkpointing = true and a smaller "
@@ -137,7 +125,7 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dtype",
        false,
        {"float32", "auto", "none"},
-       "weights are kept in float32; for bf16 products set bf16 = true"},
+       "weights are kept in float32; for bf16 products set bf16 = true, for frozen weights in bf16 base_dtype"},
       {"torch_dtype",
        false,
        {"float32", "auto", "none"},
@@ -145,7 +133,7 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"fp16", false, off, "use bf16 = true, or float32"},
       {"bf16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
       {"fp16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
-      {"load_in_4bit", false, off, kNoQuantization},
+      {"bnb_4bit_quant_type", false, {"nf4", "none"}, "4-bit weights are NF4 here: leave it out"},
       {"load_in_8bit", false, off, kNoQuantization},
       {"quantization_config", false, none, kNoQuantization},
       // distribution
@@ -158,8 +146,9 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"parallelism_config", false, none, kNoSharding},
       {"use_mps_device", false, off, "use device = cpu or cuda"},
       // adapters
-      {"peft_config", false, none, kNoLora},
-      {"use_peft", false, off, kNoLora},
+      {"lora_target_parameters", false, none, "adapters are for linear modules: use lora_target_modules"},
+      {"lora_task_type", false, {"causal_lm", "none"}, "sft-dist trains causal language models: leave it out"},
+      {"peft_config", false, none, "set use_peft = true and lora_r, lora_alpha, lora_target_modules ..."},
       // data
       {"data_collator", false, none, kNoPython},
       {"dataset_config", false, none,

@@ -145,6 +145,31 @@ void add_training(Rows& rows) {
 }
 
 void add_around_training(Rows& rows) {
+  rows.group("Adapters (LoRA)");
+  rows.add(SFT_OPTION(adapter, use_peft), "train low-rank adapters and leave the model's weights as they are");
+  rows.add(SFT_OPTION(adapter, lora_r), "rank of the adapters", at_least(1));
+  rows.add(SFT_OPTION(adapter, lora_alpha), "scale of the adapters: lora_alpha / lora_r", above(0));
+  rows.add(SFT_OPTION(adapter, lora_dropout), "dropout on the input of the adapters", in_half_open_unit());
+  rows.add(SFT_OPTION(adapter, lora_target_modules),
+           "linears that get an adapter, by the ends of their names, separated by commas, or all-linear; None: "
+           "PEFT's choice for the model type",
+           names());
+  rows.add(SFT_OPTION(adapter, lora_modules_to_save),
+           "modules that are trained as a whole and saved with the adapter, e.g. lm_head", names());
+  rows.add(SFT_OPTION(adapter, use_rslora), "scale the adapters by lora_alpha / sqrt(lora_r)");
+  rows.add(SFT_OPTION(adapter, use_dora), "DoRA: train the size of each output's weight apart from its direction");
+  rows.add(SFT_OPTION(adapter, init_lora_weights),
+           "first values; true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
+           one_of({"true", "false", "gaussian"}));
+  rows.add(SFT_OPTION(adapter, adapter_name_or_path),
+           "folder of a PEFT adapter to go on from, instead of new ones; its r, alpha, dropout and modules hold",
+           path());
+  rows.add(SFT_OPTION(adapter, base_dtype), "what the weights that are not trained are held in",
+           one_of({"float32", "bfloat16"}));
+  rows.add(SFT_OPTION(adapter, load_in_4bit),
+           "QLoRA: hold the linears that are not trained in 4 bits (NF4), as bitsandbytes quantises them");
+  rows.add(SFT_OPTION(adapter, use_bnb_nested_quant), "quantise the scales of the 4-bit weights too");
+
   rows.group("Logging");
   rows.add(SFT_OPTION(logging, logging_strategy), "when to log", one_of({"no", "steps", "epoch"}));
   rows.add(SFT_OPTION(logging, logging_steps), "steps from log entry to log entry", steps());
@@ -152,7 +177,7 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(logging, log_token_metrics),
            "log entropy and mean_token_accuracy, in training and evaluation");
   rows.add(SFT_OPTION(logging, peak_tflops_per_rank),
-           "log mfu, the share of this many TFLOP/s per rank that tflops comes to", above_zero());
+           "log mfu, the share of this many TFLOP/s per rank that tflops comes to", above(0));
   rows.add(SFT_OPTION(logging, report_to), "write TensorBoard event files to output_dir/runs",
            list_of({"none", "tensorboard", "all"}));
   rows.add(SFT_OPTION(logging, run_name), "name of the run in TensorBoard");
@@ -191,7 +216,7 @@ void add_around_training(Rows& rows) {
            one_of({"no", "steps", "epoch", "best"}));
   rows.add(SFT_OPTION(save, save_steps), "steps from checkpoint to checkpoint", steps());
   rows.add(SFT_OPTION(save, save_on_interval_minutes),
-           "also save once this long has passed since the last save; None: by steps only", above_zero());
+           "also save once this long has passed since the last save; None: by steps only", above(0));
   rows.add(SFT_OPTION(save, save_total_limit),
            "checkpoints to keep, the newest and the best always among them; None: all", at_least(1));
   rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs");
@@ -207,18 +232,18 @@ void add_around_training(Rows& rows) {
   rows.add(SFT_OPTION(runtime, comm_backend), "auto: nccl between GPUs, mpi between CPUs",
            one_of({"auto", "mpi", "nccl"}));
   rows.add(SFT_OPTION(runtime, max_run_minutes),
-           "after this long save, and end with exit code 85 (run again to go on); None: no limit", above_zero());
+           "after this long save, and end with exit code 85 (run again to go on); None: no limit", above(0));
   rows.add(SFT_OPTION(runtime, check_replicas_steps),
            "steps from one comparison of the ranks' weights to the next (exit code 88 when they differ); 0: never",
            at_least(0));
   rows.add(SFT_OPTION(runtime, watchdog), "end a run that no longer comes on, with exit code 86 and a report");
   rows.add(SFT_OPTION(runtime, watchdog_start_seconds),
            "longest start, to the end of the first step; on the command line it also holds before files are read",
-           above_zero());
+           above(0));
   rows.add(SFT_OPTION(runtime, watchdog_step_seconds),
-           "longest later step, or five times what 99 of 100 steps took if that is longer", above_zero());
-  rows.add(SFT_OPTION(runtime, watchdog_evaluation_seconds), "longest evaluation", above_zero());
-  rows.add(SFT_OPTION(runtime, watchdog_checkpoint_seconds), "longest save", above_zero());
+           "longest later step, or five times what 99 of 100 steps took if that is longer", above(0));
+  rows.add(SFT_OPTION(runtime, watchdog_evaluation_seconds), "longest evaluation", above(0));
+  rows.add(SFT_OPTION(runtime, watchdog_checkpoint_seconds), "longest save", above(0));
   rows.add(SFT_OPTION(runtime, trl_compat), "reproduce TRL's numbers with their flaws (docs/numerics.md)");
 }
 

@@ -22,6 +22,7 @@ constexpr const char* kUsage =
     "  sft-dist --args run.ini --print-config[=json]            print every option with its value\n"
     "  sft-dist verify PATH ...                                 check a checkpoint, model or data set\n"
     "  sft-dist generate MODEL --ids 1,2,3                      print a greedy continuation, as token ids\n"
+    "  sft-dist export --merge ADAPTER OUT                      add an adapter to its model: one model folder\n"
     "  sft-dist --help | --version\n"
     "\n"
     "Options stand in run.ini as lines `key = value`, or on the command line as --key value or\n"

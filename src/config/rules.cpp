@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -74,8 +75,9 @@ Rule at_least(int64_t minimum) {
                      [minimum](double value) { return value >= static_cast<double>(minimum); });
 }
 
-Rule above_zero() {
-  return number_rule("above 0", [](double value) { return value > 0; });
+Rule above(int64_t bound) {
+  return number_rule(fmt::format("above {}", bound),
+                     [bound](double value) { return value > static_cast<double>(bound); });
 }
 
 Rule in_half_open_unit() {
@@ -113,6 +115,19 @@ Rule list_of(std::vector<std::string> choices) {
   return rule;
 }
 
+Rule names() {
+  return text_rule("names separated by commas", [](const std::string& text) {
+    std::istringstream words(text);
+    for (std::string word; std::getline(words, word, ',');) {
+      const std::string name = trim(word);
+      const bool plain = std::ranges::all_of(name, [](unsigned char c) {
+        return std::isalnum(c) != 0 || c == '_' || c == '.' || c == '-';
+      });
+      if (name.empty() || !plain) return false;
+    }
+    return text.back() != ',';
+  });
+}
 Rule key_values() {
   return text_rule("a JSON object or key=value,key=value", are_key_values);
 }

@@ -10,13 +10,14 @@
 namespace sft::config {
 
 Rule at_least(int64_t minimum);
-Rule above_zero();
+Rule above(int64_t bound);
 Rule in_half_open_unit();  // [0, 1)
 Rule steps();              // whole steps, or a fraction of all steps below 1
 Rule split_size();         // whole rows, or a share of all rows below 1
 Rule seed();               // what torch and numpy both take
 Rule one_of(std::vector<std::string> choices, std::vector<std::pair<std::string, std::string>> synonyms = {});
 Rule list_of(std::vector<std::string> choices);
+Rule names();       // a,b,c
 Rule key_values();  // JSON object, or key=value,...
 Rule size();        // 5GB, 500MB, ...
 Rule path();

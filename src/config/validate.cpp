@@ -130,6 +130,16 @@ std::vector<Contradiction> contradictions(const Options& o) {
              {"loss_type", "label_smoothing_factor"},
              "label_smoothing_factor = {} needs loss_type = nll, but it is {}", o.loss.label_smoothing_factor,
              o.loss.loss_type);
+  const AdapterOptions& adapter = o.adapter;
+  found.when(!adapter.use_peft && !adapter.adapter_name_or_path.empty(), {"use_peft", "adapter_name_or_path"},
+             "adapter_name_or_path = {} needs use_peft = true", adapter.adapter_name_or_path);
+  found.when(!adapter.use_peft && adapter.base_dtype != "float32", {"use_peft", "base_dtype"},
+             "base_dtype = {} is for weights that are not trained: it needs use_peft = true", adapter.base_dtype);
+  found.when(!adapter.use_peft && adapter.load_in_4bit, {"use_peft", "load_in_4bit"},
+             "load_in_4bit = true is for weights that are not trained: it needs use_peft = true");
+  found.when(!adapter.load_in_4bit && adapter.use_bnb_nested_quant, {"load_in_4bit", "use_bnb_nested_quant"},
+             "use_bnb_nested_quant = true needs load_in_4bit = true");
+
   found.when(o.save.overwrite_output_dir && !o.save.resume_from_checkpoint.empty(),
              {"overwrite_output_dir", "resume_from_checkpoint"},
              "overwrite_output_dir = true and resume_from_checkpoint = {}: choose one",

@@ -4,24 +4,109 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "sft/base/activity.h"
 #include "sft/engine/flat_io.h"
 
 namespace sft::engine {
+namespace {
+
+int64_t count(const std::vector<model::TensorDef>& tensors) {
+  int64_t total = 0;
+  for (const model::TensorDef& tensor : tensors) total += tensor.numel();
+  return total;
+}
+
+}  // namespace
 
 Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm,
                base::PhaseTimers& timers)
     : decoder_(decoder), options_(options), comm_(comm), timers_(timers), reducer_(comm, timers) {
-  for (int64_t block = 0; block < decoder.num_blocks(); ++block) {
-    blocks_.emplace_back(decoder.block_tensors(block), options.device);
-  }
+  for (int64_t block = 0; block < decoder.num_blocks(); ++block) add_block(decoder.block_tensors(block));
+  while (lowest_trainable_ + 1 < views_.size() && !views_[lowest_trainable_].trainable) ++lowest_trainable_;
   loss_sum_ = at::zeros({}, at::TensorOptions().dtype(c10::kDouble).device(options.device));
 }
 
+void Engine::add_block(const std::vector<model::TensorDef>& tensors) {
+  BlockViews views;
+  views.weights.resize(tensors.size());
+  views.gradients.resize(tensors.size());
+  if (std::ranges::any_of(tensors, [&](const model::TensorDef& tensor) { return is_packed(tensor); }))
+    views.packed.resize(tensors.size());
+  const auto add = [&](ParameterBlock::Kind kind, c10::ScalarType dtype, std::vector<ParameterBlock>& blocks) {
+    std::vector<std::size_t> indices;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].trainable == (kind == ParameterBlock::Kind::kTrainable) && !is_packed(tensors[i]))
+        indices.push_back(i);
+    }
+    if (indices.empty()) return;
+    std::ranges::stable_partition(indices, [&](std::size_t i) { return tensors[i].decay; });
+    std::vector<model::TensorDef> part;
+    for (const std::size_t i : indices) part.push_back(tensors[i]);
+    const ParameterBlock& block = blocks.emplace_back(part, options_.device, dtype, kind);
+    const model::BlockTensors placed = block.views();
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      views.weights[indices[i]] = placed.weights[i];
+      if (!placed.grads.empty()) views.gradients[indices[i]] = placed.grads[i];
+    }
+    if (kind == ParameterBlock::Kind::kTrainable) views.trainable = blocks.size() - 1;
+  };
+  add(ParameterBlock::Kind::kFrozen, options_.frozen_dtype, frozen_blocks_);
+  add(ParameterBlock::Kind::kTrainable, c10::kFloat, blocks_);
+  views_.push_back(std::move(views));
+}
+
 void Engine::load_parameters(const model::TensorSource& source) {
+  for (const auto* blocks : {&frozen_blocks_, &blocks_}) {
+    for (const ParameterBlock& block : *blocks)
+      load_flat(block, block.parameters(), source, "", comm_, LoadPart::kWithoutAdapters);
+  }
+  for (int64_t block = 0; block < decoder_.num_blocks(); ++block) load_packed(block, source);
+}
+
+// One block's linears in fp32 at a time.
+void Engine::load_packed(int64_t block, const model::TensorSource& source) {
+  const std::vector<model::TensorDef>& tensors = decoder_.block_tensors(block);
+  std::vector<ops::Nf4Tensor>& packed = views_[static_cast<std::size_t>(block)].packed;
+  std::vector<model::TensorDef> linears;
+  std::vector<std::size_t> indices;
+  for (std::size_t i = 0; i < packed.size(); ++i) {
+    if (!is_packed(tensors[i])) continue;
+    linears.push_back(tensors[i]);
+    indices.push_back(i);
+  }
+  if (linears.empty()) return;
+  const ParameterBlock whole(linears, options_.device, c10::kFloat, ParameterBlock::Kind::kFrozen);
+  load_flat(whole, whole.parameters(), source, "", comm_);
+  const model::BlockTensors views = whole.views();
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const at::Tensor weight = views.weights[i].cpu();
+    packed[indices[i]] =
+        ops::nf4_to(ops::nf4_quantize(decoder_.spec().transposed_linear ? weight.t() : weight,
+                                      options_.frozen_linears == FrozenLinears::kNf4Nested),
+                    options_.device);
+  }
+}
+
+void Engine::initialize_adapters(model::AdapterInit init, uint64_t seed) {
+  for (std::size_t block = 0; block < views_.size(); ++block)
+    decoder_.initialize_adapters(static_cast<int64_t>(block), views_[block].weights_only(), init, seed);
+}
+
+void Engine::merge_adapters() {
+  for (std::size_t block = 0; block < views_.size(); ++block)
+    decoder_.merge_adapters(static_cast<int64_t>(block), views_[block].weights_only());
+}
+
+void Engine::load_trainable(const model::TensorSource& source) {
   for (const ParameterBlock& block : blocks_) load_flat(block, block.parameters(), source, "", comm_);
+}
+
+void Engine::start_reduction(const BlockViews& views) {
+  if (views.trainable) reducer_.start(blocks_[*views.trainable]);
 }
 
 void Engine::zero_grad() {
@@ -35,14 +120,16 @@ at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunM
                            std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs) {
   const auto timed = timers_.scope(base::Phase::kForward);
   at::Tensor x =
-      decoder_.embedding_forward(embedding().weights_only(), inputs, mode, saved ? &saved->front() : nullptr);
+      decoder_.embedding_forward(embedding().weights_only(), inputs, mode,
+                                 saved && lowest_trainable_ == 0 ? &saved->front() : nullptr);
   for (int64_t layer = 0; layer < decoder_.num_layers(); ++layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
     activity::set_block(layer + 1);
-    const bool keep = saved && !options_.gradient_checkpointing;
-    if (layer_inputs && options_.gradient_checkpointing) layer_inputs->push_back(x);
-    x = decoder_.layer_forward(layer, blocks_[block].weights_only(), x, inputs, mode,
-                               keep ? &(*saved)[block] : nullptr);
+    const bool backward_comes_here = saved && block >= lowest_trainable_;
+    if (backward_comes_here && options_.gradient_checkpointing) layer_inputs->push_back(x);
+    x = decoder_.layer_forward(layer, views_[block].weights_only(), x, inputs, mode,
+                               backward_comes_here && !options_.gradient_checkpointing ? &(*saved)[block]
+                                                                                       : nullptr);
   }
   return x;
 }
@@ -53,18 +140,20 @@ void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const
   const auto timed = timers_.scope(base::Phase::kBackward);
   for (int64_t layer = decoder_.num_layers() - 1; layer >= 0; --layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
+    if (block < lowest_trainable_) return;
     activity::set_block(layer + 1);
     if (options_.gradient_checkpointing) {
-      decoder_.layer_forward(layer, blocks_[block].weights_only(), layer_inputs.back(), inputs, mode,
+      decoder_.layer_forward(layer, views_[block].weights_only(), layer_inputs.back(), inputs, mode,
                              &saved[block]);
       layer_inputs.pop_back();
     }
-    grad = decoder_.layer_backward(layer, blocks_[block].views(), grad, inputs, mode, saved[block]);
+    grad = decoder_.layer_backward(layer, views_[block].all(), grad, inputs, mode, saved[block]);
     saved[block] = {};
-    if (reduce) reducer_.start(blocks_[block]);
+    if (reduce) start_reduction(views_[block]);
   }
-  decoder_.embedding_backward(embedding().views(), grad, inputs, mode, saved.front());
-  if (reduce) reducer_.start(embedding());
+  if (lowest_trainable_ > 0) return;
+  decoder_.embedding_backward(embedding().all(), grad, inputs, mode, saved.front());
+  if (reduce) start_reduction(embedding());
 }
 
 void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window) {
@@ -82,7 +171,7 @@ void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, 
                             .seed = options_.seed,
                             .neftune_alpha = options_.neftune_alpha,
                             .loss = options_.loss};
-  std::vector<model::BlockSaved> saved(blocks_.size());
+  std::vector<model::BlockSaved> saved(views_.size());
   std::vector<at::Tensor> layer_inputs;
   const at::Tensor hidden = forward(inputs, mode, &saved, &layer_inputs);
 
@@ -90,10 +179,10 @@ void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, 
   {
     const auto timed = timers_.scope(base::Phase::kBackward);
     out =
-        decoder_.head_forward_backward(head().views(), embedding().views(), hidden, inputs, mode, loss_scale);
+        decoder_.head_forward_backward(head().all(), embedding().all(), hidden, inputs, mode, loss_scale);
     loss_sum_.add_(out.loss_sum);
     if (out.token_sums.defined()) token_sums_.push_back(out.token_sums);
-    if (last_of_window) reducer_.start(head());
+    if (last_of_window) start_reduction(head());
   }
   backward(out.grad, inputs, mode, saved, layer_inputs, last_of_window);
 }
@@ -163,7 +252,26 @@ at::Tensor Engine::logits(const data::MicroBatch& batch) {
 
 int64_t Engine::num_parameters() const {
   int64_t total = 0;
+  for (int64_t block = 0; block < decoder_.num_blocks(); ++block) total += count(decoder_.block_tensors(block));
+  return total;
+}
+
+int64_t Engine::num_trainable_parameters() const {
+  int64_t total = 0;
   for (const ParameterBlock& block : blocks_) total += block.num_parameters();
+  return total;
+}
+
+int64_t Engine::num_embedding_parameters() const {
+  return count(decoder_.block_tensors(0));
+}
+
+int64_t Engine::frozen_bytes() const {
+  int64_t total = 0;
+  for (const ParameterBlock& block : frozen_blocks_) total += static_cast<int64_t>(block.parameters().nbytes());
+  for (const BlockViews& views : views_) {
+    for (const ops::Nf4Tensor& tensor : views.packed) total += tensor.nbytes();
+  }
   return total;
 }
 

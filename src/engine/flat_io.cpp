@@ -12,14 +12,29 @@
 namespace sft::engine {
 namespace {
 
-// Reads elements [begin, end) of the flat buffer into `out`; gaps are left as they are.
+constexpr int64_t kConvertElements = int64_t{4} << 20;
+
+// Files are read as fp32; other buffers are filled by way of a small one.
+void read_converted(const model::TensorSource& source, const std::string& name, int64_t begin, int64_t end,
+                    const at::Tensor& out) {
+  if (out.scalar_type() == at::kFloat) return source.read(name, begin, end, out);
+  const at::Tensor buffer = at::empty({std::min(kConvertElements, end - begin)}, at::kFloat);
+  for (int64_t first = begin; first < end; first += kConvertElements) {
+    const int64_t count = std::min(kConvertElements, end - first);
+    source.read(name, first, first + count, buffer.narrow(0, 0, count));
+    out.narrow(0, first - begin, count).copy_(buffer.narrow(0, 0, count));
+  }
+}
+
+// Reads elements [begin, end) of the flat buffer into `out`; gaps and tensors without a name are left as they are.
 void read_interval(const ParameterBlock& block, const std::vector<std::string>& names,
                    const model::TensorSource& source, int64_t begin, int64_t end, const at::Tensor& out) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     const auto [offset, numel] = block.placement(i);
     const int64_t first = std::max(begin, offset), last = std::min(end, offset + numel);
-    if (first >= last) continue;
-    source.read(names[i], first - offset, last - offset, out.narrow(0, first - begin, last - first));
+    if (first >= last || names[i].empty()) continue;
+    read_converted(source, names[i], first - offset, last - offset,
+                   out.narrow(0, first - begin, last - first));
   }
 }
 
@@ -44,13 +59,16 @@ std::string name_in_source(const model::TensorDef& tensor, const model::TensorSo
 }
 
 void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source,
-               const std::string& name_prefix, parallel::Communicator& comm) {
+               const std::string& name_prefix, parallel::Communicator& comm, LoadPart part) {
   std::vector<std::string> names;
-  for (const model::TensorDef& tensor : block.tensors())
-    names.push_back(name_in_source(tensor, source, name_prefix));
+  for (const model::TensorDef& tensor : block.tensors()) {
+    const bool skipped = part == LoadPart::kWithoutAdapters && tensor.adapter != model::AdapterPart::kNone;
+    names.push_back(skipped ? "" : name_in_source(tensor, source, name_prefix));
+  }
 
   const bool on_host = flat.device().is_cpu();
   if (comm.size() == 1 && on_host) {
+    if (part == LoadPart::kWithoutAdapters) flat.zero_();
     read_interval(block, names, source, 0, block.size(), flat);
     return;
   }

@@ -12,7 +12,7 @@ constexpr int64_t kAlignmentBytes = 64;
 }  // namespace
 
 ParameterBlock::ParameterBlock(const std::vector<model::TensorDef>& tensors, c10::Device device,
-                               c10::ScalarType dtype)
+                               c10::ScalarType dtype, Kind kind)
     : tensors_(tensors) {
   const int64_t alignment = kAlignmentBytes / static_cast<int64_t>(c10::elementSize(dtype));
   for (const model::TensorDef& tensor : tensors_) {
@@ -22,10 +22,11 @@ ParameterBlock::ParameterBlock(const std::vector<model::TensorDef>& tensors, c10
   }
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   parameters_ = at::zeros({size_}, options);
-  gradients_ = at::zeros({size_}, options);
+  if (kind == Kind::kTrainable) gradients_ = at::zeros({size_}, options);
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const auto [offset, numel] = placements_[i];
     weight_views_.push_back(parameters_.narrow(0, offset, numel).view(tensors_[i].shape));
+    if (kind == Kind::kFrozen) continue;
     gradient_views_.push_back(gradients_.narrow(0, offset, numel).view(tensors_[i].shape));
   }
 }

@@ -5,7 +5,9 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <set>
 
+#include "model/fused_linear.h"
 #include "model/layer.h"
 #include "model/layout.h"
 #include "model/rope.h"
@@ -21,8 +23,8 @@ using NoGrad = c10::AutoGradMode;
 
 class TransformerDecoder final : public Decoder {
  public:
-  TransformerDecoder(const DecoderSpec& spec, const Family& family)
-      : spec_(spec), layouts_(make_layouts(spec, family)) {
+  TransformerDecoder(const DecoderSpec& spec, const Family& family, const AdapterSpec* adapter)
+      : spec_(untied_where_saved(spec, family, adapter)), layouts_(make_layouts(spec_, family, adapter)) {
     spec_.num_parameters = 0;
     for (const BlockLayout& layout : layouts_) {
       for (const TensorDef& tensor : layout.tensors) spec_.num_parameters += tensor.numel();
@@ -31,6 +33,10 @@ class TransformerDecoder final : public Decoder {
 
   const DecoderSpec& spec() const override { return spec_; }
   const std::vector<TensorDef>& block_tensors(int64_t block) const override { return layout(block).tensors; }
+  void initialize_adapters(int64_t block, const BlockTensors& tensors, AdapterInit init,
+                           uint64_t seed) const override;
+  void merge_adapters(int64_t block, const BlockTensors& tensors) const override;
+  std::vector<std::string> adapted_modules() const override;
   DecoderInputs make_inputs(const data::MicroBatch& batch, c10::Device device) const override;
 
   at::Tensor embedding_forward(const BlockTensors& block, const DecoderInputs& in, const RunMode& mode,
@@ -63,9 +69,12 @@ class TransformerDecoder final : public Decoder {
     at::Tensor normed, projected;  // the same tensor where nothing is projected
     ops::NormStats stats;
   };
-  HeadHidden head_hidden(const BlockView& head, const at::Tensor& x, const RunMode& mode) const;
+  HeadHidden head_hidden(const BlockView& head, const at::Tensor& x, const LinearRun& run) const;
   at::Tensor head_hidden_backward(const BlockView& head, at::Tensor grad, const at::Tensor& x,
-                                  const HeadHidden& hidden, const RunMode& mode) const;
+                                  const HeadHidden& hidden, const LinearRun& run) const;
+  LinearRun head_run(const DecoderInputs& in, const RunMode& mode) const {
+    return {num_layers(), in, mode, in.target_positions};
+  }
   ops::LinearWeights output_weights(const BlockView& head, const BlockTensors& embedding) const;
   ops::LinearGrads output_grads(const BlockView& head, const BlockTensors& embedding) const;
   ops::HeadOptions head_options(const RunMode& mode) const {
@@ -79,6 +88,37 @@ class TransformerDecoder final : public Decoder {
   DecoderSpec spec_;
   std::vector<BlockLayout> layouts_;
 };
+
+// ---- adapters
+// ----------------------------------------------------------------------------------------------------------------
+
+void TransformerDecoder::initialize_adapters(int64_t block, const BlockTensors& tensors, AdapterInit init,
+                                             uint64_t seed) const {
+  const NoGrad no_grad(false);
+  for (const auto& [role, place] : layout(block).adapters)
+    lora_initialize(*view(block, tensors).lora(role), init, seed);
+}
+
+void TransformerDecoder::merge_adapters(int64_t block, const BlockTensors& tensors) const {
+  const NoGrad no_grad(false);
+  for (const auto& [role, place] : layout(block).adapters) {
+    Lora lora = *view(block, tensors).lora(role);
+    lora.base = view(block, tensors).linear(role);
+    lora_merge(lora);
+  }
+}
+
+std::vector<std::string> TransformerDecoder::adapted_modules() const {
+  std::set<std::string> names;
+  for (const BlockLayout& layout : layouts_) {
+    for (const auto& [role, place] : layout.adapters) {
+      std::string name = layout.tensors[static_cast<std::size_t>(place.a)].name;
+      name.erase(name.rfind(".lora_A"));
+      names.insert(name.substr(name.rfind('.') + 1));
+    }
+  }
+  return {names.begin(), names.end()};
+}
 
 // ---- inputs
 // -----------------------------------------------------------------------------------------------------------------
@@ -113,15 +153,15 @@ DecoderInputs TransformerDecoder::make_inputs(const data::MicroBatch& batch, c10
 at::Tensor TransformerDecoder::looked_up(const BlockView& block, const DecoderInputs& in, const RunMode& mode,
                                          BlockSaved* saved) const {
   at::Tensor x = ops::embedding_forward(in.input_ids, block.weight(Role::kTokenEmbedding));
+  if (x.scalar_type() == at::kBFloat16) x = x.to(at::kFloat);  // frozen weights may be held in bf16
   if (mode.training) {
     x = ops::embedding_noise_apply(x, mode.neftune_alpha,
                                    dropout_site(DropoutKind::kEmbeddingNoise, -1, 0.0, in, mode));
   }
   if (block.has(Role::kProjectIn)) {
     if (saved != nullptr) saved->tensors = {x};
-    x = ops::linear_forward(x, block.linear(Role::kProjectIn), mode.compute);
+    x = FusedLinear(block, {Role::kProjectIn}).forward(x, {-1, in, mode});
   }
-  if (mode.compute == ops::ComputeDtype::kBf16) x = x.to(at::kFloat);  // bf16 copies of the weights
   if (spec_.embedding_scale != 1.0) x.mul_(spec_.embedding_scale);
   if (block.has(Role::kPositionEmbedding)) {
     x.add_(ops::embedding_forward(position_rows(in), block.weight(Role::kPositionEmbedding)));
@@ -161,8 +201,7 @@ void TransformerDecoder::embedding_backward(const BlockTensors& tensors, const a
   }
   if (spec_.embedding_scale != 1.0) grad = grad * spec_.embedding_scale;
   if (block.has(Role::kProjectIn)) {
-    grad = ops::linear_backward(grad, saved.tensors.at(0), block.linear(Role::kProjectIn),
-                                block.linear_grads(Role::kProjectIn), mode.compute);
+    grad = FusedLinear(block, {Role::kProjectIn}).backward(grad, saved.tensors.at(0), {-1, in, mode});
   }
   ops::embedding_backward(grad, in.input_ids, block.grad(Role::kTokenEmbedding), spec_.padding_idx);
   saved = {};
@@ -191,25 +230,23 @@ at::Tensor TransformerDecoder::layer_backward(int64_t layer, const BlockTensors&
 // -------------------------------------------------------------------------------------------------------------------
 
 TransformerDecoder::HeadHidden TransformerDecoder::head_hidden(const BlockView& head, const at::Tensor& x,
-                                                               const RunMode& mode) const {
+                                                               const LinearRun& run) const {
   HeadHidden hidden;
   hidden.normed = spec_.final_norm
                       ? ops::norm_forward(spec_.norm_kind, x, norm_weights(spec_, head, Role::kFinalNorm),
                                           spec_.norm_eps, &hidden.stats)
                       : x;
   hidden.projected = head.has(Role::kProjectOut)
-                         ? ops::linear_forward(hidden.normed, head.linear(Role::kProjectOut), mode.compute)
+                         ? FusedLinear(head, {Role::kProjectOut}).forward(hidden.normed, run)
                          : hidden.normed;
   return hidden;
 }
 
 at::Tensor TransformerDecoder::head_hidden_backward(const BlockView& head, at::Tensor grad,
                                                     const at::Tensor& x, const HeadHidden& hidden,
-                                                    const RunMode& mode) const {
-  if (head.has(Role::kProjectOut)) {
-    grad = ops::linear_backward(grad, hidden.normed, head.linear(Role::kProjectOut),
-                                head.linear_grads(Role::kProjectOut), mode.compute);
-  }
+                                                    const LinearRun& run) const {
+  if (head.has(Role::kProjectOut))
+    grad = FusedLinear(head, {Role::kProjectOut}).backward(grad, hidden.normed, run);
   if (!spec_.final_norm) return grad;
   return ops::norm_backward(spec_.norm_kind, grad, x, norm_weights(spec_, head, Role::kFinalNorm),
                             hidden.stats, spec_.norm_eps, head.norm_grads(Role::kFinalNorm));
@@ -237,11 +274,12 @@ Decoder::HeadOutput TransformerDecoder::head_forward_backward(const BlockTensors
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
   const at::Tensor rows = x.index_select(0, in.target_positions);
-  const HeadHidden hidden = head_hidden(head, rows, mode);
+  const HeadHidden hidden = head_hidden(head, rows, head_run(in, mode));
   const ops::HeadResult result =
       ops::head_forward_backward(hidden.projected, output_weights(head, embedding), in.target_ids, loss_scale,
                                  output_grads(head, embedding), head_options(mode), mode.compute);
-  const at::Tensor grad_rows = head_hidden_backward(head, result.grad_hidden, rows, hidden, mode);
+  const at::Tensor grad_rows =
+      head_hidden_backward(head, result.grad_hidden, rows, hidden, head_run(in, mode));
   at::Tensor grad = at::zeros_like(x);
   grad.index_copy_(0, in.target_positions, grad_rows);
   return {result.loss_sum, result.token_sums, grad};
@@ -252,7 +290,8 @@ Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors
                                                      const DecoderInputs& in, const RunMode& mode) const {
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
-  const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), mode);
+  const HeadHidden hidden =
+      head_hidden(head, x.index_select(0, in.target_positions), head_run(in, mode));
   const ops::HeadResult result = ops::head_forward(hidden.projected, output_weights(head, embedding),
                                                    in.target_ids, head_options(mode), mode.compute);
   return {result.loss_sum, result.token_sums, {}};
@@ -262,20 +301,21 @@ at::Tensor TransformerDecoder::head_logits(const BlockTensors& tensors, const Bl
                                            const at::Tensor& x, const RunMode& mode) const {
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
-  return ops::head_logits(head_hidden(head, x, mode).projected, output_weights(head, embedding),
-                          head_options(mode), mode.compute);
+  const DecoderInputs no_inputs;  // dropout is off
+  return ops::head_logits(head_hidden(head, x, {num_layers(), no_inputs, mode}).projected,
+                          output_weights(head, embedding), head_options(mode), mode.compute);
 }
 
 }  // namespace
 
-std::unique_ptr<Decoder> Decoder::create(const DecoderSpec& spec) {
+std::unique_ptr<Decoder> Decoder::create(const DecoderSpec& spec, const AdapterSpec* adapter) {
   const auto families = all_families();
   const auto family = std::ranges::find(families, spec.model_type, &Family::model_type);
   if (family == families.end()) {
     base::fail(ExitCode::kInvalidData, "model_type = {} is not a model family sft-dist knows",
                spec.model_type);
   }
-  return std::make_unique<TransformerDecoder>(spec, **family);
+  return std::make_unique<TransformerDecoder>(spec, **family, adapter);
 }
 
 }  // namespace sft::model

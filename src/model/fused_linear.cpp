@@ -33,8 +33,12 @@ std::optional<at::Tensor> joined_or_absent(const std::vector<at::Tensor>& tensor
 
 FusedLinear::FusedLinear(const BlockView& block, std::initializer_list<Role> roles) {
   std::vector<at::Tensor> weights, biases, weight_grads, bias_grads;
+  int64_t begin = 0;
   for (const Role role : roles) {
     parts_.push_back({block.linear(role), block.linear_grads(role)});
+    const int64_t outputs = parts_.back().outputs();
+    if (auto lora = block.lora(role)) adapters_.push_back({std::move(*lora), begin, outputs});
+    begin += outputs;
     weights.push_back(parts_.back().weights.weight);
     biases.push_back(parts_.back().weights.bias);
     weight_grads.push_back(parts_.back().grads.weight);
@@ -46,15 +50,29 @@ FusedLinear::FusedLinear(const BlockView& block, std::initializer_list<Role> rol
   if (weight && bias && weight_grad && bias_grad) parts_ = {{{*weight, *bias}, {*weight_grad, *bias_grad}}};
 }
 
-at::Tensor FusedLinear::forward(const at::Tensor& x, ops::ComputeDtype compute) const {
+at::Tensor FusedLinear::forward(const at::Tensor& x, const LinearRun& run) const {
+  const at::Tensor y = base_forward(x, run.mode.compute);
+  for (const Adapter& adapter : adapters_)
+    lora_forward(adapter.lora, x, y.narrow(1, adapter.begin, adapter.outputs), run);
+  return y;
+}
+
+at::Tensor FusedLinear::backward(const at::Tensor& grad_y, const at::Tensor& x, const LinearRun& run) const {
+  const at::Tensor grad_x = base_backward(grad_y, x, run.mode.compute);
+  for (const Adapter& adapter : adapters_)
+    lora_backward(adapter.lora, grad_y.narrow(1, adapter.begin, adapter.outputs), x, grad_x, run);
+  return grad_x;
+}
+
+at::Tensor FusedLinear::base_forward(const at::Tensor& x, ops::ComputeDtype compute) const {
   if (parts_.size() == 1) return ops::linear_forward(x, parts_.front().weights, compute);
   std::vector<at::Tensor> outputs;
   for (const Part& part : parts_) outputs.push_back(ops::linear_forward(x, part.weights, compute));
   return at::cat(outputs, 1);
 }
 
-at::Tensor FusedLinear::backward(const at::Tensor& grad_y, const at::Tensor& x,
-                                 ops::ComputeDtype compute) const {
+at::Tensor FusedLinear::base_backward(const at::Tensor& grad_y, const at::Tensor& x,
+                                      ops::ComputeDtype compute) const {
   at::Tensor grad_x;
   int64_t begin = 0;
   for (const Part& part : parts_) {

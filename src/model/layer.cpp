@@ -231,7 +231,7 @@ at::Tensor DecoderLayer::run_backward(const Sublayer& part, const at::Tensor& gr
 }
 
 at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
-  at::Tensor qkv = qkv_linear(block_, spec_).forward(h, mode_.compute);
+  at::Tensor qkv = qkv_linear(block_, spec_).forward(h, run_);
   if (spec_.qkv_layout == QkvLayout::kGroups) qkv = blocks_of_groups(qkv, spec_);
   norm_queries_and_keys(qkv, saved);
   Heads heads = split_heads(qkv, spec_);
@@ -244,15 +244,14 @@ at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
                              mode_.compute, saved != nullptr ? &saved->attention : nullptr);
   keep(saved, kQkv, qkv);
   keep(saved, kAttentionOut, out);
-  return ops::linear_forward(out.flatten(1), block_.linear(Role::kAttentionOut), mode_.compute);
+  return FusedLinear(block_, {Role::kAttentionOut}).forward(out.flatten(1), run_);
 }
 
 at::Tensor DecoderLayer::attend_backward(const at::Tensor& grad, const at::Tensor& h,
                                          BlockSaved& saved) const {
   const at::Tensor qkv = take(saved, kQkv), out = take(saved, kAttentionOut);
   const Heads heads = split_heads(qkv, spec_);
-  const at::Tensor grad_out = ops::linear_backward(grad, out.flatten(1), block_.linear(Role::kAttentionOut),
-                                                   block_.linear_grads(Role::kAttentionOut), mode_.compute);
+  const at::Tensor grad_out = FusedLinear(block_, {Role::kAttentionOut}).backward(grad, out.flatten(1), run_);
   const auto site =
       dropout_site(DropoutKind::kAttentionProbabilities, layer_, spec_.attention_dropout, in_, mode_);
   ops::AttentionGrads grads =
@@ -263,21 +262,20 @@ at::Tensor DecoderLayer::attend_backward(const at::Tensor& grad, const at::Tenso
   at::Tensor grad_qkv = at::cat({grads.q, grads.k, grads.v}, 1).flatten(1);
   norm_queries_and_keys_backward(grad_qkv, saved);
   if (spec_.qkv_layout == QkvLayout::kGroups) grad_qkv = groups_of_blocks(grad_qkv, spec_);
-  return qkv_linear(block_, spec_).backward(grad_qkv, h, mode_.compute);
+  return qkv_linear(block_, spec_).backward(grad_qkv, h, run_);
 }
 
 at::Tensor DecoderLayer::feed_forward(const at::Tensor& h, BlockSaved* saved) const {
-  const at::Tensor up = up_linear(block_, spec_).forward(h, mode_.compute);
+  const at::Tensor up = up_linear(block_, spec_).forward(h, run_);
   keep(saved, kUpOut, up);
-  return ops::linear_forward(activated(up), block_.linear(Role::kDown), mode_.compute);
+  return FusedLinear(block_, {Role::kDown}).forward(activated(up), run_);
 }
 
 at::Tensor DecoderLayer::feed_forward_backward(const at::Tensor& grad, const at::Tensor& h,
                                                BlockSaved& saved) const {
   const at::Tensor up = take(saved, kUpOut);
-  const at::Tensor grad_activated = ops::linear_backward(grad, activated(up), block_.linear(Role::kDown),
-                                                         block_.linear_grads(Role::kDown), mode_.compute);
-  return up_linear(block_, spec_).backward(activated_backward(grad_activated, up), h, mode_.compute);
+  const at::Tensor grad_activated = FusedLinear(block_, {Role::kDown}).backward(grad, activated(up), run_);
+  return up_linear(block_, spec_).backward(activated_backward(grad_activated, up), h, run_);
 }
 
 void DecoderLayer::norm_queries_and_keys(const at::Tensor& qkv, BlockSaved* saved) const {

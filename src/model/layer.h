@@ -2,6 +2,7 @@
 #pragma once
 
 #include "model/layout.h"
+#include "model/lora.h"
 #include "sft/model/decoder.h"
 
 namespace sft::model {
@@ -30,7 +31,7 @@ class DecoderLayer {
  public:
   DecoderLayer(const DecoderSpec& spec, int64_t layer, const BlockView& block, const DecoderInputs& in,
                const RunMode& mode)
-      : spec_(spec), layer_(layer), block_(block), in_(in), mode_(mode) {}
+      : spec_(spec), layer_(layer), block_(block), in_(in), mode_(mode), run_{layer, in, mode} {}
 
   at::Tensor forward(const at::Tensor& x, BlockSaved* saved) const;      // [T, hidden_size] -> the same
   at::Tensor backward(const at::Tensor& grad, BlockSaved& saved) const;  // empties `saved`
@@ -75,6 +76,7 @@ class DecoderLayer {
   const BlockView& block_;
   const DecoderInputs& in_;
   const RunMode& mode_;
+  LinearRun run_;
 };
 
 }  // namespace sft::model

@@ -1,8 +1,11 @@
 #include "model/layout.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <string>
 
+#include "model/lora_random.h"
 #include "sft/base/error.h"
 
 namespace sft::model {
@@ -12,10 +15,11 @@ struct Part {
   Role role;
   std::vector<int64_t> weight;  // shape; empty: not there
   int64_t bias = 0;             // elements; 0: none
+  int64_t in = 0, out = 0;      // features of a linear that can be adapted; 0: something else
 };
 
 Part linear(const DecoderSpec& spec, Role role, int64_t in, int64_t out, bool bias) {
-  return {role, spec.transposed_linear ? std::vector{in, out} : std::vector{out, in}, bias ? out : 0};
+  return {role, spec.transposed_linear ? std::vector{in, out} : std::vector{out, in}, bias ? out : 0, in, out};
 }
 
 Part norm(const DecoderSpec& spec, Role role, int64_t size) {
@@ -119,7 +123,8 @@ const RoleName& name_of(const Family& family, Role role) {
 
 class LayoutBuilder {
  public:
-  LayoutBuilder(const Family& family, int64_t layer) : family_(family), layer_(layer) {
+  LayoutBuilder(const DecoderSpec& spec, const Family& family, const AdapterSpec* adapter, int64_t layer)
+      : spec_(spec), family_(family), adapter_(adapter), layer_(layer) {
     layout_.weight_index.fill(kAbsent);
     layout_.bias_index.fill(kAbsent);
   }
@@ -127,32 +132,107 @@ class LayoutBuilder {
   BlockLayout build(const std::vector<Part>& parts) {
     for (const Part& part : parts) {
       if (part.weight.size() >= 2)
-        add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/true);
+        add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/true, part.in > 0);
     }
     for (const Part& part : parts) {
       if (part.weight.size() == 1)
         add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/false);
       if (part.bias > 0) add(layout_.bias_index, part.role, ".bias", {part.bias}, /*decay=*/false);
     }
+    if (adapter_ != nullptr) add_adapters(parts);
     return std::move(layout_);
   }
 
  private:
   void add(std::array<int, kNumRoles>& index, Role role, const char* suffix,
-           const std::vector<int64_t>& shape, bool decay) {
+           const std::vector<int64_t>& shape, bool decay, bool linear = false) {
     index[static_cast<std::size_t>(role)] = static_cast<int>(layout_.tensors.size());
+    const std::string module = tensor_name(family_, role, layer_);
     const RoleName& names = name_of(family_, role);
-    TensorDef def{numbered(names.name, layer_) + suffix, {}, shape, decay};
+    TensorDef def;
+    def.name = module + suffix;
+    def.shape = shape;
+    def.decay = decay;
+    def.linear = linear;
+    const auto add_alias = [&](const std::string& name) {
+      if (name != def.name) def.aliases.push_back(name);
+      if (name.starts_with(family_.base_prefix)) def.aliases.push_back(name.substr(family_.base_prefix.size()));
+    };
     if (!names.alias.empty()) def.aliases.push_back(numbered(names.alias, layer_) + suffix);
-    if (def.name.starts_with(family_.base_prefix))
-      def.aliases.push_back(def.name.substr(family_.base_prefix.size()));
+    add_alias(def.name);
+    if (role == Role::kOutputEmbedding && spec_.output_embedding_from_input)
+      add_alias(tensor_name(family_, Role::kTokenEmbedding, 0) + suffix);
+    if (adapter_ != nullptr) {
+      def.trainable = adapter_->saves(module);
+      if (def.trainable) {
+        def.aliases.insert(def.aliases.begin(), def.name);
+        def.name.insert(0, kAdapterPrefix);
+      }
+    }
     layout_.tensors.push_back(std::move(def));
   }
 
+  // All A before all B, each in role order.
+  void add_adapters(const std::vector<Part>& parts) {
+    std::vector<const Part*> targets;
+    for (const Part& part : parts) {
+      const std::string module = part.weight.empty() ? "" : tensor_name(family_, part.role, layer_);
+      if (module.empty() || adapter_->saves(module) || !adapter_->targets(module)) continue;
+      if (part.in > 0) {
+        targets.push_back(&part);
+      } else if (!adapter_->all_linear) {
+        base::fail(base::ExitCode::kConfig,
+                   "lora_target_modules names {}, which is no linear that can be adapted; it can be trained as a "
+                   "whole with lora_modules_to_save",
+                   module);
+      }
+    }
+    for (const Part* part : targets) {
+      const std::string module = tensor_name(family_, part->role, layer_);
+      LoraPlace& place = layout_.adapters[part->role];
+      place.scale = adapter_->scale();
+      place.dropout = adapter_->lora_dropout;
+      constexpr uint32_t kAboveTheDecodersSites = 1U << 16;
+      place.dropout_site = static_cast<int32_t>(
+          (name_bits(module.substr(module.rfind('.') + 1)) | kAboveTheDecodersSites) & 0x7FFFFFFFU);
+      place.a = add_adapter(module + ".lora_A.weight", AdapterPart::kA, {adapter_->r, part->in});
+    }
+    for (const Part* part : targets) {
+      const std::string module = tensor_name(family_, part->role, layer_);
+      LoraPlace& place = layout_.adapters[part->role];
+      place.b = add_adapter(module + ".lora_B.weight", AdapterPart::kB, {part->out, adapter_->r});
+      if (adapter_->use_dora)
+        place.magnitude = add_adapter(module + ".lora_magnitude_vector", AdapterPart::kMagnitude, {part->out});
+    }
+  }
+
+  // transformers decides by name what takes weight decay: adapters do, the magnitude too.
+  int add_adapter(const std::string& name, AdapterPart kind, std::vector<int64_t> shape) {
+    TensorDef def;
+    def.name = std::string(kAdapterPrefix) + name;
+    def.shape = std::move(shape);
+    def.adapter = kind;
+    layout_.tensors.push_back(std::move(def));
+    return static_cast<int>(layout_.tensors.size()) - 1;
+  }
+
+  const DecoderSpec& spec_;
   const Family& family_;
+  const AdapterSpec* adapter_;
   int64_t layer_;
   BlockLayout layout_;
 };
+
+// Last parts of the names of a layer's linears.
+std::vector<std::string> linear_names(const DecoderSpec& spec, const Family& family) {
+  std::vector<std::string> names;
+  for (const Part& part : layer_parts(spec)) {
+    if (part.in == 0) continue;
+    const std::string module = tensor_name(family, part.role, 0);
+    names.push_back(module.substr(module.rfind('.') + 1));
+  }
+  return names;
+}
 
 }  // namespace
 
@@ -162,13 +242,52 @@ int64_t TensorDef::numel() const {
   return count;
 }
 
-std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& family) {
-  std::vector<BlockLayout> layouts{LayoutBuilder(family, 0).build(embedding_parts(spec))};
-  for (int64_t layer = 0; layer < spec.num_hidden_layers; ++layer) {
-    layouts.push_back(LayoutBuilder(family, layer).build(layer_parts(spec)));
+DecoderSpec untied_where_saved(DecoderSpec spec, const Family& family, const AdapterSpec* adapter) {
+  if (adapter == nullptr || !spec.tie_word_embeddings) return spec;
+  if (adapter->saves(tensor_name(family, Role::kTokenEmbedding, 0)) ||
+      adapter->saves(tensor_name(family, Role::kOutputEmbedding, 0))) {
+    spec.tie_word_embeddings = false;
+    spec.output_embedding_from_input = true;
   }
-  layouts.push_back(LayoutBuilder(family, 0).build(head_parts(spec)));
+  return spec;
+}
+
+std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& family,
+                                      const AdapterSpec* adapter) {
+  std::vector<BlockLayout> layouts{LayoutBuilder(spec, family, adapter, 0).build(embedding_parts(spec))};
+  for (int64_t layer = 0; layer < spec.num_hidden_layers; ++layer) {
+    layouts.push_back(LayoutBuilder(spec, family, adapter, layer).build(layer_parts(spec)));
+  }
+  layouts.push_back(LayoutBuilder(spec, family, adapter, 0).build(head_parts(spec)));
+  const auto adapted = [](const BlockLayout& layout) { return !layout.adapters.empty(); };
+  if (adapter != nullptr && std::ranges::none_of(layouts, adapted)) {
+    base::fail(base::ExitCode::kConfig,
+               "the adapter's target modules ({}) name no linear of this {} model; its layers have {}",
+               adapter->target_pattern.empty() ? fmt::format("{}", fmt::join(adapter->target_modules, ", "))
+                                               : adapter->target_pattern,
+               spec.model_type, fmt::join(linear_names(spec, family), ", "));
+  }
   return layouts;
+}
+
+std::optional<Lora> BlockView::lora(Role role) const {
+  const auto found = layout_.adapters.find(role);
+  if (found == layout_.adapters.end()) return std::nullopt;
+  const LoraPlace& place = found->second;
+  Lora lora;
+  if (place.magnitude != kAbsent) lora.base = linear(role);
+  lora.a = pick(tensors_.weights, place.a);
+  lora.b = pick(tensors_.weights, place.b);
+  lora.magnitude = pick(tensors_.weights, place.magnitude);
+  lora.grad_a = pick(tensors_.grads, place.a);
+  lora.grad_b = pick(tensors_.grads, place.b);
+  lora.grad_magnitude = pick(tensors_.grads, place.magnitude);
+  lora.scale = place.scale;
+  lora.dropout = place.dropout;
+  lora.site = place.dropout_site;
+  lora.name_a = layout_.tensors[static_cast<std::size_t>(place.a)].name;
+  lora.name_b = layout_.tensors[static_cast<std::size_t>(place.b)].name;
+  return lora;
 }
 
 }  // namespace sft::model

@@ -9,6 +9,7 @@ at::Tensor embedding_forward(const at::Tensor& ids, const at::Tensor& weight) {
 
 void embedding_backward(const at::Tensor& grad_y, const at::Tensor& ids, const at::Tensor& grad_weight,
                         std::optional<int64_t> padding_idx) {
+  if (!grad_weight.defined()) return;
   generic::embedding_backward(grad_y, ids, grad_weight, padding_idx);
 }
 

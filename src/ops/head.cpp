@@ -44,7 +44,7 @@ HeadResult run_head(const at::Tensor& hidden, const LinearWeights& w, const at::
                     const HeadOptions& options, ComputeDtype compute, const Gradients* gradients) {
   const int64_t count = hidden.size(0);
   const at::Tensor x = operand(hidden, compute);
-  const at::Tensor weight = operand(w.weight, compute);  // rounded once, not per chunk
+  const at::Tensor weight = operand_like(x, w.weight, compute);  // rounded once, not per chunk
   const at::Tensor in_by_out = w.transposed ? weight : weight.t();
   const auto dtype = compute == ComputeDtype::kBf16 ? at::kFloat : hidden.scalar_type();
   const at::TensorOptions result = hidden.options().dtype(dtype);

@@ -18,9 +18,10 @@ at::ScalarType result_dtype(const at::Tensor& x, ComputeDtype compute) {
 }  // namespace
 
 at::Tensor linear_forward(const at::Tensor& x, const LinearWeights& w, ComputeDtype compute) {
-  const at::Tensor weight = in_by_out(operand(w.weight, compute), w.transposed);
+  const at::Tensor input = operand(x, compute);
+  const at::Tensor weight = in_by_out(operand_like(input, w.weight, compute), w.transposed);
   at::Tensor y = at::empty({x.size(0), weight.size(1)}, x.options().dtype(result_dtype(x, compute)));
-  matmul(operand(x, compute), weight, w.bias, y, /*accumulate=*/false);
+  matmul(input, weight, w.bias, y, /*accumulate=*/false);
   return y;
 }
 
@@ -34,7 +35,8 @@ at::Tensor linear_backward(const at::Tensor& grad_y, const at::Tensor& x, const 
   if (!need_grad_x) return {};
   at::Tensor grad_x =
       at::empty({x.size(0), x.size(1)}, grad_y.options().dtype(result_dtype(grad_y, compute)));
-  matmul(grad, in_by_out(operand(w.weight, compute), w.transposed).t(), {}, grad_x, /*accumulate=*/false);
+  matmul(grad, in_by_out(operand_like(grad, w.weight, compute), w.transposed).t(), {}, grad_x,
+         /*accumulate=*/false);
   return grad_x;
 }
 

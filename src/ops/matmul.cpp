@@ -11,6 +11,10 @@ at::Tensor operand(const at::Tensor& t, ComputeDtype compute) {
   return t.is_cpu() && !cpu::has_bf16() ? rounded.to(at::kFloat) : rounded;
 }
 
+at::Tensor operand_like(const at::Tensor& other, const at::Tensor& t, ComputeDtype compute) {
+  return operand(t, compute).to(other.scalar_type());
+}
+
 void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
             bool accumulate) {
   if (c.numel() == 0) return;

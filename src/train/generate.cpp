@@ -5,11 +5,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "loaded_model.h"
 #include "sft/base/error.h"
 #include "sft/base/file.h"
 #include "sft/base/json.h"
-#include "sft/engine/engine.h"
-#include "sft/model/weights.h"
 
 namespace sft::train {
 namespace {
@@ -38,26 +37,20 @@ data::MicroBatch one_row(const std::vector<int64_t>& ids) {
 
 std::vector<int64_t> generate_greedily(const std::filesystem::path& model_dir, std::vector<int64_t> prompt,
                                        int64_t max_new_tokens, parallel::Communicator& comm) {
-  const std::string config_file = (model_dir / "config.json").string();
-  const auto decoder =
-      model::Decoder::create(model::spec_from_config_json(base::read_text(config_file), config_file));
-  const int64_t vocab_size = decoder->spec().vocab_size;
+  const LoadedModel loaded = load_model(model_dir, comm);
+  const model::DecoderSpec& spec = loaded.decoder->spec();
+  const int64_t vocab_size = spec.vocab_size;
   for (const int64_t id : prompt) {
     if (id < 0 || id >= vocab_size)
       base::fail(base::ExitCode::kConfig, "token id {} is outside the model's vocabulary of {}", id,
                  vocab_size);
   }
-  base::PhaseTimers timers;
-  engine::Engine engine(*decoder, {}, comm, timers);
-  engine.load_parameters(*model::open_model_weights(model_dir));
-
-  const std::vector<int64_t> stops = eos_ids(model_dir);
-  const model::DecoderSpec& spec = decoder->spec();
+  const std::vector<int64_t> stops = eos_ids(loaded.model_dir);
   const int64_t longest = spec.longest_row.value_or(spec.max_position_embeddings);
   std::vector<int64_t> generated;
   while (static_cast<int64_t>(generated.size()) < max_new_tokens &&
          static_cast<int64_t>(prompt.size()) < longest) {
-    const int64_t next = engine.logits(one_row(prompt))[-1].argmax().item<int64_t>();
+    const int64_t next = loaded.engine->logits(one_row(prompt))[-1].argmax().item<int64_t>();
     if (std::find(stops.begin(), stops.end(), next) != stops.end()) break;
     prompt.push_back(next);
     generated.push_back(next);

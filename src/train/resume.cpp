@@ -70,7 +70,7 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
   const TrainState state = TrainState::from_json(reader.train_state());
   optimizer.set_scalars(state.optimizer_scalars);
   const optim::AtEvaluationPoint saved_at(optimizer);
-  engine.load_parameters(reader.model());
+  engine.load_trainable(reader.model());
   for (std::size_t b = 0; b < engine.blocks().size(); ++b) {
     const optim::RangeState& range = optimizer.states()[b];
     for (std::size_t s = 0; s < range.names.size(); ++s) {
@@ -95,8 +95,9 @@ void forget_lost_best_model(TrainState& state, checkpoint::Store& store, paralle
 void check_weights(const model::Decoder& decoder, const std::filesystem::path& model_dir) {
   const auto source = model::open_model_weights(model_dir);
   for (int64_t block = 0; block < decoder.num_blocks(); ++block) {
-    for (const model::TensorDef& tensor : decoder.block_tensors(block))
-      engine::name_in_source(tensor, *source, "");
+    for (const model::TensorDef& tensor : decoder.block_tensors(block)) {
+      if (tensor.adapter == model::AdapterPart::kNone) engine::name_in_source(tensor, *source, "");
+    }
   }
 }
 

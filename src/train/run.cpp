@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "adapter_setup.h"
 #include "dataset_checks.h"
 #include "heartbeat.h"
 #include "resume.h"
@@ -19,6 +20,7 @@
 #include "sft/base/json.h"
 #include "sft/base/log.h"
 #include "sft/config/path_list.h"
+#include "sft/engine/flat_io.h"
 #include "sft/model/weights.h"
 #include "sft/ops/memory.h"
 #include "sft/train/agree.h"
@@ -36,6 +38,8 @@ using base::ExitCode;
 struct Inputs {
   fs::path model_dir;
   std::string config_json;
+  std::optional<AdapterPlan> adapter;
+  std::string adapter_identity;
   std::unique_ptr<model::Decoder> decoder;
   std::unique_ptr<data::TokenDataset> train;
   std::vector<EvaluationSet> eval;
@@ -79,13 +83,28 @@ bool has_file(const std::vector<checkpoint::SideFile>& files, const std::string&
                      [&](const checkpoint::SideFile& file) { return file.name == name; });
 }
 
+// config.json and generation_config.json as a checkpoint of the whole model has them.
+void put_model_configs(Inputs& inputs, const config::Options& options, const fs::path& config_file) {
+  const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
+  put_file(inputs.side_files, "config.json",
+           config_for_checkpoint(inputs.config_json, config_file.string(), tokens));
+  // With tokens of the run, that beside the data set: sft-prepare has put them into it.
+  const bool keep_prepared =
+      (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
+  if (!keep_prepared && fs::exists(inputs.model_dir / "generation_config.json")) {
+    put_file(inputs.side_files, "generation_config.json",
+             base::read_text(inputs.model_dir / "generation_config.json"));
+  }
+}
+
 Inputs read_inputs(const config::Options& options) {
   Inputs inputs;
   inputs.model_dir = model::resolve_model_dir(options.model.model_name_or_path);
   const fs::path config_file = inputs.model_dir / "config.json";
   inputs.config_json = base::read_text(config_file);
-  inputs.decoder =
-      model::Decoder::create(model::spec_from_config_json(inputs.config_json, config_file.string()));
+  const model::DecoderSpec model = model::spec_from_config_json(inputs.config_json, config_file.string());
+  inputs.adapter = plan_adapter(options.adapter, model);
+  inputs.decoder = model::Decoder::create(model, inputs.adapter ? &inputs.adapter->spec : nullptr);
   const model::DecoderSpec& spec = inputs.decoder->spec();
   inputs.train = open_checked_dataset({}, options.data.train_dataset, options, spec, inputs.model_dir);
   if (options.eval.eval_strategy != "no" || options.eval.eval_on_start) {
@@ -96,15 +115,14 @@ Inputs read_inputs(const config::Options& options) {
     }
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
-  const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
-  put_file(inputs.side_files, "config.json",
-           config_for_checkpoint(inputs.config_json, config_file.string(), tokens));
-  // With tokens of the run, that beside the data set: sft-prepare has put them into it.
-  const bool keep_prepared =
-      (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
-  if (!keep_prepared && fs::exists(inputs.model_dir / "generation_config.json")) {
-    put_file(inputs.side_files, "generation_config.json",
-             base::read_text(inputs.model_dir / "generation_config.json"));
+  if (inputs.adapter) {
+    inputs.adapter_identity =
+        adapter_identity(*inputs.adapter, options.adapter, inputs.config_json, *inputs.decoder,
+                         *model::open_model_weights(inputs.model_dir));
+    put_file(inputs.side_files, model::kAdapterConfigFile,
+             adapter_config(*inputs.adapter, *inputs.decoder, options.model.model_name_or_path));
+  } else {
+    put_model_configs(inputs, options, config_file);
   }
   put_file(inputs.side_files, "run.ini", config::to_ini(options));
   return inputs;
@@ -181,6 +199,24 @@ void watch(base::Watchdog& watchdog, const config::Options& options, parallel::C
                      .finish = limit(options.runtime.watchdog_checkpoint_seconds)});
 }
 
+engine::FrozenLinears frozen_linears(const config::AdapterOptions& options) {
+  if (!options.load_in_4bit) return engine::FrozenLinears::kPlain;
+  return options.use_bnb_nested_quant ? engine::FrozenLinears::kNf4Nested : engine::FrozenLinears::kNf4;
+}
+
+// First values of a new run's adapters.
+void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine, parallel::Communicator& comm) {
+  if (plan.start_from.empty()) return engine.initialize_adapters(plan.init, seed);
+  std::unique_ptr<model::TensorSource> source;
+  on_all_ranks(comm, [&] {
+    source = model::open_adapter_weights(plan.start_from);
+    for (const engine::ParameterBlock& block : engine.blocks()) {
+      for (const model::TensorDef& tensor : block.tensors()) engine::name_in_source(tensor, *source, "");
+    }
+  });
+  engine.load_trainable(*source);
+}
+
 }  // namespace
 
 ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env, base::Watchdog& watchdog) {
@@ -202,7 +238,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   on_all_ranks(*comm, [&] { inputs = read_inputs(options); });
   const model::DecoderSpec& spec = inputs.decoder->spec();
   const RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
-  const std::string identity = run_identity(options, plan, inputs.train->info(), spec, device, threads);
+  const std::string identity =
+      run_identity(options, plan, inputs.train->info(), spec, device, threads, inputs.adapter_identity);
   comm->check_same("options, model and data",
                    config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
 
@@ -236,7 +273,9 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                 .token_metrics = options.logging.log_token_metrics},
        .device = device == "cuda"
                      ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
-                     : c10::Device(c10::kCPU)},
+                     : c10::Device(c10::kCPU),
+       .frozen_dtype = options.adapter.base_dtype == "bfloat16" ? c10::kBFloat16 : c10::kFloat,
+       .frozen_linears = frozen_linears(options.adapter)},
       *comm, timers);
   std::unique_ptr<optim::Optimizer> optimizer;
   on_all_ranks(*comm,
@@ -259,12 +298,14 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   }
 
   TrainState state;
-  if (found) {
-    state = restore(*found, engine, *optimizer, *log, *comm);
-    forget_lost_best_model(state, *store, *comm);
-  } else {
+  if (!found || inputs.adapter) {  // an adapter's checkpoint holds no frozen weights
     on_all_ranks(*comm, [&] { check_weights(*inputs.decoder, inputs.model_dir); });
     engine.load_parameters(*model::open_model_weights(inputs.model_dir));
+  }
+  if (found) {
+    state = restore(*found, engine, *optimizer, *log, *comm);
+  } else if (inputs.adapter) {
+    start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
   }
 
   log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, *optimizer, *comm,
@@ -287,6 +328,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                    .check_replicas_steps = options.runtime.check_replicas_steps,
                    .trl_compat = options.runtime.trl_compat,
                    .identity = identity,
+                   .model_part =
+                       inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
                    .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }

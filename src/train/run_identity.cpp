@@ -53,8 +53,9 @@ void check_global_batch(const json& saved, const RunPlan& plan, bool allow_batch
 
 std::string run_identity(const config::Options& options, const RunPlan& plan,
                          const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
-                         const std::string& device, int threads_per_rank) {
-  json run;
+                         const std::string& device, int threads_per_rank, const std::string& adapter) {
+  json run{{"adapter", nullptr}, {"base_config_xxh3", nullptr}, {"base_weights_xxh3", nullptr}};
+  if (!adapter.empty()) run.update(json::parse(adapter));
   run["dataset_xxh3"] = dataset.content_xxh3;
   run["num_rows"] = plan.layout.num_rows;
   run["max_length"] = options.data.max_length ? json(*options.data.max_length) : json();
@@ -105,6 +106,13 @@ void check_resumable(const std::string& saved_identity, const std::string& ident
   for (const auto& [key, value] : current["run"].items()) {
     if (key == "global_batch_size") continue;
     const json before = value_or_null(saved, "run", key);
+    if (before != value && key.starts_with("base_") && !before.is_null() && !value.is_null()) {
+      refuse(fmt::format(
+          "the checkpoint's adapter was trained on another base model than this run's model_name_or_path: {} was {} "
+          "and is {}; name the model it was trained on",
+          key == "base_config_xxh3" ? "the hash of config.json" : "the hash of sampled weights",
+          log::printable(before.dump()), value.dump()));
+    }
     if (before != value) {
       refuse(
           fmt::format("the checkpoint belongs to another run: {} was {} and is {} now; use the same value to "

@@ -27,7 +27,7 @@ std::string dataset_text(const std::string& path, const data::TokenDataset& data
 
 // Exact for what is allocated for the whole run; activations depend on the rows.
 std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimizer) {
-  double parameters = 0, gradients = 0, states = 0;
+  double parameters = static_cast<double>(engine.frozen_bytes()), gradients = 0, states = 0;
   for (const engine::ParameterBlock& block : engine.blocks()) {
     parameters += static_cast<double>(block.parameters().nbytes());
     gradients += static_cast<double>(block.gradients().nbytes());
@@ -43,6 +43,18 @@ std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimize
                      states / kMega);
 }
 
+std::string parameters_text(const config::Options& options, const engine::Engine& engine) {
+  const auto total = static_cast<double>(engine.num_parameters());
+  const auto trainable = static_cast<double>(engine.num_trainable_parameters());
+  const char* const precision = options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32";
+  if (engine.frozen_bytes() == 0)
+    return fmt::format("{} ({:.1f} M), {}", engine.num_parameters(), total / 1e6, precision);
+  return fmt::format("{} trainable of {} ({:.2f} %), {}, frozen weights in {}", engine.num_trainable_parameters(),
+                     engine.num_parameters(), 100 * trainable / total, precision,
+                     options.adapter.load_in_4bit ? "4 bits (NF4), embeddings and norms in " + options.adapter.base_dtype
+                                                  : options.adapter.base_dtype);
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> start_table(
@@ -56,10 +68,7 @@ std::vector<std::pair<std::string, std::string>> start_table(
   rows.emplace_back("model",
                     fmt::format("{} ({}, {} layers, hidden size {})", options.model.model_name_or_path,
                                 spec.model_type, spec.num_hidden_layers, spec.hidden_size));
-  rows.emplace_back("parameters",
-                    fmt::format(std::locale("C"), "{} ({:.1f} M), {}", engine.num_parameters(),
-                                static_cast<double>(engine.num_parameters()) / 1e6,
-                                options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32"));
+  rows.emplace_back("parameters", parameters_text(options, engine));
   rows.emplace_back("train_dataset",
                     dataset_text(options.data.train_dataset, train, options.data, options.data.packing));
   for (const EvaluationSet& set : eval) {

@@ -177,8 +177,7 @@ void Trainer::advance(TrainState& state, const data::Window& window, const Windo
                 static_cast<double>(micro_steps) / static_cast<double>(layout.micro_steps_per_epoch());
   state.num_tokens += counts.num_tokens;
   // transformers' definition: 6 x tokens x parameters that are not embeddings.
-  const int64_t non_embedding =
-      parts_.engine.num_parameters() - parts_.engine.blocks().front().num_parameters();
+  const int64_t non_embedding = parts_.engine.num_parameters() - parts_.engine.num_embedding_parameters();
   state.total_flos += 6.0 * static_cast<double>(counts.num_tokens) * static_cast<double>(non_embedding);
 }
 
@@ -289,6 +288,7 @@ void Trainer::save(TrainState& state) {
 checkpoint::Contents Trainer::contents(const TrainState& state) const {
   checkpoint::Contents result;
   result.step = state.step;
+  result.model_part = options_.model_part;
   result.train_state = state.to_json();
   result.environment = options_.identity;
   result.files = options_.side_files;

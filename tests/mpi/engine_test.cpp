@@ -110,6 +110,26 @@ TEST(ReplicaCheck, OneFlippedBitIsFoundAndNamed) {
   EXPECT_NE(message.find(ranks), std::string::npos) << message;
 }
 
+// Adapters with dropout: the same masks, the same sums, and the same first values on every rank.
+TEST(DistributedEngine, AdaptersTrainAsOnOneRank) {
+  parallel::Communicator& comm = testing::world();
+  model::AdapterSpec adapter = testing::tiny_adapter({"q_proj", "down_proj"});
+  adapter.lora_dropout = 0.2;
+  adapter.modules_to_save = {"model.norm"};
+  DistributedEngine distributed({}, testing::tiny_llama(), &adapter, comm);
+  testing::TinyEngine<testing::SoloCommunicator> alone({}, testing::tiny_llama(), &adapter);
+  for (engine::Engine* engine : {&distributed.engine, &alone.engine})
+    engine->initialize_adapters(model::AdapterInit::kRandom, 11);
+  const auto together = distributed.gradients(my_window(distributed.rows, comm));
+  const auto expected = alone.gradients({alone.rows});
+  for (std::size_t b = 0; b < together.size(); ++b) {
+    const double difference = together[b].sub(expected[b]).norm().item<double>();
+    EXPECT_LE(difference, 1e-5 * expected[b].norm().item<double>()) << "block " << b;
+  }
+  const std::string mine = bits(together);
+  for (const std::string& other : comm.all_gather_bytes(mine)) EXPECT_EQ(other, mine);
+}
+
 TEST(DistributedEngine, ARankWithoutRowsJoins) {
   parallel::Communicator& comm = testing::world();
   DistributedEngine distributed({}, testing::tiny_llama(), comm);

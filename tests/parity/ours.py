@@ -78,9 +78,11 @@ class Run:
 
 
 def read_weights(folder: Path) -> dict:
-    """All tensors of a model folder, whether in one file or several."""
+    """All tensors of a model folder, whether in one file or several, or of an adapter's."""
     from safetensors.numpy import load_file
 
+    if (folder / "adapter_config.json").exists():
+        return load_file(folder / "adapter_model.safetensors")
     index = folder / "model.safetensors.index.json"
     names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
     weights = {}

@@ -6,7 +6,8 @@
 A job: {"out": folder, "model": folder, "tokenizer": folder, "attn": "sdpa" | "eager", "settings": {SFTConfig fields},
         "train_texts": [...] or "train_h5": file or "train_columns": {"input_ids": ..., "labels": ...}, "eval_..." likewise or absent, "save_model": bool,
         "early_stopping": {arguments of EarlyStoppingCallback} or absent,
-        "threads": n or absent}
+        "threads": n or absent, "adapter": folder of a PEFT adapter to train or absent, "lora": {LoraConfig fields} to make that
+        adapter with, where the folder is not there yet}
 Writes out/result.json: log_history (floats as they are, nothing rounded), the rows after TRL's preparation, times of steps,
 seconds from process start to the first forward, peak memory; and out/model.safetensors.
 """
@@ -31,6 +32,18 @@ def read_rows(path: str) -> list[list[int]]:
     with h5py.File(path) as file:
         ids, offsets = file["input_ids"][:].tolist(), file["offsets"][:].tolist()
     return [ids[a:b] for a, b in zip(offsets, offsets[1:])]
+
+
+def with_adapter(model, job: dict):
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if not (Path(job["adapter"]) / "adapter_config.json").exists():
+        torch.manual_seed(7)
+        made = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **job["lora"]))
+        made.save_pretrained(job["adapter"])
+        model = made.unload()
+    return PeftModel.from_pretrained(model, job["adapter"], is_trainable=True)
 
 
 def run(job: dict) -> None:
@@ -69,6 +82,8 @@ def run(job: dict) -> None:
     out = Path(job["out"])
     tokenizer = AutoTokenizer.from_pretrained(job["tokenizer"])
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, attn_implementation=job.get("attn", "sdpa"))
+    if "adapter" in job:
+        model = with_adapter(model, job)
     settings = {"gradient_checkpointing": False, "bf16": False, "logging_steps": 1, "save_strategy": "no",
                 "report_to": "none",
                 "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False} | job["settings"]

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <memory>
 #include <random>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "sft/engine/engine.h"
@@ -27,6 +30,14 @@ inline model::DecoderSpec tiny_llama() {
   return spec;
 }
 
+inline model::AdapterSpec tiny_adapter(std::vector<std::string> targets) {
+  model::AdapterSpec adapter;
+  adapter.r = 3;
+  adapter.lora_alpha = 6;
+  adapter.target_modules = std::move(targets);
+  return adapter;
+}
+
 inline data::TokenRow random_row(std::mt19937& random, int64_t length, int64_t position) {
   data::TokenRow row;
   row.id = {.epoch = 0, .position = position, .row = position};
@@ -37,20 +48,30 @@ inline data::TokenRow random_row(std::mt19937& random, int64_t length, int64_t p
 }
 
 // An engine with random weights, the same on every rank, and six rows of different lengths. Communicator:
-// made here, or given by reference.
+// made here, or given by reference. With an adapter, the model's own weights are the same as without.
 template <typename Communicator>
 struct TinyEngine {
   template <typename... CommunicatorArgs>
+    requires(!std::is_pointer_v<std::remove_cvref_t<CommunicatorArgs>> && ...)
   explicit TinyEngine(engine::EngineOptions options = {}, model::DecoderSpec spec = tiny_llama(),
                       CommunicatorArgs&&... args)
-      : comm(args...), decoder(model::Decoder::create(spec)), engine(*decoder, options, comm, timers) {
+      : TinyEngine(options, spec, static_cast<const model::AdapterSpec*>(nullptr),
+                   std::forward<CommunicatorArgs>(args)...) {}
+
+  template <typename... CommunicatorArgs>
+  TinyEngine(engine::EngineOptions options, model::DecoderSpec spec, const model::AdapterSpec* adapter,
+             CommunicatorArgs&&... args)
+      : comm(args...), decoder(model::Decoder::create(spec, adapter)), engine(*decoder, options, comm, timers) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal(0, 0.2F);
-    for (const engine::ParameterBlock& block : engine.blocks()) {
-      for (const at::Tensor& weight : block.views().weights) {
-        float* values = weight.data_ptr<float>();
-        for (int64_t i = 0; i < weight.numel(); ++i)
-          values[i] = weight.dim() == 1 ? 1 + 0.1F * normal(random) : normal(random);
+    for (const auto* blocks : {&engine.frozen_blocks(), &engine.blocks()}) {
+      for (const engine::ParameterBlock& block : *blocks) {
+        for (const at::Tensor& weight : block.views().weights) {
+          const at::Tensor values = at::empty({weight.numel()}, at::TensorOptions(at::kFloat));
+          for (int64_t i = 0; i < weight.numel(); ++i)
+            values.data_ptr<float>()[i] = weight.dim() == 1 ? 1 + 0.1F * normal(random) : normal(random);
+          at::Tensor(weight).copy_(values.view(weight.sizes()));
+        }
       }
     }
     for (int64_t i = 0; i < 6; ++i) rows.push_back(random_row(random, 5 + 3 * i, i));

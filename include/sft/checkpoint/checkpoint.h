@@ -30,9 +30,13 @@ struct SideFile {
   std::string bytes;
 };
 
+// A whole Hugging Face model (model.safetensors, or shards, and an index), or a PEFT adapter (adapter_model.safetensors).
+enum class ModelPart { kWhole, kAdapter };
+
 struct Contents {
   int64_t step = 0;
-  std::vector<TensorSlice> model;      // names as in the HF model
+  ModelPart model_part = ModelPart::kWhole;
+  std::vector<TensorSlice> model;      // names as in the HF model, or as in a PEFT adapter
   std::vector<TensorSlice> optimizer;  // "<state>.<tensor name>"; empty with save_only_model
   std::string train_state;             // JSON object, kept in the manifest as it is
   std::string environment;             // JSON object: what the bits depend on
@@ -87,7 +91,7 @@ class Store {
 
   // Collective. Returns after the commit; applies save_total_limit. Error(kStorage): nothing of this checkpoint is visible, older ones are intact.
   virtual SaveReport save(const Contents& contents) = 0;
-  // Collective. The model part and side files into output_dir itself (each file replaced atomically), as `trainer.save_model()` does.
+  // Collective. The model part (an adapter's too) and side files into output_dir itself (each file replaced atomically), as `trainer.save_model()` does.
   virtual SaveReport save_final_model(const Contents& contents) = 0;
 
   // Collective: the newest checkpoint that verifies; says (log) which were skipped and why. Null when there is none.

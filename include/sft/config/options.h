@@ -16,6 +16,21 @@ struct ModelOptions {
   std::string model_name_or_path;  // folder, or a repository id in the local Hugging Face cache
 };
 
+struct AdapterOptions {
+  bool use_peft = false;
+  int64_t lora_r = 16;
+  double lora_alpha = 32;
+  double lora_dropout = 0.05;
+  std::string lora_target_modules;                   // names separated by commas, or all-linear; empty: PEFT's for the model type
+  std::string lora_modules_to_save;                  // names separated by commas
+  bool use_rslora = false, use_dora = false;
+  std::string init_lora_weights = "true";            // true | false | gaussian
+  std::string adapter_name_or_path;                  // folder of a PEFT adapter to go on from; its r, alpha, dropout and modules hold
+  std::string base_dtype = "float32";                // float32 | bfloat16: what frozen weights are held in
+  bool load_in_4bit = false;                         // frozen linears in NF4
+  bool use_bnb_nested_quant = false;
+};
+
 // sft-prepare reads these; sft-dist checks that the prepared files match them.
 struct PrepareOptions {
   std::string train_file, eval_file;                 // sources; mixture_paths(), named_paths()
@@ -137,6 +152,7 @@ struct RuntimeOptions {
 
 struct Options {
   ModelOptions model;
+  AdapterOptions adapter;
   PrepareOptions prepare;
   DataOptions data;
   BatchOptions batch;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "sft/base/timer.h"
@@ -19,6 +20,9 @@
 
 namespace sft::engine {
 
+// What the weights of frozen linears are held in: frozen_dtype, or 4 bits (sft/ops/nf4.h), their scales plain or nested.
+enum class FrozenLinears { kPlain, kNf4, kNf4Nested };
+
 struct EngineOptions {
   ops::ComputeDtype compute = ops::ComputeDtype::kFp32;
   bool gradient_checkpointing = false;  // keep only each layer's input; run its forward again in the backward
@@ -26,6 +30,8 @@ struct EngineOptions {
   double neftune_alpha = 0.0;
   ops::LossOptions loss = {};
   c10::Device device = c10::kCPU;
+  c10::ScalarType frozen_dtype = c10::kFloat;  // or bf16: what frozen parameters are held in
+  FrozenLinears frozen_linears = FrozenLinears::kPlain;
 };
 
 // Sums over the targets of a micro-batch.
@@ -47,15 +53,23 @@ struct StepMetrics {
   std::vector<TokenSums> micro_batches = {};  // over all ranks; empty without LossOptions::token_metrics
 };
 
-// Parameters and gradients are replicated over the ranks of `comm` (data parallel).
+// Parameters and gradients are replicated over the ranks of `comm` (data parallel). Each decoder block's tensors
+// lie in up to two flat buffers: the frozen ones, which have no gradient, no optimizer state and no reduction, and
+// the trainable ones. Optimizer, checkpoints, norms and reductions see the trainable ones: blocks().
 class Engine {
  public:
   // Local. `decoder`, `comm` and `timers` outlive the engine.
   Engine(const model::Decoder& decoder, const EngineOptions& options, parallel::Communicator& comm,
          base::PhaseTimers& timers);
 
-  // Collective. See load_flat.
+  // Collective. The model's own tensors, frozen and trainable, from its files; adapters become zero. See load_flat.
   void load_parameters(const model::TensorSource& source);
+  // Local, the same values on every rank. After load_parameters.
+  void initialize_adapters(model::AdapterInit init, uint64_t seed);
+  // Local. The model's own weights, frozen ones too, become those of the adapted model; not for training on.
+  void merge_adapters();
+  // Collective. Everything that is trained, from a checkpoint's model part or an adapter's file.
+  void load_trainable(const model::TensorSource& source);
 
   // Local.
   void zero_grad();
@@ -75,8 +89,13 @@ class Engine {
   at::Tensor logits(const data::MicroBatch& batch);
 
   const model::Decoder& decoder() const { return decoder_; }
+  // What is trained: of each decoder block that has trainable tensors these, in block order.
   const std::vector<ParameterBlock>& blocks() const { return blocks_; }
+  const std::vector<ParameterBlock>& frozen_blocks() const { return frozen_blocks_; }
   int64_t num_parameters() const;
+  int64_t num_trainable_parameters() const;
+  int64_t num_embedding_parameters() const;  // of block 0
+  int64_t frozen_bytes() const;              // what frozen parameters take in memory
 
  private:
   at::Tensor forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
@@ -84,14 +103,31 @@ class Engine {
   void backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode,
                 std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs, bool reduce);
   std::vector<TokenSums> local_token_sums() const;
-  const ParameterBlock& head() const { return blocks_.back(); }
-  const ParameterBlock& embedding() const { return blocks_.front(); }
+  // A decoder block's tensors in the decoder's order, whichever buffer they lie in.
+  struct BlockViews {
+    std::vector<at::Tensor> weights, gradients;
+    std::vector<ops::Nf4Tensor> packed;    // empty: none
+    std::optional<std::size_t> trainable;  // index into blocks_
+    model::BlockTensors all() const { return {weights, gradients, packed}; }
+    model::BlockTensors weights_only() const { return {weights, {}, packed}; }
+  };
+
+  void add_block(const std::vector<model::TensorDef>& tensors);
+  bool is_packed(const model::TensorDef& tensor) const {
+    return options_.frozen_linears != FrozenLinears::kPlain && tensor.linear && !tensor.trainable;
+  }
+  void load_packed(int64_t block, const model::TensorSource& source);
+  void start_reduction(const BlockViews& views);
+  const BlockViews& head() const { return views_.back(); }
+  const BlockViews& embedding() const { return views_.front(); }
 
   const model::Decoder& decoder_;
   EngineOptions options_;
   parallel::Communicator& comm_;
   base::PhaseTimers& timers_;
-  std::vector<ParameterBlock> blocks_;
+  std::vector<ParameterBlock> blocks_, frozen_blocks_;
+  std::vector<BlockViews> views_;      // one per decoder block
+  std::size_t lowest_trainable_ = 0;   // decoder block below which nothing is trained: the backward ends there
   GradientReducer reducer_;
   // Of this rank's window, on the device: fp64 scalar, and per micro-batch fp64 [2] or undefined.
   at::Tensor loss_sum_;

@@ -16,10 +16,12 @@ namespace sft::engine {
 std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source,
                            const std::string& name_prefix);
 
-// Collective. Fills `flat` (as long as the block's buffers) from tensors called name_prefix + tensor name (or
-// one of its aliases). Each rank reads an equal share of the elements; the ranks gather the rest from one
-// another. Errors as name_in_source.
+enum class LoadPart { kAll, kWithoutAdapters };
+
+// Collective. Fills `flat` (as long as the block's buffers; fp32, or bf16 where the block is) from tensors called
+// name_prefix + tensor name (or one of its aliases); without adapters, theirs become zero. Each rank reads an equal
+// share of the elements; the ranks gather the rest from one another. Errors as name_in_source.
 void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source,
-               const std::string& name_prefix, parallel::Communicator& comm);
+               const std::string& name_prefix, parallel::Communicator& comm, LoadPart part = LoadPart::kAll);
 
 }  // namespace sft::engine

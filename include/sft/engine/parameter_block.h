@@ -1,4 +1,4 @@
-// One block's parameters and gradients: two flat buffers, with named views in them.
+// Parameters and their gradients: two flat buffers, with named views in them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,12 +14,14 @@
 namespace sft::engine {
 
 // Decayed tensors first, undecayed after. Every view starts on a 64-byte boundary; gaps are zero in both
-// buffers and stay zero. Copies share the buffers.
+// buffers and stay zero. Frozen parameters have no gradient buffer. Copies share the buffers.
 class ParameterBlock {
  public:
-  // Local. Buffers are zero. dtype: fp32 (fp64 in tests).
+  enum class Kind { kTrainable, kFrozen };
+
+  // Local. Buffers are zero. dtype: fp32, and bf16 when frozen (fp64 in tests).
   ParameterBlock(const std::vector<model::TensorDef>& tensors, c10::Device device,
-                 c10::ScalarType dtype = c10::kFloat);
+                 c10::ScalarType dtype = c10::kFloat, Kind kind = Kind::kTrainable);
 
   struct Placement {
     int64_t offset = 0, numel = 0;  // elements of the flat buffers
@@ -28,12 +30,12 @@ class ParameterBlock {
   std::span<const model::TensorDef> tensors() const { return tensors_; }
   const Placement& placement(std::size_t tensor) const { return placements_[tensor]; }
   const at::Tensor& parameters() const { return parameters_; }  // 1-D [size()]
-  const at::Tensor& gradients() const { return gradients_; }    // 1-D [size()]
+  const at::Tensor& gradients() const { return gradients_; }    // 1-D [size()]; undefined when frozen
   int64_t size() const { return size_; }                        // gaps included
   int64_t num_decayed() const { return num_decayed_; }          // a prefix of the flat buffers
   int64_t num_parameters() const;                               // gaps excluded
 
-  // Shaped views, for the decoder. Without gradients for evaluation.
+  // Shaped views, in the order of tensors(). Frozen: no gradients.
   model::BlockTensors views() const { return {weight_views_, gradient_views_}; }
   model::BlockTensors weights_only() const { return {weight_views_, {}}; }
 

@@ -14,24 +14,33 @@
 #include <vector>
 
 #include "sft/data/batch.h"
+#include "sft/model/adapter.h"
 #include "sft/model/spec.h"
+#include "sft/ops/nf4.h"
 #include "sft/ops/ops.h"
 
 namespace sft::model {
+
+enum class AdapterPart { kNone, kA, kB, kMagnitude };
 
 struct TensorDef {
   std::string name;                  // as save_pretrained writes it, e.g. "model.layers.0.self_attn.q_proj.weight"
   std::vector<std::string> aliases;  // other names it is accepted under when loading
   std::vector<int64_t> shape;
   bool decay = true;                 // takes weight decay: at least two dimensions
+  bool trainable = true;             // false: frozen, without gradient
+  bool linear = false;               // the weight of a linear in a layer or beside the embeddings: may be held in 4 bits when frozen
+  AdapterPart adapter = AdapterPart::kNone;  // otherwise not in the model's files: an adapter's own
   int64_t numel() const;
 };
 
-// Views of one block, in the order of Decoder::block_tensors(block). `grads` may be empty where no gradient is wanted.
+// Views of one block, in the order of Decoder::block_tensors(block). `grads` may be empty where no gradient is wanted; the gradient of a
+// frozen tensor is undefined. `packed` is empty, or holds in place of an undefined weight its 4-bit form ([out, in] in every family).
 // Tensors that lie next to each other in the flat buffer without a gap (q, k, v; gate, up) are multiplied as one.
 struct BlockTensors {
   std::span<const at::Tensor> weights;
   std::span<const at::Tensor> grads;
+  std::span<const ops::Nf4Tensor> packed = {};
 };
 
 // How a micro-batch is run.
@@ -66,13 +75,22 @@ struct BlockSaved {
 class Decoder {
  public:
   virtual ~Decoder() = default;
-  static std::unique_ptr<Decoder> create(const DecoderSpec& spec);
+  // With an adapter: only its tensors and the modules it saves are trainable. Error(kConfig) when it does not fit the model.
+  static std::unique_ptr<Decoder> create(const DecoderSpec& spec, const AdapterSpec* adapter = nullptr);
 
   virtual const DecoderSpec& spec() const = 0;
   int64_t num_layers() const { return spec().num_hidden_layers; }
   int64_t num_blocks() const { return num_layers() + 2; }
-  // Decayed tensors first, undecayed after. A tied head has no tensor for the output embedding: it borrows the embedding's first tensor.
+  // The model's own tensors, decayed ones first, undecayed after; then an adapter's. A tied head has no tensor for the output embedding:
+  // it borrows the embedding's first tensor.
   virtual const std::vector<TensorDef>& block_tensors(int64_t block) const = 0;
+
+  // First values of the block's adapters, from seed and names alone; the model's own weights are in place.
+  virtual void initialize_adapters(int64_t block, const BlockTensors& tensors, AdapterInit init, uint64_t seed) const = 0;
+  // The block's own weights become those that give the adapted model by themselves.
+  virtual void merge_adapters(int64_t block, const BlockTensors& tensors) const = 0;
+  // What adapter_config.json names as targets: the last parts of the adapted modules' names, sorted.
+  virtual std::vector<std::string> adapted_modules() const = 0;
 
   virtual DecoderInputs make_inputs(const data::MicroBatch& batch, c10::Device device) const = 0;
 

@@ -81,6 +81,7 @@ struct DecoderSpec {
   ops::Activation activation = ops::Activation::kSilu;
 
   bool tie_word_embeddings = false;
+  bool output_embedding_from_input = false;  // its own tensor here, but in the model's files that of the input (adapters untie them)
   bool head_bias = false;
   std::optional<int64_t> padding_idx;  // embedding row without input-side gradient
 

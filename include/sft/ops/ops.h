@@ -81,7 +81,7 @@ AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& 
 
 // ---- embedding --------------------------------------------------------------------------------------------------------------
 at::Tensor embedding_forward(const at::Tensor& ids, const at::Tensor& weight);  // [T] x [V, D] -> [T, D]
-// grad_weight[id] += grad_y; ids equal to padding_idx contribute nothing.
+// grad_weight[id] += grad_y; ids equal to padding_idx contribute nothing. Undefined grad_weight: nothing to do.
 void embedding_backward(const at::Tensor& grad_y, const at::Tensor& ids, const at::Tensor& grad_weight, std::optional<int64_t> padding_idx);
 
 // ---- dropout ----------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@
 
 namespace sft::train {
 
-// JSON object {"run": {...}, "bits": {...}}, stored in every checkpoint.
+// JSON object {"run": {...}, "bits": {...}}, stored in every checkpoint. adapter: JSON object of further entries of "run", or empty.
 std::string run_identity(const config::Options& options, const RunPlan& plan,
                          const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
-                         const std::string& device, int threads_per_rank);
+                         const std::string& device, int threads_per_rank, const std::string& adapter = "");
 
 // Local. Compares a checkpoint's identity with this run's.
 // Error(kConfig), equal on all ranks: another data set, order or model; another global batch unless

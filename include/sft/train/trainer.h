@@ -54,6 +54,7 @@ struct TrainerOptions {
   int64_t check_replicas_steps = 0;  // 0: never
   bool trl_compat = false;
   std::string identity;                          // run_identity()
+  checkpoint::ModelPart model_part = checkpoint::ModelPart::kWhole;
   std::vector<checkpoint::SideFile> side_files;  // config.json, tokenizer, run.ini
 };
 

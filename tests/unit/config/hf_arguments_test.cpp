@@ -61,9 +61,9 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
   EXPECT_EQ(error_of_text("fp16 = true"), "run.ini:1: fp16 = true: use bf16 = true, or float32");
   for (const char* line : {"deepspeed = ds.json",
                            "fsdp = full_shard",
-                           "use_peft = true",
                            "push_to_hub = true",
-                           "load_in_4bit = true",
+                           "load_in_8bit = true",
+                           "bnb_4bit_quant_type = fp4",
                            "dtype = bfloat16",
                            "adafactor = true",
                            "truncation_mode = keep_end",

@@ -10,8 +10,10 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 
 #include "sft/base/file.h"
+#include "sft/model/adapter.h"
 #include "sft/model/decoder.h"
 #include "sft/model/weights.h"
 
@@ -37,8 +39,19 @@ struct FlatBlock {
 
 enum class Spacing { kAligned, kGaps };
 
+// The tensor by its name or an alias, from `adapter` where that has it.
+inline at::Tensor read_tensor(const TensorSource& source, const TensorSource* adapter, const TensorDef& def) {
+  if (adapter != nullptr && adapter->contains(def.name)) return read_tensor(*adapter, def.name);
+  if (source.contains(def.name)) return read_tensor(source, def.name);
+  for (const std::string& alias : def.aliases) {
+    if (source.contains(alias)) return read_tensor(source, alias);
+  }
+  ADD_FAILURE() << def.name << " is in no file";
+  return at::zeros(def.shape);
+}
+
 inline FlatBlock make_block(const std::vector<TensorDef>& defs, const TensorSource& source,
-                            at::ScalarType dtype, Spacing spacing) {
+                            const TensorSource* adapter, at::ScalarType dtype, Spacing spacing) {
   int64_t total = 0;
   std::vector<int64_t> offsets;
   for (const TensorDef& def : defs) {
@@ -49,8 +62,9 @@ inline FlatBlock make_block(const std::vector<TensorDef>& defs, const TensorSour
   FlatBlock block;
   for (std::size_t i = 0; i < defs.size(); ++i) {
     block.weights.push_back(weights.narrow(0, offsets[i], defs[i].numel()).view(defs[i].shape));
-    block.grads.push_back(grads.narrow(0, offsets[i], defs[i].numel()).view(defs[i].shape));
-    block.weights.back().copy_(read_tensor(source, defs[i].name));
+    const at::Tensor grad = grads.narrow(0, offsets[i], defs[i].numel()).view(defs[i].shape);
+    block.grads.push_back(defs[i].trainable ? grad : at::Tensor());
+    block.weights.back().copy_(read_tensor(source, adapter, defs[i]));
   }
   return block;
 }
@@ -107,14 +121,22 @@ inline data::MicroBatch pack(std::span<const Row> rows) {
 class Model {
  public:
   Model(const fs::path& folder, at::ScalarType dtype, Spacing spacing = Spacing::kAligned,
-        const std::function<void(DecoderSpec&)>& change = {}) {
+        const std::function<void(DecoderSpec&)>& change = {}, const fs::path& adapter_folder = {}) {
     const fs::path config = folder / "config.json";
     DecoderSpec spec = spec_from_config_json(base::read_text(config), config.string());
     if (change) change(spec);
-    decoder_ = Decoder::create(spec);
+    std::optional<AdapterSpec> adapter;
+    std::unique_ptr<TensorSource> adapter_weights;
+    if (!adapter_folder.empty()) {
+      const fs::path file = adapter_folder / kAdapterConfigFile;
+      adapter = adapter_from_json(base::read_text(file), file.string());
+      adapter_weights = open_adapter_weights(adapter_folder);
+    }
+    decoder_ = Decoder::create(spec, adapter ? &*adapter : nullptr);
     const auto weights = open_model_weights(folder);
     for (int64_t b = 0; b < decoder_->num_blocks(); ++b) {
-      blocks_.push_back(make_block(decoder_->block_tensors(b), *weights, dtype, spacing));
+      blocks_.push_back(
+          make_block(decoder_->block_tensors(b), *weights, adapter_weights.get(), dtype, spacing));
     }
   }
 
@@ -140,6 +162,17 @@ class Model {
     return head.loss_sum.item<double>();
   }
 
+  void merge_adapters() {
+    for (int64_t b = 0; b < decoder_->num_blocks(); ++b) decoder_->merge_adapters(b, block(b));
+    // What is left of the adapters must not count twice.
+    for (int64_t b = 0; b < decoder_->num_blocks(); ++b) {
+      const auto& defs = decoder_->block_tensors(b);
+      for (std::size_t i = 0; i < defs.size(); ++i) {
+        if (defs[i].adapter == AdapterPart::kB) blocks_[static_cast<std::size_t>(b)].weights[i].zero_();
+      }
+    }
+  }
+
   // Every weight moved by `step` times `direction`'s tensor of the same place.
   void move_weights(const std::vector<std::vector<at::Tensor>>& direction, double step) {
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
@@ -156,7 +189,7 @@ class Model {
     for (int64_t b = 0; b < decoder_->num_blocks(); ++b) {
       const auto& defs = decoder_->block_tensors(b);
       for (std::size_t i = 0; i < defs.size(); ++i) {
-        all.emplace_back(defs[i].name, blocks_[static_cast<std::size_t>(b)].grads[i]);
+        if (defs[i].trainable) all.emplace_back(defs[i].name, blocks_[static_cast<std::size_t>(b)].grads[i]);
       }
     }
     return all;

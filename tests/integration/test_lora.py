@@ -1,0 +1,198 @@
+"""Runs with adapters: stopped and resumed, at other world sizes, over the wrong base model, and with bad options."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import small_run as small
+from parity import ours
+
+LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "lora_target_modules": "all-linear", "max_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> small.Workspace:
+    return small.Workspace(tmp_path_factory.mktemp("lora"))
+
+
+def settings(workspace, ranks, output, **more):
+    """Six rows a step on 1 (2 x 3) or 2 (1 x 3) ranks."""
+    return workspace.settings(output, **LORA | {"per_device_train_batch_size": {1: 2, 2: 1}[ranks], "gradient_accumulation_steps": 3} | more)
+
+
+@pytest.fixture(scope="module")
+def whole(workspace) -> dict[int, ours.Run]:
+    return {ranks: ours.run(settings(workspace, ranks, f"whole-{ranks}"), ranks) for ranks in (1, 2)}
+
+
+def copy_checkpoint(run: ours.Run, step: int, to) -> None:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(run.output_dir / f"checkpoint-{step}", to / f"checkpoint-{step}")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_resumed_run_has_the_same_bits(workspace, whole, ranks):
+    more = settings(workspace, ranks, f"resumed-{ranks}", resume_from_checkpoint=True)
+    copy_checkpoint(whole[ranks], 4, more["output_dir"])
+    run = ours.run(more, ranks)
+    assert small.by_step(run.log) == {s: v for s, v in small.by_step(whole[ranks].log).items() if s > 4}
+    small.assert_same_state(whole[ranks].output_dir / "checkpoint-8", run.output_dir / "checkpoint-8")
+    small.assert_same_weights(whole[ranks].output_dir, run.output_dir)
+
+
+@pytest.mark.parametrize("variant", [{"use_dora": True}, {"lora_modules_to_save": "lm_head", "gradient_checkpointing": True},
+                                     {"base_dtype": "bfloat16", "bf16": True, "init_lora_weights": "false"}], ids=lambda v: next(iter(v)))
+def test_variants_resume_with_the_same_bits(workspace, variant):
+    first = ours.run(settings(workspace, 1, f"variant-{next(iter(variant))}", **variant))
+    more = settings(workspace, 1, f"variant-resumed-{next(iter(variant))}", resume_from_checkpoint=True, **variant)
+    copy_checkpoint(first, 4, more["output_dir"])
+    run = ours.run(more)
+    small.assert_same_state(first.output_dir / "checkpoint-8", run.output_dir / "checkpoint-8")
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+def test_resumes_at_another_world_size(workspace, whole, before, after):
+    more = settings(workspace, after, f"elastic-{before}-{after}", resume_from_checkpoint=True)
+    copy_checkpoint(whole[before], 4, more["output_dir"])
+    run = ours.run(more, after)
+    expected = {entry["step"]: entry["loss"] for entry in whole[before].steps}
+    for entry in run.steps:
+        assert entry["loss"] == pytest.approx(expected[entry["step"]], abs=1e-5)
+
+
+def test_checkpoints_hold_the_adapter_alone(workspace, whole):
+    run = whole[1]
+    assert small.checkpoints(run.output_dir) == [4, 8]
+    checkpoint = run.output_dir / "checkpoint-8"
+    model, state = load_file(checkpoint / "adapter_model.safetensors"), load_file(checkpoint / "state" / "optimizer.safetensors")
+    layers, modules = small.CONFIG["num_hidden_layers"], 7
+    assert len(model) == layers * modules * 2 and all(name.startswith("base_model.model.model.layers.") for name in model)
+    assert sorted(state) == sorted(f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in model)
+    assert not (checkpoint / "config.json").exists() and (checkpoint / "tokenizer.json").exists()
+    for folder in (checkpoint, run.output_dir):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["r"] == 4 and config["base_model_name_or_path"] == str(workspace.model)
+        assert subprocess.run([str(ours.program()), "verify", str(folder)], capture_output=True).returncode == 0
+
+
+NF4 = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022833234, -0.09105003625154495, 0.0,
+                0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+                0.7229568362236023, 1.0], np.float32)
+
+
+def through_nf4(weight: np.ndarray) -> np.ndarray:
+    """What is left of a weight after 4 bits: nearest of 16 levels times the largest of each 64 values. Sizes here are multiples of 64."""
+    blocks = weight.reshape(-1, 64)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    nearest = np.abs((blocks / largest)[:, :, None] - NF4).argmin(axis=2)
+    return (NF4[nearest] * largest).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("variant", [{}, {"use_dora": True}, {"bf16": True, "gradient_checkpointing": True}], ids=["lora", "dora", "bf16"])
+def test_4_bit_base_is_the_model_with_its_linears_through_nf4(workspace, variant):
+    folder = workspace.folder / "through-nf4"
+    if not folder.exists():
+        shutil.copytree(workspace.model, folder)
+        weights = load_file(folder / "model.safetensors")
+        for name in weights:
+            if name.endswith("proj.weight"):
+                weights[name] = through_nf4(weights[name])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    name = "-".join(["4bit", *variant])
+    packed = ours.run(settings(workspace, 1, name, load_in_4bit=True, **variant))
+    plain = ours.run(settings(workspace, 1, name + "-plain", model_name_or_path=folder, **variant))
+    for a, b in zip(packed.steps, plain.steps, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6 if "bf16" not in variant else 1e-4)
+    full = ours.run(settings(workspace, 1, name + "-full", max_steps=1, **variant))
+    assert abs(full.steps[0]["loss"] - packed.steps[0]["loss"]) > 1e-4, "four bits leave a trace"
+    assert "4 bits (NF4)" in packed.output
+
+
+def test_nested_scales_change_little_and_resume(workspace):
+    plain = ours.run(settings(workspace, 1, "4bit-scales", load_in_4bit=True, max_steps=1))
+    nested = settings(workspace, 2, "4bit-nested", load_in_4bit=True, use_bnb_nested_quant=True, base_dtype="bfloat16")
+    first = ours.run(nested, 2)
+    assert 0 < abs(first.steps[0]["loss"] - plain.steps[0]["loss"]) < 0.02
+    more = nested | {"output_dir": workspace.folder / "4bit-nested-resumed", "resume_from_checkpoint": True}
+    copy_checkpoint(first, 4, more["output_dir"])
+    run = ours.run(more, 2)
+    small.assert_same_state(first.output_dir / "checkpoint-8", run.output_dir / "checkpoint-8")
+
+
+def test_save_total_limit_keeps_the_newest(workspace):
+    run = ours.run(settings(workspace, 1, "limit", save_steps=2, save_total_limit=2))
+    assert small.checkpoints(run.output_dir) == [6, 8]
+
+
+def test_a_flipped_bit_in_an_adapter_is_found(workspace, whole):
+    copy = workspace.folder / "flipped"
+    copy_checkpoint(whole[1], 8, copy)
+    path = copy / "checkpoint-8" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    done = subprocess.run([str(ours.program()), "verify", str(copy / "checkpoint-8")], capture_output=True, text=True)
+    assert done.returncode == 89 and "adapter_model.safetensors" in done.stderr
+
+
+def test_another_base_model_is_refused(workspace, whole):
+    """Same architecture, one weight moved; then another size of file for the same weights, which is no other model."""
+    other = workspace.folder / "other-model"
+    shutil.copytree(workspace.model, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] = weights["model.layers.1.mlp.down_proj.weight"] * np.float32(1.01)
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    more = settings(workspace, 1, "other-base", resume_from_checkpoint=True, model_name_or_path=other)
+    copy_checkpoint(whole[1], 4, more["output_dir"])
+    run = ours.run(more, check=False)
+    assert run.returncode == 92 and "another base model" in run.output and "sampled weights" in run.output
+
+    shutil.copy(workspace.model / "model.safetensors", other / "model.safetensors")
+    weights = load_file(other / "model.safetensors")
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt", "note": "stored anew"})
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9"}))
+    assert ours.run(more).returncode == 0
+
+
+@pytest.mark.parametrize("change, word", [({"lora_r": 8}, "adapter was"), ({"use_peft": False}, "adapter was"), ({"lora_alpha": 4}, "adapter was")])
+def test_another_adapter_is_refused(workspace, whole, change, word):
+    more = settings(workspace, 1, "other-adapter", resume_from_checkpoint=True, **change)
+    copy_checkpoint(whole[1], 4, more["output_dir"])
+    run = ours.run(more, check=False)
+    assert run.returncode == 92 and word in run.output
+
+
+@pytest.mark.parametrize("change, code, words", [
+    ({"lora_target_modules": "c_attn"}, 92, ["c_attn", "q_proj"]),
+    ({"lora_target_modules": "embed_tokens"}, 92, ["embed_tokens", "lora_modules_to_save"]),
+    ({"lora_target_modules": "['q_proj']"}, 92, ["lora_target_modules", "separated by commas"]),
+    ({"lora_r": 0}, 92, ["lora_r", "1 or more"]),
+    ({"lora_dropout": 1}, 92, ["lora_dropout"]),
+    ({"init_lora_weights": "pissa"}, 92, ["init_lora_weights", "gaussian"]),
+    ({"use_peft": False, "base_dtype": "bfloat16"}, 92, ["base_dtype", "use_peft"]),
+    ({"use_peft": False, "load_in_4bit": True}, 92, ["load_in_4bit", "use_peft"]),
+    ({"use_peft": False, "adapter_name_or_path": "x"}, 92, ["adapter_name_or_path", "use_peft"]),
+    ({"adapter_name_or_path": "no-such-folder"}, 92, ["no-such-folder", "adapter_config.json"]),
+])
+def test_bad_adapter_options(workspace, change, code, words):
+    run = ours.run(settings(workspace, 1, "bad", **change), check=False)
+    assert run.returncode == code, run.output
+    assert all(word in run.output for word in words), run.output
+
+
+def test_export_refuses_what_is_no_adapter_and_a_folder_in_use(workspace, whole):
+    def export(*words):
+        done = subprocess.run([str(ours.program()), "export", *map(str, words)], capture_output=True, text=True, env=ours.environment())
+        return done.returncode, done.stderr
+
+    code, message = export("--merge", workspace.model, workspace.folder / "merged")
+    assert code == 92 and "adapter_config.json" in message
+    code, message = export("--merge", whole[1].output_dir, whole[2].output_dir)
+    assert code == 92 and "holds a model already" in message
+    code, message = export(whole[1].output_dir, workspace.folder / "merged")
+    assert code == 92 and "--merge" in message
