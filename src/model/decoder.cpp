@@ -258,8 +258,7 @@ Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors
                                                      const DecoderInputs& in, const RunMode& mode) const {
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
-  const HeadHidden hidden =
-      head_hidden(head, x.index_select(0, in.target_positions), head_run(in, mode));
+  const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), head_run(in, mode));
   const ops::HeadResult result =
       ops::head_forward(hidden.projected, output_weights(head, embedding), in.target_ids, {}, mode.compute);
   return {result.loss_sum, {}};

@@ -70,9 +70,8 @@ Inputs read_inputs(const config::Options& options) {
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
   if (inputs.adapter) {
-    inputs.adapter_identity =
-        adapter_identity(*inputs.adapter, options.adapter, inputs.config_json, *inputs.decoder,
-                         *model::open_model_weights(inputs.model_dir));
+    inputs.adapter_identity = adapter_identity(*inputs.adapter, options.adapter, inputs.config_json,
+                                               *inputs.decoder, *model::open_model_weights(inputs.model_dir));
     put_file(inputs.side_files, model::kAdapterConfigFile,
              adapter_config(*inputs.adapter, *inputs.decoder, options.model.model_name_or_path));
   } else {
@@ -131,7 +130,8 @@ engine::FrozenLinears frozen_linears(const config::AdapterOptions& options) {
 }
 
 // First values of a new run's adapters.
-void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine, parallel::Communicator& comm) {
+void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine,
+                   parallel::Communicator& comm) {
   if (plan.start_from.empty()) return engine.initialize_adapters(plan.init, seed);
   std::unique_ptr<model::TensorSource> source;
   on_all_ranks(comm, [&] {
@@ -232,8 +232,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .max_non_finite_steps = options.optimizer.max_non_finite_steps,
        .trl_compat = options.runtime.trl_compat,
        .identity = identity,
-       .model_part =
-           inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
+       .model_part = inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
        .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }

@@ -42,7 +42,8 @@ TEST(HfArguments, DefaultsAreHarmless) {
 
 TEST(HfArguments, WithoutEffectGiveOneNotice) {
   const auto parsed = parse_text(
-      "dataloader_num_workers = 4\ntorch_compile = true\nuse_liger_kernel = true\nlabel_smoothing_factor = 0.0\n"
+      "dataloader_num_workers = 4\ntorch_compile = true\nuse_liger_kernel = true\nlabel_smoothing_factor = "
+      "0.0\n"
       "push_to_hub = False\nfp16 = 0\ndeepspeed = None\nfsdp =\naverage_tokens_across_devices = True\n");
   ASSERT_EQ(parsed.notices.size(), 1u);
   EXPECT_EQ(parsed.notices[0],
