@@ -49,8 +49,8 @@ struct Layout {
 // Collective. Groups in the order of their lowest ranks.
 std::vector<RankGroup> gather_groups(const Contents& contents, parallel::Communicator& comm);
 
-// Local. Error(kInternal) when an element is held by nobody, or ranks disagree on a shape. An adapter is one file, whatever its
-// size, because PEFT reads one; it has no index.
+// Local. Error(kInternal) when an element is held by nobody, or ranks disagree on a shape. An adapter is one
+// file, whatever its size, because PEFT reads one; it has no index.
 Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes,
                    ModelPart model_part = ModelPart::kWhole);
 

@@ -235,7 +235,8 @@ SaveReport DirectoryStore::save_final_model(const Contents& contents) {
 }
 
 Draft DirectoryStore::write_draft(const std::string& name, const Contents& contents) {
-  const Layout layout = make_layout(gather_groups(contents, comm_), options_.max_shard_bytes, contents.model_part);
+  const Layout layout =
+      make_layout(gather_groups(contents, comm_), options_.max_shard_bytes, contents.model_part);
   std::vector<SideFile> side_files = contents.files;
   if (!layout.model_index.empty()) side_files.push_back({kIndexName, layout.model_index});
   std::vector<int64_t> load(static_cast<std::size_t>(comm_.size()), 0);
@@ -326,8 +327,8 @@ void DirectoryStore::replace_final_files(const Draft& draft) const {
     fs::create_directories((dir() / name).parent_path());
     fs::rename(draft.folder / name, dir() / name);
   }
-  // A loader would take the weights of an earlier save with another number of shards, or of another kind, for a part of
-  // this one.
+  // A loader would take the weights of an earlier save with another number of shards, or of another kind, for
+  // a part of this one.
   std::vector<fs::path> stale;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir())) {
     const std::string name = entry.path().filename().string();

@@ -125,7 +125,8 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dtype",
        false,
        {"float32", "auto", "none"},
-       "weights are kept in float32; for bf16 products set bf16 = true, for frozen weights in bf16 base_dtype"},
+       "weights are kept in float32; for bf16 products set bf16 = true, for frozen weights in bf16 "
+       "base_dtype"},
       {"torch_dtype",
        false,
        {"float32", "auto", "none"},
@@ -147,7 +148,10 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"use_mps_device", false, off, "use device = cpu or cuda"},
       // adapters
       {"lora_target_parameters", false, none, "adapters are for linear modules: use lora_target_modules"},
-      {"lora_task_type", false, {"causal_lm", "none"}, "sft-dist trains causal language models: leave it out"},
+      {"lora_task_type",
+       false,
+       {"causal_lm", "none"},
+       "sft-dist trains causal language models: leave it out"},
       {"peft_config", false, none, "set use_peft = true and lora_r, lora_alpha, lora_target_modules ..."},
       // data
       {"data_collator", false, none, kNoPython},

@@ -146,24 +146,28 @@ void add_training(Rows& rows) {
 
 void add_around_training(Rows& rows) {
   rows.group("Adapters (LoRA)");
-  rows.add(SFT_OPTION(adapter, use_peft), "train low-rank adapters and leave the model's weights as they are");
+  rows.add(SFT_OPTION(adapter, use_peft),
+           "train low-rank adapters and leave the model's weights as they are");
   rows.add(SFT_OPTION(adapter, lora_r), "rank of the adapters", at_least(1));
   rows.add(SFT_OPTION(adapter, lora_alpha), "scale of the adapters: lora_alpha / lora_r", above(0));
   rows.add(SFT_OPTION(adapter, lora_dropout), "dropout on the input of the adapters", in_half_open_unit());
-  rows.add(SFT_OPTION(adapter, lora_target_modules),
-           "linears that get an adapter, by the ends of their names, separated by commas, or all-linear; None: "
-           "PEFT's choice for the model type",
-           names());
+  rows.add(
+      SFT_OPTION(adapter, lora_target_modules),
+      "linears that get an adapter, by the ends of their names, separated by commas, or all-linear; None: "
+      "PEFT's choice for the model type",
+      names());
   rows.add(SFT_OPTION(adapter, lora_modules_to_save),
            "modules that are trained as a whole and saved with the adapter, e.g. lm_head", names());
   rows.add(SFT_OPTION(adapter, use_rslora), "scale the adapters by lora_alpha / sqrt(lora_r)");
-  rows.add(SFT_OPTION(adapter, use_dora), "DoRA: train the size of each output's weight apart from its direction");
+  rows.add(SFT_OPTION(adapter, use_dora),
+           "DoRA: train the size of each output's weight apart from its direction");
   rows.add(SFT_OPTION(adapter, init_lora_weights),
            "first values; true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
            one_of({"true", "false", "gaussian"}));
-  rows.add(SFT_OPTION(adapter, adapter_name_or_path),
-           "folder of a PEFT adapter to go on from, instead of new ones; its r, alpha, dropout and modules hold",
-           path());
+  rows.add(
+      SFT_OPTION(adapter, adapter_name_or_path),
+      "folder of a PEFT adapter to go on from, instead of new ones; its r, alpha, dropout and modules hold",
+      path());
   rows.add(SFT_OPTION(adapter, base_dtype), "what the weights that are not trained are held in",
            one_of({"float32", "bfloat16"}));
   rows.add(SFT_OPTION(adapter, load_in_4bit),

@@ -120,9 +120,8 @@ Rule names() {
     std::istringstream words(text);
     for (std::string word; std::getline(words, word, ',');) {
       const std::string name = trim(word);
-      const bool plain = std::ranges::all_of(name, [](unsigned char c) {
-        return std::isalnum(c) != 0 || c == '_' || c == '.' || c == '-';
-      });
+      const bool plain = std::ranges::all_of(
+          name, [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '.' || c == '-'; });
       if (name.empty() || !plain) return false;
     }
     return text.back() != ',';

@@ -134,7 +134,8 @@ std::vector<Contradiction> contradictions(const Options& o) {
   found.when(!adapter.use_peft && !adapter.adapter_name_or_path.empty(), {"use_peft", "adapter_name_or_path"},
              "adapter_name_or_path = {} needs use_peft = true", adapter.adapter_name_or_path);
   found.when(!adapter.use_peft && adapter.base_dtype != "float32", {"use_peft", "base_dtype"},
-             "base_dtype = {} is for weights that are not trained: it needs use_peft = true", adapter.base_dtype);
+             "base_dtype = {} is for weights that are not trained: it needs use_peft = true",
+             adapter.base_dtype);
   found.when(!adapter.use_peft && adapter.load_in_4bit, {"use_peft", "load_in_4bit"},
              "load_in_4bit = true is for weights that are not trained: it needs use_peft = true");
   found.when(!adapter.load_in_4bit && adapter.use_bnb_nested_quant, {"load_in_4bit", "use_bnb_nested_quant"},

@@ -36,7 +36,8 @@ void Engine::add_block(const std::vector<model::TensorDef>& tensors) {
   views.gradients.resize(tensors.size());
   if (std::ranges::any_of(tensors, [&](const model::TensorDef& tensor) { return is_packed(tensor); }))
     views.packed.resize(tensors.size());
-  const auto add = [&](ParameterBlock::Kind kind, c10::ScalarType dtype, std::vector<ParameterBlock>& blocks) {
+  const auto add = [&](ParameterBlock::Kind kind, c10::ScalarType dtype,
+                       std::vector<ParameterBlock>& blocks) {
     std::vector<std::size_t> indices;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].trainable == (kind == ParameterBlock::Kind::kTrainable) && !is_packed(tensors[i]))
@@ -119,17 +120,16 @@ void Engine::zero_grad() {
 at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
                            std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs) {
   const auto timed = timers_.scope(base::Phase::kForward);
-  at::Tensor x =
-      decoder_.embedding_forward(embedding().weights_only(), inputs, mode,
-                                 saved && lowest_trainable_ == 0 ? &saved->front() : nullptr);
+  at::Tensor x = decoder_.embedding_forward(embedding().weights_only(), inputs, mode,
+                                            saved && lowest_trainable_ == 0 ? &saved->front() : nullptr);
   for (int64_t layer = 0; layer < decoder_.num_layers(); ++layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
     activity::set_block(layer + 1);
     const bool backward_comes_here = saved && block >= lowest_trainable_;
     if (backward_comes_here && options_.gradient_checkpointing) layer_inputs->push_back(x);
-    x = decoder_.layer_forward(layer, views_[block].weights_only(), x, inputs, mode,
-                               backward_comes_here && !options_.gradient_checkpointing ? &(*saved)[block]
-                                                                                       : nullptr);
+    x = decoder_.layer_forward(
+        layer, views_[block].weights_only(), x, inputs, mode,
+        backward_comes_here && !options_.gradient_checkpointing ? &(*saved)[block] : nullptr);
   }
   return x;
 }
@@ -178,8 +178,7 @@ void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, 
   model::Decoder::HeadOutput out;
   {
     const auto timed = timers_.scope(base::Phase::kBackward);
-    out =
-        decoder_.head_forward_backward(head().all(), embedding().all(), hidden, inputs, mode, loss_scale);
+    out = decoder_.head_forward_backward(head().all(), embedding().all(), hidden, inputs, mode, loss_scale);
     loss_sum_.add_(out.loss_sum);
     if (out.token_sums.defined()) token_sums_.push_back(out.token_sums);
     if (last_of_window) start_reduction(head());
@@ -252,7 +251,8 @@ at::Tensor Engine::logits(const data::MicroBatch& batch) {
 
 int64_t Engine::num_parameters() const {
   int64_t total = 0;
-  for (int64_t block = 0; block < decoder_.num_blocks(); ++block) total += count(decoder_.block_tensors(block));
+  for (int64_t block = 0; block < decoder_.num_blocks(); ++block)
+    total += count(decoder_.block_tensors(block));
   return total;
 }
 
@@ -268,7 +268,8 @@ int64_t Engine::num_embedding_parameters() const {
 
 int64_t Engine::frozen_bytes() const {
   int64_t total = 0;
-  for (const ParameterBlock& block : frozen_blocks_) total += static_cast<int64_t>(block.parameters().nbytes());
+  for (const ParameterBlock& block : frozen_blocks_)
+    total += static_cast<int64_t>(block.parameters().nbytes());
   for (const BlockViews& views : views_) {
     for (const ops::Nf4Tensor& tensor : views.packed) total += tensor.nbytes();
   }

@@ -26,7 +26,8 @@ void read_converted(const model::TensorSource& source, const std::string& name, 
   }
 }
 
-// Reads elements [begin, end) of the flat buffer into `out`; gaps and tensors without a name are left as they are.
+// Reads elements [begin, end) of the flat buffer into `out`; gaps and tensors without a name are left as they
+// are.
 void read_interval(const ParameterBlock& block, const std::vector<std::string>& names,
                    const model::TensorSource& source, int64_t begin, int64_t end, const at::Tensor& out) {
   for (std::size_t i = 0; i < names.size(); ++i) {

@@ -23,31 +23,53 @@ struct DefaultTargets {
 
 // PEFT 0.21, utils/constants.py, for the decoders among its models.
 const std::vector<DefaultTargets>& default_targets() {
-  static const std::vector<std::string> query_value{"q_proj", "v_proj"}, fused{"query_key_value"}, c_attn{"c_attn"};
+  static const std::vector<std::string> query_value{"q_proj", "v_proj"}, fused{"query_key_value"},
+      c_attn{"c_attn"};
   static const std::vector<DefaultTargets> table{
-      {"bloom", fused},       {"falcon", fused},      {"gemma", query_value},      {"gemma2", query_value},
-      {"gemma3_text", query_value}, {"gpt2", c_attn}, {"gpt_bigcode", c_attn},     {"gpt_neo", query_value},
-      {"gpt_neox", fused},    {"gptj", query_value},  {"llama", query_value},      {"mistral", query_value},
-      {"mixtral", query_value}, {"opt", query_value}, {"phi", {"q_proj", "v_proj", "fc1", "fc2"}},
-      {"qwen2", query_value}, {"qwen3", query_value}, {"stablelm", query_value},
+      {"bloom", fused},
+      {"falcon", fused},
+      {"gemma", query_value},
+      {"gemma2", query_value},
+      {"gemma3_text", query_value},
+      {"gpt2", c_attn},
+      {"gpt_bigcode", c_attn},
+      {"gpt_neo", query_value},
+      {"gpt_neox", fused},
+      {"gptj", query_value},
+      {"llama", query_value},
+      {"mistral", query_value},
+      {"mixtral", query_value},
+      {"opt", query_value},
+      {"phi", {"q_proj", "v_proj", "fc1", "fc2"}},
+      {"qwen2", query_value},
+      {"qwen3", query_value},
+      {"stablelm", query_value},
   };
   return table;
 }
 
 // What changes an adapter's result in a way that is not implemented, with the values that mean "off".
 void refuse_unsupported(const json& config, const std::string& file) {
-  for (const char* key : {"alpha_pattern", "rank_pattern", "layers_to_transform", "layers_pattern", "exclude_modules",
-                          "layer_replication", "target_parameters", "trainable_token_indices", "lora_bias",
-                          "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config",
-                          "monteclora_config", "alora_invocation_tokens", "ensure_weight_tying"}) {
+  for (const char* key :
+       {"alpha_pattern", "rank_pattern", "layers_to_transform", "layers_pattern", "exclude_modules",
+        "layer_replication", "target_parameters", "trainable_token_indices", "lora_bias", "use_qalora",
+        "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config",
+        "alora_invocation_tokens", "ensure_weight_tying"}) {
     if (!config.contains(key)) continue;
     const json& value = config[key];
     const bool off = value.is_null() || value == false || (value.is_structured() && value.empty());
-    if (!off) fail(ExitCode::kInvalidData, "{}: {} = {} is not supported", file, key, log::printable(value.dump()));
+    if (!off)
+      fail(ExitCode::kInvalidData, "{}: {} = {} is not supported", file, key, log::printable(value.dump()));
   }
   if (config.value("peft_type", json()) != "LORA")
     fail(ExitCode::kInvalidData, "{}: peft_type is {}; sft-dist knows LORA", file,
          log::printable(config.value("peft_type", json()).dump()));
+  const json init = config.value("init_lora_weights", json(true));
+  if (init.is_string() && init != "gaussian" && init != "orthogonal" && init != "eva")
+    fail(ExitCode::kInvalidData,
+         "{}: init_lora_weights = {} stands for an adapter over a changed base model; convert it to plain "
+         "LoRA with PEFT",
+         file, log::printable(init.dump()));
   if (config.value("bias", json("none")) != "none")
     fail(ExitCode::kInvalidData, "{}: bias = {}: only none is supported", file,
          log::printable(config["bias"].dump()));
@@ -59,7 +81,8 @@ T field(const json& config, const char* key, T fallback, const std::string& file
   try {
     return config[key].get<T>();
   } catch (const json::exception&) {
-    fail(ExitCode::kInvalidData, "{}: {} = {} has the wrong type", file, key, log::printable(config[key].dump()));
+    fail(ExitCode::kInvalidData, "{}: {} = {} has the wrong type", file, key,
+         log::printable(config[key].dump()));
   }
 }
 
@@ -121,8 +144,9 @@ AdapterSpec adapter_from_json(const std::string& text, const std::string& file) 
     try {
       const std::regex checked(adapter.target_pattern);
     } catch (const std::regex_error&) {
-      fail(ExitCode::kInvalidData, "{}: target_modules = {} is not a regular expression known here; give a list of names",
-           file, log::printable(adapter.target_pattern));
+      fail(ExitCode::kInvalidData,
+           "{}: target_modules = {} is not a regular expression known here; give a list of names", file,
+           log::printable(adapter.target_pattern));
     }
   } else {
     adapter.target_modules = field<std::vector<std::string>>(config, "target_modules", {}, file);
@@ -163,7 +187,8 @@ bool is_adapter_dir(const std::filesystem::path& dir) {
 std::unique_ptr<TensorSource> open_adapter_weights(const std::filesystem::path& dir) {
   const std::filesystem::path file = dir / kAdapterWeightsFile;
   if (!std::filesystem::exists(file))
-    fail(ExitCode::kInvalidData, "{} has no {}: it is not an adapter in safetensors", dir.string(), kAdapterWeightsFile);
+    fail(ExitCode::kInvalidData, "{} has no {}: it is not an adapter in safetensors", dir.string(),
+         kAdapterWeightsFile);
   return open_safetensors_files({file});
 }
 

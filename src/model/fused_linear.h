@@ -1,5 +1,5 @@
-// The linears of a block: one, or several of one input, multiplied as one where their tensors lie next to each
-// other; each with its adapter, where it has one.
+// The linears of a block: one, or several of one input, multiplied as one where their tensors lie next to
+// each other; each with its adapter, where it has one.
 #pragma once
 
 #include <vector>

@@ -19,7 +19,8 @@ struct Part {
 };
 
 Part linear(const DecoderSpec& spec, Role role, int64_t in, int64_t out, bool bias) {
-  return {role, spec.transposed_linear ? std::vector{in, out} : std::vector{out, in}, bias ? out : 0, in, out};
+  return {role, spec.transposed_linear ? std::vector{in, out} : std::vector{out, in}, bias ? out : 0, in,
+          out};
 }
 
 Part norm(const DecoderSpec& spec, Role role, int64_t size) {
@@ -156,7 +157,8 @@ class LayoutBuilder {
     def.linear = linear;
     const auto add_alias = [&](const std::string& name) {
       if (name != def.name) def.aliases.push_back(name);
-      if (name.starts_with(family_.base_prefix)) def.aliases.push_back(name.substr(family_.base_prefix.size()));
+      if (name.starts_with(family_.base_prefix))
+        def.aliases.push_back(name.substr(family_.base_prefix.size()));
     };
     if (!names.alias.empty()) def.aliases.push_back(numbered(names.alias, layer_) + suffix);
     add_alias(def.name);
@@ -181,10 +183,11 @@ class LayoutBuilder {
       if (part.in > 0) {
         targets.push_back(&part);
       } else if (!adapter_->all_linear) {
-        base::fail(base::ExitCode::kConfig,
-                   "lora_target_modules names {}, which is no linear that can be adapted; it can be trained as a "
-                   "whole with lora_modules_to_save",
-                   module);
+        base::fail(
+            base::ExitCode::kConfig,
+            "lora_target_modules names {}, which is no linear that can be adapted; it can be trained as a "
+            "whole with lora_modules_to_save",
+            module);
       }
     }
     for (const Part* part : targets) {
@@ -202,7 +205,8 @@ class LayoutBuilder {
       LoraPlace& place = layout_.adapters[part->role];
       place.b = add_adapter(module + ".lora_B.weight", AdapterPart::kB, {part->out, adapter_->r});
       if (adapter_->use_dora)
-        place.magnitude = add_adapter(module + ".lora_magnitude_vector", AdapterPart::kMagnitude, {part->out});
+        place.magnitude =
+            add_adapter(module + ".lora_magnitude_vector", AdapterPart::kMagnitude, {part->out});
     }
   }
 

@@ -24,7 +24,8 @@ struct LoraPlace {
   int32_t dropout_site = 0;
 };
 
-// Tensors with at least two dimensions first (they take weight decay), in role order; then biases and norms; then adapters.
+// Tensors with at least two dimensions first (they take weight decay), in role order; then biases and norms;
+// then adapters.
 struct BlockLayout {
   std::vector<TensorDef> tensors;
   std::array<int, kNumRoles> weight_index, bias_index;  // into tensors, or kAbsent
@@ -38,14 +39,14 @@ struct BlockLayout {
 // As PEFT: a tied embedding that is trained as a whole leaves its partner as it was.
 DecoderSpec untied_where_saved(DecoderSpec spec, const Family& family, const AdapterSpec* adapter);
 
-// Blocks 0 (embedding), 1 ... N (layers), N + 1 (head). With an adapter, only its tensors and the modules it saves are
-// trainable. Error(kConfig) when it targets nothing, or something that cannot be adapted.
+// Blocks 0 (embedding), 1 ... N (layers), N + 1 (head). With an adapter, only its tensors and the modules it
+// saves are trainable. Error(kConfig) when it targets nothing, or something that cannot be adapted.
 std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& family,
                                       const AdapterSpec* adapter = nullptr);
 
 // Views of an adapted linear and its adapter.
 struct Lora {
-  ops::LinearWeights base;  // DoRA only
+  ops::LinearWeights base;                                     // DoRA only
   at::Tensor a, b, magnitude, grad_a, grad_b, grad_magnitude;  // magnitude: DoRA only
   double scale = 1.0, dropout = 0.0;
   int32_t site = 0;
@@ -64,7 +65,8 @@ class BlockView {
     const int index = layout_.weight(role);
     const at::Tensor weight = pick(tensors_.weights, index);
     if (weight.defined() || index == kAbsent || tensors_.packed.empty()) return weight;
-    const at::Tensor values = ops::nf4_dequantize(tensors_.packed[static_cast<std::size_t>(index)], at::kFloat);
+    const at::Tensor values =
+        ops::nf4_dequantize(tensors_.packed[static_cast<std::size_t>(index)], at::kFloat);
     return transposed_ ? values.t() : values;
   }
   at::Tensor grad(Role role) const { return pick(tensors_.grads, layout_.weight(role)); }

@@ -12,7 +12,9 @@
 namespace sft::model {
 namespace {
 
-ops::LinearWeights plain(const at::Tensor& weight) { return {weight, {}, false}; }
+ops::LinearWeights plain(const at::Tensor& weight) {
+  return {weight, {}, false};
+}
 
 // W + s B A, as [out, in].
 at::Tensor merged(const Lora& lora) {
@@ -20,7 +22,9 @@ at::Tensor merged(const Lora& lora) {
   const at::Tensor w = (lora.base.transposed ? weight.t() : weight).to(lora.a.scalar_type());
   return w + at::mm(lora.b, lora.a).mul_(lora.scale);
 }
-at::Tensor row_norms(const at::Tensor& weight) { return at::linalg_vector_norm(weight, 2, at::IntArrayRef{1}); }
+at::Tensor row_norms(const at::Tensor& weight) {
+  return at::linalg_vector_norm(weight, 2, at::IntArrayRef{1});
+}
 
 // dropout(t), of the input in the forward and of its gradient in the backward.
 class Dropout {
@@ -77,8 +81,8 @@ void lora_backward(const Lora& lora, const at::Tensor& grad_y, const at::Tensor&
   if (lora.magnitude.defined()) {
     const ops::LinearWeights base{lora.base.weight, {}, lora.base.transposed};
     const at::Tensor norms = row_norms(merged(lora)), gain = lora.magnitude / norms;
-    const at::Tensor direction = ops::linear_forward(dropped, base, compute)
-                                     .add_(ops::linear_forward(low, plain(lora.b), compute));
+    const at::Tensor direction =
+        ops::linear_forward(dropped, base, compute).add_(ops::linear_forward(low, plain(lora.b), compute));
     lora.grad_magnitude.add_((grad_y * direction).sum(0).div_(norms));
     through_base = ops::linear_backward(grad_y * (gain - 1), dropped, base, {}, compute);
     grad_delta = grad_y * gain;

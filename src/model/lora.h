@@ -1,4 +1,5 @@
-// One adapted linear: what its low-rank adapter adds to the product, and its backward (contracts: sft/model/adapter.h).
+// One adapted linear: what its low-rank adapter adds to the product, and its backward (contracts:
+// sft/model/adapter.h).
 #pragma once
 
 #include "model/layout.h"

@@ -8,7 +8,8 @@
 
 namespace sft::model {
 
-void fill_uniform(const at::Tensor& t, double bound, std::string_view name, uint64_t seed);     // [-bound, bound)
+void fill_uniform(const at::Tensor& t, double bound, std::string_view name,
+                  uint64_t seed);  // [-bound, bound)
 void fill_normal(const at::Tensor& t, double deviation, std::string_view name, uint64_t seed);  // mean 0
 
 // 32 bits of a name, stable over versions (FNV-1a).

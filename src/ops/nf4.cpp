@@ -53,7 +53,8 @@ class Nearest {
   std::array<float, N - 1> middles_;
 };
 
-// bitsandbytes' signed dynamic map: for each of seven powers of ten, 2^i evenly spaced midpoints of [0.1, 1] of either sign; 0; 1.
+// bitsandbytes' signed dynamic map: for each of seven powers of ten, 2^i evenly spaced midpoints of [0.1, 1]
+// of either sign; 0; 1.
 const std::array<float, 256>& dynamic_map() {
   static const std::array<float, 256> map = [] {
     std::array<float, 256> values{};
@@ -121,7 +122,9 @@ void nest(Nf4Tensor& tensor) {
 }
 
 at::Tensor table(const float* values, int64_t count, const at::Tensor& like) {
-  return at::from_blob(const_cast<float*>(values), {count}, at::TensorOptions(at::kFloat)).clone().to(like.device());
+  return at::from_blob(const_cast<float*>(values), {count}, at::TensorOptions(at::kFloat))
+      .clone()
+      .to(like.device());
 }
 
 // fp32 [blocks]
@@ -184,7 +187,8 @@ at::Tensor nf4_dequantize(const Nf4Tensor& tensor, at::ScalarType dtype) {
     return out.to(dtype);
   }
   const at::Tensor levels = table(kLevels.data(), 16, tensor.codes);
-  const at::Tensor nibbles = at::stack({tensor.codes.bitwise_right_shift(4), tensor.codes.bitwise_and(15)}, 1);
+  const at::Tensor nibbles =
+      at::stack({tensor.codes.bitwise_right_shift(4), tensor.codes.bitwise_and(15)}, 1);
   const at::Tensor values = levels.index_select(0, nibbles.view(-1).to(at::kInt)).narrow(0, 0, numel);
   const at::Tensor scale = absmax.repeat_interleave(kBlock).narrow(0, 0, numel);
   return (values * scale).to(dtype).view(tensor.shape);

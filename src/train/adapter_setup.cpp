@@ -31,12 +31,14 @@ std::vector<std::string> split(const std::string& text) {
   return names;
 }
 
-std::vector<std::string> target_modules(const config::AdapterOptions& options, const model::DecoderSpec& model) {
+std::vector<std::string> target_modules(const config::AdapterOptions& options,
+                                        const model::DecoderSpec& model) {
   if (!options.lora_target_modules.empty()) return split(options.lora_target_modules);
   std::vector<std::string> targets = model::default_target_modules(model.model_type);
   if (targets.empty())
     fail(ExitCode::kConfig,
-         "PEFT has no default lora_target_modules for model_type {}: name them, or lora_target_modules = all-linear",
+         "PEFT has no default lora_target_modules for model_type {}: name them, or lora_target_modules = "
+         "all-linear",
          model.model_type);
   return targets;
 }
@@ -48,7 +50,8 @@ model::AdapterInit init_named(const std::string& name) {
 
 constexpr int64_t kStretches = 16, kStretchElements = 64;
 
-void hash_samples(base::Xxh3& hash, const model::TensorSource& weights, const std::string& name, int64_t numel) {
+void hash_samples(base::Xxh3& hash, const model::TensorSource& weights, const std::string& name,
+                  int64_t numel) {
   const int64_t length = std::min(kStretchElements, numel);
   const int64_t stretches = std::min(kStretches, numel / std::max<int64_t>(1, length));
   const at::Tensor values = at::empty({length}, at::TensorOptions(at::kFloat));
@@ -61,7 +64,8 @@ void hash_samples(base::Xxh3& hash, const model::TensorSource& weights, const st
 
 }  // namespace
 
-std::optional<AdapterPlan> plan_adapter(const config::AdapterOptions& options, const model::DecoderSpec& model) {
+std::optional<AdapterPlan> plan_adapter(const config::AdapterOptions& options,
+                                        const model::DecoderSpec& model) {
   if (!options.use_peft) return std::nullopt;
   AdapterPlan plan;
   if (!options.adapter_name_or_path.empty()) {
@@ -90,8 +94,9 @@ std::string adapter_config(const AdapterPlan& plan, const model::Decoder& decode
   const bool is_folder = fs::is_directory(model_name_or_path);
   const std::string base =
       is_folder ? fs::absolute(model_name_or_path).lexically_normal().string() : model_name_or_path;
-  return model::adapter_to_json(
-      plan.spec, plan.spec.all_linear ? decoder.adapted_modules() : plan.spec.target_modules, decoder.spec(), base);
+  return model::adapter_to_json(plan.spec,
+                                plan.spec.all_linear ? decoder.adapted_modules() : plan.spec.target_modules,
+                                decoder.spec(), base);
 }
 
 std::string adapter_identity(const AdapterPlan& plan, const config::AdapterOptions& options,
@@ -119,7 +124,9 @@ std::string adapter_identity(const AdapterPlan& plan, const config::AdapterOptio
       hash_samples(hash, weights, engine::name_in_source(tensor, weights, ""), tensor.numel());
     }
   }
-  return json{{"adapter", adapter}, {"base_config_xxh3", base::xxh3_hex(config.dump())}, {"base_weights_xxh3", hash.hex()}}
+  return json{{"adapter", adapter},
+              {"base_config_xxh3", base::xxh3_hex(config.dump())},
+              {"base_weights_xxh3", hash.hex()}}
       .dump();
 }
 

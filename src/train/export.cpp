@@ -24,7 +24,8 @@ std::vector<checkpoint::TensorSlice> model_tensors(const engine::Engine& engine)
   for (const auto* blocks : {&engine.frozen_blocks(), &engine.blocks()}) {
     for (const engine::ParameterBlock& block : *blocks) {
       for (std::size_t i = 0; i < block.tensors().size(); ++i)
-        by_name[block.tensors()[i].name] = block.parameters().narrow(0, block.placement(i).offset, block.placement(i).numel);
+        by_name[block.tensors()[i].name] =
+            block.parameters().narrow(0, block.placement(i).offset, block.placement(i).numel);
     }
   }
   std::vector<checkpoint::TensorSlice> slices;
@@ -44,10 +45,12 @@ std::vector<checkpoint::SideFile> side_files(const LoadedModel& loaded, const fs
   std::map<std::string, std::string> files;
   for (const fs::path& folder : {loaded.model_dir, adapter_dir}) {
     for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-      const std::string name = entry.path().filename().string(), extension = entry.path().extension().string();
-      const bool belongs_to_model = extension == ".json" || extension == ".txt" || extension == ".model" || extension == ".jinja";
-      const bool replaced = name == "config.json" || name == "trainer_state.json" || name == model::kAdapterConfigFile ||
-                            name.ends_with(".index.json");
+      const std::string name = entry.path().filename().string(),
+                        extension = entry.path().extension().string();
+      const bool belongs_to_model =
+          extension == ".json" || extension == ".txt" || extension == ".model" || extension == ".jinja";
+      const bool replaced = name == "config.json" || name == "trainer_state.json" ||
+                            name == model::kAdapterConfigFile || name.ends_with(".index.json");
       if (belongs_to_model && !replaced && fs::is_regular_file(entry.path()))
         files[name] = base::read_text(entry.path(), kMaxSideFileBytes);
     }
@@ -66,10 +69,12 @@ std::vector<checkpoint::SideFile> side_files(const LoadedModel& loaded, const fs
 
 void export_merged(const fs::path& adapter_dir, const fs::path& output, parallel::Communicator& comm) {
   if (!model::is_adapter_dir(adapter_dir))
-    fail(ExitCode::kConfig, "export --merge {}: the folder holds no {}", adapter_dir.string(), model::kAdapterConfigFile);
+    fail(ExitCode::kConfig, "export --merge {}: the folder holds no {}", adapter_dir.string(),
+         model::kAdapterConfigFile);
   const auto store = checkpoint::Store::open({.output_dir = output, .save_total_limit = std::nullopt}, comm);
   if (store->has_results())
-    fail(ExitCode::kConfig, "export --merge: {} holds a model already; choose another folder", output.string());
+    fail(ExitCode::kConfig, "export --merge: {} holds a model already; choose another folder",
+         output.string());
   const LoadedModel loaded = load_model(adapter_dir, comm);
   loaded.engine->merge_adapters();
   checkpoint::Contents contents;

@@ -20,7 +20,8 @@ fs::path base_model_dir(const std::string& adapter_config, const fs::path& file)
   try {
     return model::resolve_model_dir(base.get<std::string>());
   } catch (const base::Error& error) {
-    base::fail(base::ExitCode::kInvalidData, "{}: the adapter's base model is not found: {}", file.string(), error.what());
+    base::fail(base::ExitCode::kInvalidData, "{}: the adapter's base model is not found: {}", file.string(),
+               error.what());
   }
 }
 
@@ -37,10 +38,12 @@ LoadedModel load_model(const fs::path& dir, parallel::Communicator& comm) {
   }
   const fs::path config_file = loaded.model_dir / "config.json";
   loaded.config_json = base::read_text(config_file);
-  loaded.decoder = model::Decoder::create(model::spec_from_config_json(loaded.config_json, config_file.string()),
-                                          loaded.adapter ? &*loaded.adapter : nullptr);
+  loaded.decoder =
+      model::Decoder::create(model::spec_from_config_json(loaded.config_json, config_file.string()),
+                             loaded.adapter ? &*loaded.adapter : nullptr);
   loaded.timers = std::make_unique<base::PhaseTimers>();
-  loaded.engine = std::make_unique<engine::Engine>(*loaded.decoder, engine::EngineOptions{}, comm, *loaded.timers);
+  loaded.engine =
+      std::make_unique<engine::Engine>(*loaded.decoder, engine::EngineOptions{}, comm, *loaded.timers);
   loaded.engine->load_parameters(*model::open_model_weights(loaded.model_dir));
   if (loaded.adapter) loaded.engine->load_trainable(*model::open_adapter_weights(dir));
   return loaded;

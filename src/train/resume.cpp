@@ -25,7 +25,8 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
     }
     if (options.overwrite_output_dir) {
       store.discard_checkpoints();
-      if (comm.rank() == 0) std::filesystem::remove(std::filesystem::path(options.output_dir) / "trainer_log.jsonl");
+      if (comm.rank() == 0)
+        std::filesystem::remove(std::filesystem::path(options.output_dir) / "trainer_log.jsonl");
     }
     return nullptr;
   }

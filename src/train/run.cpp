@@ -116,9 +116,8 @@ Inputs read_inputs(const config::Options& options) {
   }
   inputs.side_files = tokenizer_files(options.data.train_dataset);
   if (inputs.adapter) {
-    inputs.adapter_identity =
-        adapter_identity(*inputs.adapter, options.adapter, inputs.config_json, *inputs.decoder,
-                         *model::open_model_weights(inputs.model_dir));
+    inputs.adapter_identity = adapter_identity(*inputs.adapter, options.adapter, inputs.config_json,
+                                               *inputs.decoder, *model::open_model_weights(inputs.model_dir));
     put_file(inputs.side_files, model::kAdapterConfigFile,
              adapter_config(*inputs.adapter, *inputs.decoder, options.model.model_name_or_path));
   } else {
@@ -205,7 +204,8 @@ engine::FrozenLinears frozen_linears(const config::AdapterOptions& options) {
 }
 
 // First values of a new run's adapters.
-void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine, parallel::Communicator& comm) {
+void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine,
+                   parallel::Communicator& comm) {
   if (plan.start_from.empty()) return engine.initialize_adapters(plan.init, seed);
   std::unique_ptr<model::TensorSource> source;
   on_all_ranks(comm, [&] {
@@ -304,6 +304,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   }
   if (found) {
     state = restore(*found, engine, *optimizer, *log, *comm);
+    forget_lost_best_model(state, *store, *comm);
   } else if (inputs.adapter) {
     start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
   }

@@ -107,11 +107,12 @@ void check_resumable(const std::string& saved_identity, const std::string& ident
     if (key == "global_batch_size") continue;
     const json before = value_or_null(saved, "run", key);
     if (before != value && key.starts_with("base_") && !before.is_null() && !value.is_null()) {
-      refuse(fmt::format(
-          "the checkpoint's adapter was trained on another base model than this run's model_name_or_path: {} was {} "
-          "and is {}; name the model it was trained on",
-          key == "base_config_xxh3" ? "the hash of config.json" : "the hash of sampled weights",
-          log::printable(before.dump()), value.dump()));
+      refuse(
+          fmt::format("the checkpoint's adapter was trained on another base model than this run's "
+                      "model_name_or_path: {} was {} "
+                      "and is {}; name the model it was trained on",
+                      key == "base_config_xxh3" ? "the hash of config.json" : "the hash of sampled weights",
+                      log::printable(before.dump()), value.dump()));
     }
     if (before != value) {
       refuse(

@@ -49,10 +49,11 @@ std::string parameters_text(const config::Options& options, const engine::Engine
   const char* const precision = options.precision.bf16 ? "fp32 weights, bf16 products" : "fp32";
   if (engine.frozen_bytes() == 0)
     return fmt::format("{} ({:.1f} M), {}", engine.num_parameters(), total / 1e6, precision);
-  return fmt::format("{} trainable of {} ({:.2f} %), {}, frozen weights in {}", engine.num_trainable_parameters(),
-                     engine.num_parameters(), 100 * trainable / total, precision,
-                     options.adapter.load_in_4bit ? "4 bits (NF4), embeddings and norms in " + options.adapter.base_dtype
-                                                  : options.adapter.base_dtype);
+  return fmt::format(
+      "{} trainable of {} ({:.2f} %), {}, frozen weights in {}", engine.num_trainable_parameters(),
+      engine.num_parameters(), 100 * trainable / total, precision,
+      options.adapter.load_in_4bit ? "4 bits (NF4), embeddings and norms in " + options.adapter.base_dtype
+                                   : options.adapter.base_dtype);
 }
 
 }  // namespace

@@ -361,7 +361,7 @@ void Trainer::load_best_model(const TrainState& state) {
   }
   if (state.best.checkpoint_step != state.step) {
     const auto best = parts_.checkpoints.open_checkpoint(checkpoint_path(state.best.checkpoint_step));
-    parts_.engine.load_parameters(best->model());
+    parts_.engine.load_trainable(best->model());
   }
   parts_.log.event("best_model", state.step,
                    nlohmann::json{{"best_step", state.best.step},

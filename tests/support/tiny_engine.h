@@ -52,16 +52,18 @@ inline data::TokenRow random_row(std::mt19937& random, int64_t length, int64_t p
 template <typename Communicator>
 struct TinyEngine {
   template <typename... CommunicatorArgs>
-    requires(!std::is_pointer_v<std::remove_cvref_t<CommunicatorArgs>> && ...)
-  explicit TinyEngine(engine::EngineOptions options = {}, model::DecoderSpec spec = tiny_llama(),
-                      CommunicatorArgs&&... args)
+  requires(!std::is_pointer_v<std::remove_cvref_t<CommunicatorArgs>> &&
+           ...) explicit TinyEngine(engine::EngineOptions options = {},
+                                    model::DecoderSpec spec = tiny_llama(), CommunicatorArgs&&... args)
       : TinyEngine(options, spec, static_cast<const model::AdapterSpec*>(nullptr),
                    std::forward<CommunicatorArgs>(args)...) {}
 
   template <typename... CommunicatorArgs>
   TinyEngine(engine::EngineOptions options, model::DecoderSpec spec, const model::AdapterSpec* adapter,
              CommunicatorArgs&&... args)
-      : comm(args...), decoder(model::Decoder::create(spec, adapter)), engine(*decoder, options, comm, timers) {
+      : comm(args...),
+        decoder(model::Decoder::create(spec, adapter)),
+        engine(*decoder, options, comm, timers) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal(0, 0.2F);
     for (const auto* blocks : {&engine.frozen_blocks(), &engine.blocks()}) {

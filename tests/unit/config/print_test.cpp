@@ -29,13 +29,14 @@ std::string other_value(const OptionRow& row, Options& options) {
           }
           if (row.name == "lr_scheduler_kwargs") return R"({"num_cycles": 2, "x": "a # b"})";
           if (row.name == "max_shard_size") return "100MB";
+          if (rule.allowed == "names separated by commas") return "a_proj,mlp.b";
           if (rule.path == PathKind::kFunction) return "/some place/f.py:to_text";
           if (rule.path != PathKind::kNone) return "/some place/it's #1";
           return " \"odd\\ # text\n'None' ";
         }
         if (rule.allowed == "in [0, 1)") return "0.123456789012345678";
         if constexpr (std::is_same_v<T, double> || std::is_same_v<T, std::optional<double>>) return "4";
-        return "16";
+        return row.name == "lora_r" ? "8" : "16";
       },
       row.slot(options));
 }

@@ -28,12 +28,15 @@ model::AdapterSpec everywhere(double dropout = 0.0) {
 TEST(AdaptedEngine, FrozenBlocksHaveNoGradientBuffers) {
   const Fixture fixture(everywhere());
   // Embedding (61 x 32), three layers, final norm: all of the model is frozen.
-  const int64_t layer = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 48 * 32 + 2 * 32, adapters = 3 * (4 * 32 + 32 + 16 + 16 + 32 + 32 + 3 * (32 + 48));
-  EXPECT_EQ(fixture.engine.num_parameters() - fixture.engine.num_trainable_parameters(), 61 * 32 + 3 * layer + 32);
+  const int64_t layer = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 48 * 32 + 2 * 32;
+  const int64_t adapters = 3 * (4 * 32 + (32 + 16 + 16 + 32) + 3 * (32 + 48));
+  EXPECT_EQ(fixture.engine.num_parameters() - fixture.engine.num_trainable_parameters(),
+            61 * 32 + 3 * layer + 32);
   EXPECT_EQ(fixture.engine.num_trainable_parameters(), 3 * adapters);
   EXPECT_EQ(fixture.engine.frozen_blocks().size(), 5U);
   EXPECT_EQ(fixture.engine.blocks().size(), 3U);
-  for (const ParameterBlock& block : fixture.engine.frozen_blocks()) EXPECT_FALSE(block.gradients().defined());
+  for (const ParameterBlock& block : fixture.engine.frozen_blocks())
+    EXPECT_FALSE(block.gradients().defined());
 }
 
 TEST(AdaptedEngine, FrozenWeightsAreHeldInBf16WhenAsked) {
@@ -73,9 +76,11 @@ TEST(AdaptedEngine, GradientMatchesTheSlopeOfTheLoss) {
     }
     const double step = 1e-3 / std::sqrt(squares);
     const auto loss_at = [&](double h) {
-      for (std::size_t b = 0; b < direction.size(); ++b) fixture.engine.blocks()[b].parameters().add_(direction[b], h);
+      for (std::size_t b = 0; b < direction.size(); ++b)
+        fixture.engine.blocks()[b].parameters().add_(direction[b], h);
       const double loss = fixture.engine.evaluate(batch) / 100;
-      for (std::size_t b = 0; b < direction.size(); ++b) fixture.engine.blocks()[b].parameters().add_(direction[b], -h);
+      for (std::size_t b = 0; b < direction.size(); ++b)
+        fixture.engine.blocks()[b].parameters().add_(direction[b], -h);
       return loss;
     };
     const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
@@ -86,9 +91,11 @@ TEST(AdaptedEngine, GradientMatchesTheSlopeOfTheLoss) {
 TEST(AdaptedEngine, GradientDoesNotDependOnHowRowsAreCut) {
   Fixture fixture(everywhere(0.3));
   const auto& r = fixture.rows;
-  const auto whole = fixture.gradients({r}), cut = fixture.gradients({{r[0]}, {r[1], r[2], r[3]}, {}, {r[4], r[5]}});
+  const auto whole = fixture.gradients({r}),
+             cut = fixture.gradients({{r[0]}, {r[1], r[2], r[3]}, {}, {r[4], r[5]}});
   for (std::size_t b = 0; b < whole.size(); ++b)
-    EXPECT_LT(cut[b].sub(whole[b]).norm().item<double>(), 1e-5 * whole[b].norm().item<double>()) << "block " << b;
+    EXPECT_LT(cut[b].sub(whole[b]).norm().item<double>(), 1e-5 * whole[b].norm().item<double>())
+        << "block " << b;
 }
 
 TEST(AdaptedEngine, RecomputedActivationsGiveTheSameBits) {
@@ -97,13 +104,15 @@ TEST(AdaptedEngine, RecomputedActivationsGiveTheSameBits) {
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(a[i].equal(b[i])) << "block " << i;
 }
 
-// A kept input is multiplied by 1 / (1 - p), so over many seeds the adapted output has the mean it has without dropout.
+// A kept input is multiplied by 1 / (1 - p), so over many seeds the adapted output has the mean it has
+// without dropout.
 TEST(AdaptedEngine, DropoutKeepsTheMeanAndIsOffInEvaluation) {
   model::AdapterSpec plain = tiny_adapter({"v_proj"}), dropping = plain;
   dropping.lora_dropout = 0.4;
   const auto loss = [](const model::AdapterSpec& adapter, uint64_t seed) {
     Fixture fixture(adapter, {.seed = seed});
-    for (const ParameterBlock& block : fixture.engine.blocks()) block.parameters().mul_(0.1);  // nearly linear
+    for (const ParameterBlock& block : fixture.engine.blocks())
+      block.parameters().mul_(0.1);  // nearly linear
     fixture.gradients({fixture.rows});
     const double evaluated = fixture.engine.evaluate(data::pack(fixture.rows));
     return std::pair(fixture.engine.metrics().loss_sum, evaluated);
@@ -123,7 +132,8 @@ TEST(AdaptedEngine, DropoutKeepsTheMeanAndIsOffInEvaluation) {
   EXPECT_LT(std::abs(mean), 4 * deviation / std::sqrt(double{kSeeds}) + 1e-4 * without);
 }
 
-// Layers below the first adapter are not walked back, and neither is the embedding: only what is trained is reduced.
+// Layers below the first adapter are not walked back, and neither is the embedding: only what is trained is
+// reduced.
 TEST(AdaptedEngine, BackwardEndsAtTheLowestAdapter) {
   model::AdapterSpec adapter = tiny_adapter({"1.self_attn.q_proj", "2.mlp.up_proj"});
   adapter.modules_to_save = {"model.norm"};
@@ -144,14 +154,15 @@ TEST(AdaptedEngine, AFreshAdapterChangesNothingUntilItIsTrained) {
   Fixture fixture(everywhere());
   testing::TinyEngine<testing::SoloCommunicator> bare;
   fixture.engine.initialize_adapters(model::AdapterInit::kKaiming, 7);
-  // The bare engine draws its weights in another order: give both the same.
+  // The two draw other weights and rows: give both the same.
   std::size_t b = 0;
   for (const ParameterBlock& block : bare.engine.blocks()) {
     const ParameterBlock& frozen = fixture.engine.frozen_blocks()[b++];
     ASSERT_EQ(frozen.size(), block.size());
     frozen.parameters().copy_(block.parameters());
   }
-  EXPECT_EQ(fixture.engine.evaluate(data::pack(fixture.rows)), bare.engine.evaluate(data::pack(bare.rows)));
+  const data::MicroBatch batch = data::pack(fixture.rows);
+  EXPECT_EQ(fixture.engine.evaluate(batch), bare.engine.evaluate(batch));
   const auto gradients = fixture.gradients({fixture.rows});
   for (std::size_t i = 0; i < gradients.size(); ++i) {
     const ParameterBlock& block = fixture.engine.blocks()[i];

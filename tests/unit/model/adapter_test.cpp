@@ -118,6 +118,7 @@ TEST(AdapterConfig, WhatWouldChangeTheResultIsRefusedByName) {
            {R"({"peft_type": "LORA", "bias": "all"})", "bias"},
            {R"({"peft_type": "LORA", "trainable_token_indices": [5]})", "trainable_token_indices"},
            {R"({"peft_type": "IA3"})", "peft_type"},
+           {R"({"peft_type": "LORA", "init_lora_weights": "pissa"})", "init_lora_weights"},
            {R"({"peft_type": "LORA", "r": 0})", "r = 0"},
            {R"({"peft_type": "LORA", "r": "four"})", "r"},
            {R"({"peft_type": "LORA", "target_modules": "(q_proj"})", "target_modules"}}) {
@@ -129,26 +130,28 @@ TEST(AdaptedDecoder, OnlyAdaptersAndSavedModulesAreTrainable) {
   AdapterSpec adapter = targeting({"v_proj"});
   adapter.modules_to_save = {"model.norm"};
   const auto decoder = Decoder::create(llama_spec(), &adapter);
-  EXPECT_EQ(trainable(*decoder), (std::vector<std::string>{
-                                     "base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight",
-                                     "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight",
-                                     "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight",
-                                     "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight",
-                                     "base_model.model.model.norm.weight"}));
+  EXPECT_EQ(trainable(*decoder),
+            (std::vector<std::string>{"base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight",
+                                      "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight",
+                                      "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight",
+                                      "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight",
+                                      "base_model.model.model.norm.weight"}));
 }
 
 TEST(AdaptedDecoder, AllLinearLeavesOutEmbeddingsAndHead) {
   AdapterSpec adapter;
   adapter.all_linear = true;
   const auto decoder = Decoder::create(llama_spec(), &adapter);
-  EXPECT_EQ(decoder->adapted_modules(), (std::vector<std::string>{"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj",
-                                                                  "up_proj", "v_proj"}));
+  EXPECT_EQ(decoder->adapted_modules(), (std::vector<std::string>{"down_proj", "gate_proj", "k_proj",
+                                                                  "o_proj", "q_proj", "up_proj", "v_proj"}));
   EXPECT_EQ(trainable(*decoder).size(), 2U * 2U * 7U);
 }
 
 TEST(AdaptedDecoder, TargetsThatCannotBeAdaptedAreNamed) {
-  for (const auto& [target, expected] : std::vector<std::pair<std::string, std::string>>{
-           {"c_attn", "q_proj, k_proj"}, {"embed_tokens", "lora_modules_to_save"}, {"input_layernorm", "lora_modules_to_save"}}) {
+  for (const auto& [target, expected] :
+       std::vector<std::pair<std::string, std::string>>{{"c_attn", "q_proj, k_proj"},
+                                                        {"embed_tokens", "lora_modules_to_save"},
+                                                        {"input_layernorm", "lora_modules_to_save"}}) {
     const AdapterSpec adapter = targeting({target});
     try {
       Decoder::create(llama_spec(), &adapter);

@@ -1,4 +1,5 @@
-// Adapters against PEFT: logits, loss and every gradient. The goldens are made by tests/golden/make_lora_goldens.py.
+// Adapters against PEFT: logits, loss and every gradient. The goldens are made by
+// tests/golden/make_lora_goldens.py.
 #include <ATen/ops/cat.h>
 
 #include <nlohmann/json.hpp>
@@ -27,7 +28,9 @@ class LoraGolden : public testing::TestWithParam<const char*> {
   std::unique_ptr<TensorSource> golden() const {
     return open_safetensors_files({adapter() / "golden.safetensors"});
   }
-  std::vector<Row> rows() const { return read_rows(*open_safetensors_files({base() / "golden.safetensors"})); }
+  std::vector<Row> rows() const {
+    return read_rows(*open_safetensors_files({base() / "golden.safetensors"}));
+  }
 
   void compare(at::ScalarType dtype, Spacing spacing, std::size_t rows_per_batch, double tolerance) const {
     Model model(base(), dtype, spacing, {}, adapter());
@@ -57,10 +60,18 @@ class LoraGolden : public testing::TestWithParam<const char*> {
 };
 
 // The goldens hold float64 results rounded to float32.
-TEST_P(LoraGolden, Float64) { compare(at::kDouble, Spacing::kAligned, 4, 1e-7); }
-TEST_P(LoraGolden, Float32) { compare(at::kFloat, Spacing::kAligned, 4, 1e-5); }
-TEST_P(LoraGolden, Float32WithGapsBetweenTensors) { compare(at::kFloat, Spacing::kGaps, 4, 1e-5); }
-TEST_P(LoraGolden, Float64OneRowAtATime) { compare(at::kDouble, Spacing::kAligned, 1, 1e-7); }
+TEST_P(LoraGolden, Float64) {
+  compare(at::kDouble, Spacing::kAligned, 4, 1e-7);
+}
+TEST_P(LoraGolden, Float32) {
+  compare(at::kFloat, Spacing::kAligned, 4, 1e-5);
+}
+TEST_P(LoraGolden, Float32WithGapsBetweenTensors) {
+  compare(at::kFloat, Spacing::kGaps, 4, 1e-5);
+}
+TEST_P(LoraGolden, Float64OneRowAtATime) {
+  compare(at::kDouble, Spacing::kAligned, 1, 1e-7);
+}
 
 TEST_P(LoraGolden, MergedWeightsGiveTheSameLogits) {
   Model model(base(), at::kDouble, Spacing::kAligned, {}, adapter());
@@ -87,7 +98,8 @@ TEST_P(LoraGolden, TrainsExactlyTheTensorsOfTheFile) {
 
 INSTANTIATE_TEST_SUITE_P(Adapters, LoraGolden,
                          testing::Values("llama-all-linear", "llama-query-value", "llama-head-saved",
-                                         "llama-embedding-saved", "llama-dora", "gpt2", "gpt2-dora", "opt-projected"));
+                                         "llama-embedding-saved", "llama-dora", "gpt2", "gpt2-dora",
+                                         "opt-projected"));
 
 }  // namespace
 }  // namespace sft::model
