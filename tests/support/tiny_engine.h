@@ -27,6 +27,9 @@ inline model::DecoderSpec tiny_llama() {
   spec.max_position_embeddings = 64;
   spec.norm_kind = ops::NormKind::kRmsNorm;
   spec.tie_word_embeddings = true;
+  spec.ropes = {model::RopeSpec{}};
+  spec.ropes[0].rotary_dim = spec.head_dim;
+  spec.layers.resize(static_cast<std::size_t>(spec.num_hidden_layers));
   return spec;
 }
 

@@ -127,8 +127,9 @@ TEST(Parse, WrongTypesNameKeyPlaceValueAndWhatIsAllowed) {
   EXPECT_EQ(error_of_text("disable_tqdm = 2"), "run.ini:1: disable_tqdm = 2: must be true or false, or None");
   EXPECT_EQ(error_of_text("seed ="), "run.ini:1: seed = : must be a whole number");
   EXPECT_EQ(error_of_text("device = tpu"), "run.ini:1: device = tpu: must be one of auto, cpu, cuda");
-  EXPECT_EQ(error_of_text("optim = adamw_8bit"),
-            "run.ini:1: optim = adamw_8bit: must be one of adamw_torch, adamw_torch_fused, sgd");
+  EXPECT_EQ(error_of_text("optim = lion_8bit"),
+            "run.ini:1: optim = lion_8bit: must be one of adamw_torch, adamw_torch_fused, sgd, lion_32bit, adafactor, "
+            "schedule_free_adamw, adamw_8bit");
   EXPECT_EQ(error_of_text("report_to = tensorboard,wandb"),
             "run.ini:1: report_to = tensorboard,wandb: must be one of none, tensorboard, all");
   EXPECT_EQ(error_of_text("seed = None"),
@@ -199,14 +200,15 @@ TEST(Parse, AllProblemsOfAllSourcesAreListed) {
   const std::string message = config_error_of([] {
     parse_options(
         {{"a.ini", "seed = x\nfp16 = true\nnonsense"}, {"b.ini", "mx_steps = 1\neval_strategy = epoch"}},
-        {"optim=lion"});
+        {"optim=lamb"});
   });
   EXPECT_EQ(message,
             "a.ini:3: 'nonsense' is not of the form key = value\n"
             "a.ini:1: seed = x: must be a whole number\n"
             "a.ini:2: fp16 = true: use bf16 = true, or float32\n"
             "b.ini:1: there is no option mx_steps; did you mean max_steps?\n"
-            "command line: optim = lion: must be one of adamw_torch, adamw_torch_fused, sgd\n"
+            "command line: optim = lamb: must be one of adamw_torch, adamw_torch_fused, sgd, lion_32bit, adafactor, "
+            "schedule_free_adamw, adamw_8bit\n"
             "eval_strategy = epoch needs eval_dataset, the HDF5 file to evaluate on");
 }
 
