@@ -3,10 +3,11 @@
 namespace sft::metrics {
 
 double training_flops(const ModelWork& model, const StepWork& step) {
-  const double linear =
-      6.0 * static_cast<double>(model.block_linear_parameters) * static_cast<double>(step.num_tokens);
-  const double head =
-      6.0 * static_cast<double>(model.head_parameters) * static_cast<double>(step.num_targets);
+  const double linear = (6.0 * static_cast<double>(model.block_linear_parameters) -
+                         2.0 * static_cast<double>(model.frozen_block_linear_parameters)) *
+                        static_cast<double>(step.num_tokens);
+  const double head = (model.head_is_frozen ? 4.0 : 6.0) * static_cast<double>(model.head_parameters) *
+                      static_cast<double>(step.num_targets);
   const double attention = 6.0 * static_cast<double>(model.num_layers) *
                            static_cast<double>(model.num_heads) * static_cast<double>(model.head_dim) *
                            step.sum_squared_lengths;

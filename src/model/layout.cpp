@@ -122,6 +122,11 @@ const RoleName& name_of(const Family& family, Role role) {
   return *entry;
 }
 
+// Without ".weight" or ".bias".
+std::string tensor_name(const Family& family, Role role, int64_t layer) {
+  return numbered(name_of(family, role).name, layer);
+}
+
 class LayoutBuilder {
  public:
   LayoutBuilder(const DecoderSpec& spec, const Family& family, const AdapterSpec* adapter, int64_t layer)

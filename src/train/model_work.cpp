@@ -8,13 +8,17 @@ metrics::ModelWork model_work(const model::Decoder& decoder) {
   // A layer's tensors of two dimensions are weights of linear layers.
   for (int64_t layer = 0; layer < decoder.num_layers(); ++layer) {
     for (const model::TensorDef& tensor : decoder.block_tensors(layer + 1)) {
-      if (tensor.shape.size() >= 2) work.block_linear_parameters += tensor.numel();
+      if (tensor.shape.size() < 2) continue;
+      work.block_linear_parameters += tensor.numel();
+      if (!tensor.trainable) work.frozen_block_linear_parameters += tensor.numel();
     }
   }
   // The embedding's and the head's projections, where the embedding is narrower.
   if (spec.embedding_size != spec.hidden_size)
     work.block_linear_parameters += 2 * spec.embedding_size * spec.hidden_size;
   work.head_parameters = spec.embedding_size * spec.vocab_size;
+  const int64_t output_block = spec.tie_word_embeddings ? 0 : decoder.num_blocks() - 1;
+  work.head_is_frozen = !decoder.block_tensors(output_block).front().trainable;
   work.num_layers = spec.num_hidden_layers;
   work.num_heads = spec.num_attention_heads;
   work.head_dim = spec.head_dim;

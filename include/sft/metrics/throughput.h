@@ -9,7 +9,9 @@ namespace sft::metrics {
 struct ModelWork {
   int64_t block_linear_parameters =
       0;  // weights of all linear layers in all blocks: no embeddings, norms, biases or head
-  int64_t head_parameters = 0;                          // hidden size x vocabulary, tied or not
+  int64_t frozen_block_linear_parameters = 0;  // of these, without gradient (adapters): no weight gradient is computed
+  int64_t head_parameters = 0;                 // hidden size x vocabulary, tied or not
+  bool head_is_frozen = false;
   int64_t num_layers = 0, num_heads = 0, head_dim = 0;  // query heads
 };
 
@@ -23,8 +25,8 @@ struct StepWork {
 // Convention: a multiply-add is two operations; backward costs twice the forward; causal attention does the
 // lower triangle only; recomputation, softmax, norms, activations, the optimizer and the embedding lookup
 // count nothing.
-//   linear     6 * block_linear_parameters * num_tokens
-//   head       6 * head_parameters * num_targets
+//   linear     (6 * block_linear_parameters - 2 * frozen_block_linear_parameters) * num_tokens
+//   head       6 (frozen: 4) * head_parameters * num_targets
 //   attention  (QK^T and PV: 2 products * 2 operations, forward and twice backward) * layers * heads *
 //   head_dim * sum(length^2) / 2
 //            = 6 * layers * heads * head_dim * sum(length^2)
