@@ -320,9 +320,9 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
       }
     }
     if (options_.save.save_only_model) continue;
-    for (const optim::TensorState& state : states[b].of_tensors) {
+    for (const optim::TensorState& part : states[b].of_tensors) {
       result.optimizer.push_back(
-          {state.name + "." + tensors[state.tensor].name, state.shape, 0, state.data.numel(), state.data});
+          {part.name + "." + tensors[part.tensor].name, part.shape, 0, part.data.numel(), part.data});
     }
   }
   return result;

@@ -78,7 +78,7 @@ TEST(AdaptedEngine, GradientMatchesTheSlopeOfTheLoss) {
     const auto loss_at = [&](double h) {
       for (std::size_t b = 0; b < direction.size(); ++b)
         fixture.engine.blocks()[b].parameters().add_(direction[b], h);
-      const double loss = fixture.engine.evaluate(batch) / 100;
+      const double loss = fixture.engine.evaluate(batch).loss / 100;
       for (std::size_t b = 0; b < direction.size(); ++b)
         fixture.engine.blocks()[b].parameters().add_(direction[b], -h);
       return loss;
@@ -114,7 +114,7 @@ TEST(AdaptedEngine, DropoutKeepsTheMeanAndIsOffInEvaluation) {
     for (const ParameterBlock& block : fixture.engine.blocks())
       block.parameters().mul_(0.1);  // nearly linear
     fixture.gradients({fixture.rows});
-    const double evaluated = fixture.engine.evaluate(data::pack(fixture.rows));
+    const double evaluated = fixture.engine.evaluate(data::pack(fixture.rows)).loss;
     return std::pair(fixture.engine.metrics().loss_sum, evaluated);
   };
   const auto [without, evaluated] = loss(plain, 0);
@@ -162,7 +162,7 @@ TEST(AdaptedEngine, AFreshAdapterChangesNothingUntilItIsTrained) {
     frozen.parameters().copy_(block.parameters());
   }
   const data::MicroBatch batch = data::pack(fixture.rows);
-  EXPECT_EQ(fixture.engine.evaluate(batch), bare.engine.evaluate(batch));
+  EXPECT_EQ(fixture.engine.evaluate(batch).loss, bare.engine.evaluate(batch).loss);
   const auto gradients = fixture.gradients({fixture.rows});
   for (std::size_t i = 0; i < gradients.size(); ++i) {
     const ParameterBlock& block = fixture.engine.blocks()[i];
@@ -181,14 +181,14 @@ TEST(AdaptedEngine, MergedWeightsGiveTheAdaptedModelsLoss) {
     Fixture fixture(adapter);
     fixture.engine.initialize_adapters(model::AdapterInit::kRandom, 5);
     const data::MicroBatch batch = data::pack(fixture.rows);
-    const double adapted = fixture.engine.evaluate(batch);
+    const double adapted = fixture.engine.evaluate(batch).loss;
     fixture.engine.merge_adapters();
     for (const ParameterBlock& block : fixture.engine.blocks()) {
       for (std::size_t t = 0; t < block.tensors().size(); ++t) {
         if (block.tensors()[t].adapter == model::AdapterPart::kB) block.views().weights[t].zero_();
       }
     }
-    EXPECT_NEAR(fixture.engine.evaluate(batch), adapted, 1e-5 * adapted);
+    EXPECT_NEAR(fixture.engine.evaluate(batch).loss, adapted, 1e-5 * adapted);
   }
 }
 

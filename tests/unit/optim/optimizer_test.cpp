@@ -21,7 +21,7 @@ namespace {
 
 using nlohmann::json;
 
-double norm(const at::Tensor& tensor) {
+double l2_norm(const at::Tensor& tensor) {
   double sum = 0;
   for (int64_t i = 0; i < tensor.numel(); ++i) {
     const double value = tensor.const_data_ptr<float>()[i];
@@ -76,7 +76,7 @@ TEST(Optimizer, EqualsTorch) {
     std::size_t next = 0;
     for (int step = 0; step < steps; ++step) {
       range.gradient.copy_(draw(static_cast<uint32_t>(step) + 1, count));
-      const double scale = clip_factor(norm(range.gradient), options.max_grad_norm);
+      const double scale = clip_factor(l2_norm(range.gradient), options.max_grad_norm);
       optimizer->step(options.learning_rate * (1.0 - static_cast<double>(step) / steps), scale);
       const json& at_step = expected["trajectory"][next];
       if (at_step["step"] == step + 1) {
@@ -150,8 +150,8 @@ TEST(AdamW, BothPathsAgree) {
   }
   for (const auto& [a, b] :
        {std::pair(ours.parameter, torchs.parameter), std::pair(m1, m2), std::pair(v1, v2)}) {
-    EXPECT_LE(norm(a.sub(b)), 2e-7 * norm(b));
-    EXPECT_GT(norm(b), 0);
+    EXPECT_LE(l2_norm(a.sub(b)), 2e-7 * l2_norm(b));
+    EXPECT_GT(l2_norm(b), 0);
   }
 }
 
@@ -168,8 +168,8 @@ TEST(Sgd, BothPathsAgree) {
       sgd_on_cpu(update, ours, m1);
       sgd_by_torch(update, torchs, m2);
     }
-    EXPECT_LE(norm(ours.parameter.sub(torchs.parameter)), 3e-7 * norm(torchs.parameter));
-    EXPECT_LE(norm(m1.sub(m2)), 3e-7 * norm(m2));
+    EXPECT_LE(l2_norm(ours.parameter.sub(torchs.parameter)), 3e-7 * l2_norm(torchs.parameter));
+    EXPECT_LE(l2_norm(m1.sub(m2)), 3e-7 * l2_norm(m2));
   }
 }
 
