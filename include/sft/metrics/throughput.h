@@ -9,10 +9,11 @@ namespace sft::metrics {
 struct ModelWork {
   int64_t block_linear_parameters =
       0;  // weights of all linear layers in all blocks: no embeddings, norms, biases or head
-  int64_t frozen_block_linear_parameters = 0;  // of these, without gradient (adapters): no weight gradient is computed
   int64_t head_parameters = 0;                 // hidden size x vocabulary, tied or not
-  bool head_is_frozen = false;
   int64_t num_layers = 0, num_heads = 0, head_dim = 0;  // query heads
+  // With adapters: how many of block_linear_parameters are without gradient, and whether the head is.
+  int64_t frozen_block_linear_parameters = 0;
+  bool head_is_frozen = false;
 };
 
 // What a step processed, over all ranks; only real tokens, for padding does not exist.

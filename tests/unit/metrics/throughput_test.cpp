@@ -24,6 +24,16 @@ TEST(TrainingFlops, EqualsACountByHand) {
   EXPECT_DOUBLE_EQ(training_flops(model, {14, 12, squares}), 2 * 3 * multiply_adds);
 }
 
+TEST(TrainingFlops, FrozenWeightsTakeNoWeightGradient) {
+  ModelWork work;
+  work.block_linear_parameters = 100;
+  work.head_parameters = 10;
+  work.frozen_block_linear_parameters = 90;
+  work.head_is_frozen = true;
+  // 2 of the 6 operations a weight and token cost are the weight's gradient.
+  EXPECT_EQ(training_flops(work, {.num_tokens = 7, .num_targets = 3}), (6 * 10 + 4 * 90) * 7 + 4 * 10 * 3);
+}
+
 TEST(TrainingFlops, DoNotOverflow) {
   const ModelWork model{int64_t{400'000'000'000}, int64_t{4'000'000'000}, 126, 128, 128};
   EXPECT_GT(training_flops(model, {int64_t{16'000'000}, int64_t{16'000'000}, 1e12}), 3.8e19);
