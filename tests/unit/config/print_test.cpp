@@ -28,6 +28,7 @@ std::string other_value(const OptionRow& row, Options& options) {
             if (choice != *field) return choice;
           }
           if (row.name == "lr_scheduler_kwargs") return R"({"num_cycles": 2, "x": "a # b"})";
+          if (row.name == "optim_args") return "momentum=0.5, nesterov=true";
           if (row.name == "max_shard_size") return "100MB";
           if (rule.allowed == "names separated by commas") return "a_proj,mlp.b";
           if (rule.path == PathKind::kFunction) return "/some place/f.py:to_text";
@@ -52,6 +53,7 @@ Options all_different() {
   options.prepare.dataset_name.clear();
   options.prepare.assistant_only_loss = false;
   options.prepare.test_split_size.reset();
+  options.loss.label_smoothing_factor = 0;
   options.save.overwrite_output_dir = false;
   options.save.save_strategy = "best";
   return options;
