@@ -101,7 +101,7 @@ def test_stops_early_with_code_0(workspace, whole):
 def test_threshold_makes_small_gains_none(workspace, whole):
     gains = [a["eval_loss"] - b["eval_loss"] for a, b in zip(whole.evaluations, whole.evaluations[1:])]
     threshold = 1.01 * max(gains)
-    run = ours.run(settings_of(workspace, "threshold", early_stopping_patience=2, early_stopping_threshold=threshold))
+    run = ours.run(settings_of(workspace, "threshold", early_stopping_patience=2, early_stopping_threshold=threshold), 2)
     assert run.steps[-1]["step"] == first_stop(whole, 2, threshold) == 12
 
 
