@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -170,6 +171,14 @@ double start_seconds(const config::CommandLine& command_line) {
   return seconds > 0 ? seconds : sft::base::WatchdogLimits{}.start;
 }
 
+// All ranks end with the same code. As soon as the first has ended with one other than 0, srun --kill-on-bad-exit sends
+// SIGTERM to those still on their way out; dying of it they would replace that code.
+int leave_together(sft::parallel::MpiEnv& env, ExitCode code) {
+  std::signal(SIGTERM, SIG_IGN);
+  env.finish_ok();
+  return static_cast<int>(code);
+}
+
 // Commands that need MPI: training, and whatever runs a model.
 int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
   std::optional<sft::base::Watchdog> watchdog;
@@ -194,14 +203,10 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
                    topology.world_size, topology.host);
     code = sft::train::run_training(parsed, env, *watchdog);
   });
-  if (!failure) {
-    env.finish_ok();
-    return static_cast<int>(code);
-  }
+  if (!failure) return leave_together(env, code);
   if (failure->seen_by == SeenBy::kAllRanks) {
     if (topology.rank == 0) sft::log::error("{}", failure->message);
-    env.finish_ok();
-    return static_cast<int>(failure->code);
+    return leave_together(env, failure->code);
   }
   sft::log::error("[rank {} {}] {}", topology.rank, topology.host, failure->message);
   env.abort(failure->code);

@@ -35,8 +35,7 @@ StopSignals::StopSignals() : saved_(std::make_unique<Saved>()) {
 
 StopSignals::~StopSignals() {
   for (std::size_t i = 0; i < kSignals.size(); ++i) {
-    // As soon as one rank has left with a code other than 0, srun --kill-on-bad-exit sends SIGTERM to those
-    // still on their way out; dying of it they would replace that code.
+    // A rank on its way out must not die of a launcher's SIGTERM (leave_together in main.cpp).
     if (kSignals[i] != SIGINT) saved_->actions[i].sa_handler = SIG_IGN;
     sigaction(kSignals[i], &saved_->actions[i], nullptr);
   }

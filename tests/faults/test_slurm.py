@@ -18,7 +18,7 @@ from testbed import Job, wait_until
 REPEATS = int(os.environ.get("SFT_REPEATS", "1"))
 RANKS = 4
 STEPS = 12
-LONG = 60  # enough to be met in the middle
+LONG = 400  # enough to be met in the middle
 TRAIN = ours.SOURCE_DIR / "cluster" / "slurm" / "train.sbatch"
 
 
