@@ -131,7 +131,7 @@ class Workspace:
         if not case.completion:
             return [{"text": text} for text in self.texts(case)]
         words = [text.split(" ") for text in self.texts(case)]
-        cuts = [len(row) * 2 // 3 for row in words]
+        cuts = [len(row) - 1 if i % 3 == 0 else len(row) * 2 // 3 for i, row in enumerate(words)]  # some prompts fill max_length
         return [{"prompt": " ".join(row[:cut]), "completion": " " + " ".join(row[cut:])} for row, cut in zip(words, cuts)]
 
     def trl_job(self, case: Case, attn: str) -> dict:
