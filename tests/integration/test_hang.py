@@ -35,7 +35,7 @@ def test_a_stopped_rank_is_named(workspace):
     assert reports == sorted([f"rank-{r}.json" for r in range(3) if r != rank] + ["verdict.txt"])
     # Whoever waited was inside a collective, and its stacks say so.
     report = next(settings["output_dir"].glob(f"diagnostics/hang-*/rank-{(rank + 1) % 3}.json")).read_text()
-    assert '"inside": true' in report and "MpiDataPlane" in report
+    assert '"inside": true' in report and "sft::train::Trainer::run" in report
 
 
 def test_the_run_goes_on_from_its_checkpoint(workspace):
