@@ -12,6 +12,9 @@ if(SFT_SANITIZE)
   list(APPEND SFT_UNIT_TEST_ENV ASAN_OPTIONS=detect_leaks=0)
 endif()
 
+# What is tested is optimised as it is shipped; the tests themselves need not be.
+set(SFT_TEST_COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
+
 add_custom_target(sft_unit_tests)  # all of them, for the sanitizer build of tests/run
 
 # sft_add_unit_test(NAME SOURCES ... LIBS ... [TIMEOUT seconds]): one process, label `unit`.
@@ -25,6 +28,7 @@ function(sft_add_unit_test name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(${name} PRIVATE ${A_LIBS} GTest::gtest GTest::gtest_main sft::compiler)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_compile_options(${name} PRIVATE ${SFT_TEST_COMPILE_OPTIONS})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${A_TIMEOUT}
     ENVIRONMENT "${SFT_UNIT_TEST_ENV}")
@@ -40,6 +44,7 @@ function(sft_add_mpi_test name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(${name} PRIVATE ${A_LIBS} sft_mpi_test_main sft::compiler)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_compile_options(${name} PRIVATE ${SFT_TEST_COMPILE_OPTIONS})
   foreach(n IN LISTS A_RANKS)
     add_test(NAME ${name}.np${n}
       COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${n} ${MPIEXEC_PREFLAGS}
