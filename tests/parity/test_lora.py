@@ -27,6 +27,7 @@ CASES = {
                                                         init_lora_weights=False)),
     "opt": (Case("opt", "opt-post", "8x1x1", PLAIN | {"learning_rate": 1e-3}, trl_compat=False), LLAMA),
 }
+BF16 = Case("llama-bf16", "llama", "8x1x1", PLAIN | {"bf16": True})
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,8 @@ def adapter_of(workspace, name: str) -> Path:
 def trl(workspace) -> dict[str, trl_side.TrlResult]:
     jobs = [workspace.trl_job(case, "sdpa") | {"adapter": str(adapter_of(workspace, name)), "lora": lora, "save_rows": False}
             for name, (case, lora) in CASES.items()]
-    return dict(zip(CASES, trl_side.run(jobs, 1)))
+    jobs.append(workspace.trl_job(BF16, "sdpa") | {"adapter": str(adapter_of(workspace, "llama")), "save_rows": False})
+    return dict(zip([*CASES, BF16.name], trl_side.run(jobs, 1)))
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +74,18 @@ def test_follows_trl_with_peft(workspace, trl, runs, name):
     print(f"{name}: loss {difference.loss:.2g}, grad_norm {difference.grad_norm:.2g}, weights {max(difference.weights.values()):.2g}")
     nothing = compare.Difference(weights=dict.fromkeys(difference.weights, 0.0))
     compare.check(name, difference, nothing, case.bounds)
+
+
+def test_bf16_rounds_no_more_than_trl(workspace, trl):
+    """From the same adapter: what bf16 changes in our run is at most what it changes in TRL's, whose products are rounded to bf16 too."""
+    run = workspace.run_ours(BF16, use_peft=True, adapter_name_or_path=adapter_of(workspace, "llama"))
+    fp32, bf16 = trl["llama"], trl[BF16.name]
+    exact = adapter_weights(fp32.folder)
+    ours_rounding = compare.between(run.steps, adapter_weights(run.output_dir), fp32.steps, exact)
+    trl_rounding = compare.between(bf16.steps, adapter_weights(bf16.folder), fp32.steps, exact)
+    print(f"loss {ours_rounding.loss:.2g} and {trl_rounding.loss:.2g}, grad_norm {ours_rounding.grad_norm:.2g} and {trl_rounding.grad_norm:.2g}")
+    assert 1e-6 < ours_rounding.loss <= 1.5 * trl_rounding.loss <= 1.5 * 3e-3
+    assert ours_rounding.grad_norm <= 1.5 * trl_rounding.grad_norm
 
 
 def logits(model, ids):
