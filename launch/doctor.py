@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,7 @@ class Outcome:
     output: str
 
     def reason(self, seconds: float) -> str:
-        if self.code is None:
-            return f"no answer within {seconds:g} s"
-        said = [line.strip() for line in self.output.splitlines() if line.strip(" -")]
-        return f"exit code {self.code}{': ' if said else ''}{' / '.join(said[-3:])}"
+        return f"no answer within {seconds:g} s" if self.code is None else f"the program cannot be started there (exit code {self.code})"
 
 
 class Launch:
@@ -109,6 +107,9 @@ def reach_each(launch: Launch, hosts: list[str], program: str, seconds: float) -
         if outcome.code != DONE:
             row("reachable", False, f"{host}: {outcome.reason(seconds)}: look at the host, its network and "
                                     f"{'slurmd' if launch.by_srun else 'ssh'} there, and that the program is installed; or leave the host out")
+    for host, outcome in zip(hosts, outcomes):
+        if outcome.code and outcome.output.strip():
+            print(f"\nWhat was said when {host} was tried:\n{textwrap.indent(outcome.output.rstrip(), '    ')}", flush=True)
     reached = all(outcome.code == DONE for outcome in outcomes)
     if reached and hosts:
         row("reachable", True, f"each by itself starts the program: {', '.join(hosts)}")
