@@ -26,6 +26,7 @@
 #include "sft/data/dataset.h"
 #include "sft/parallel/environment.h"
 #include "sft/train/agree.h"
+#include "sft/train/doctor.h"
 #include "sft/train/export.h"
 #include "sft/train/generate.h"
 #include "sft/train/run.h"
@@ -179,10 +180,11 @@ int leave_together(sft::parallel::MpiEnv& env, ExitCode code) {
   return static_cast<int>(code);
 }
 
-// Commands that need MPI: training, and whatever runs a model.
+// Commands that need MPI: training, its preparation, and whatever runs a model.
 int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
   std::optional<sft::base::Watchdog> watchdog;
-  if (command_line.command == config::Command::kTrain) watchdog.emplace(start_seconds(command_line));
+  const bool is_run = command_line.command == config::Command::kTrain;
+  if (is_run || command_line.command == config::Command::kDoctor) watchdog.emplace(start_seconds(command_line));
   sft::parallel::MpiEnv env(&argc, &argv);
   const sft::parallel::Topology& topology = env.topology();
   ExitCode code = ExitCode::kDone;
@@ -201,7 +203,8 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
     const config::ParsedOptions parsed = read_options_once(command_line, *control);
     sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank,
                    topology.world_size, topology.host);
-    code = sft::train::run_training(parsed, env, *watchdog);
+    code = is_run ? sft::train::run_training(parsed, env, *watchdog)
+                  : sft::train::examine_allocation(parsed.options, env, *control);
   });
   if (!failure) return leave_together(env, code);
   if (failure->seen_by == SeenBy::kAllRanks) {
@@ -222,7 +225,7 @@ int main(int argc, char** argv) {
     command_line = config::parse_command_line(argc, argv);
     const auto command = command_line.command;
     needs_mpi = command == config::Command::kTrain || command == config::Command::kGenerate ||
-                command == config::Command::kExport;
+                command == config::Command::kExport || command == config::Command::kDoctor;
     if (!needs_mpi) code = static_cast<int>(run_local(command_line));
   });
   if (failure) {

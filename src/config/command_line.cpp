@@ -143,7 +143,7 @@ Command flag_command_of(const po::variables_map& values) {
   return values.count("check-config") ? Command::kCheckConfig : Command::kTrain;
 }
 
-// verify PATH ..., generate MODEL --ids 1,2,3, export --merge ADAPTER OUT
+// verify PATH ..., generate MODEL --ids 1,2,3, export --merge ADAPTER OUT, doctor
 void read_command_word(CommandLine& result, const po::variables_map& values) {
   const std::string word = result.operands.front();
   result.operands.erase(result.operands.begin());
@@ -161,6 +161,9 @@ void read_command_word(CommandLine& result, const po::variables_map& values) {
     result.command = Command::kExport;
     if (result.operands.size() != 2 || !values.count("merge"))
       fail(ExitCode::kConfig, "usage: sft-dist export --merge ADAPTER OUT");
+  } else if (word == "doctor") {
+    result.command = Command::kDoctor;
+    if (!result.operands.empty()) fail(ExitCode::kConfig, "usage: sft-dist doctor --args run.ini [--option value ...]");
   } else {
     fail(ExitCode::kConfig,
          "command line: '{}' is no command; options are given as --key value, files as --args FILE", word);

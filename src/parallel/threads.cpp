@@ -84,6 +84,10 @@ int threads_from_environment() {
 
 }  // namespace
 
+std::vector<int> cores_in_use() {
+  return cores_of(0);
+}
+
 int configure_threads(int64_t requested, const Topology& topology) {
   const Cores cores = find_cores(topology);
   int threads = requested > 0 ? base::narrow<int>(requested) : threads_from_environment();

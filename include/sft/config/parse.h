@@ -16,7 +16,7 @@ struct ParsedOptions {
 };
 
 // What the command line asks for besides training.
-enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kPrintOptionsDoc, kCheckConfig, kVerify, kGenerate, kExport };
+enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kPrintOptionsDoc, kCheckConfig, kVerify, kGenerate, kExport, kDoctor };
 
 struct CommandLine {
   Command command = Command::kTrain;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "sft/base/error.h"
 #include "sft/parallel/communicator.h"
@@ -46,5 +47,8 @@ std::string select_device(const std::string& requested, const Topology& topology
 // Local. Widens the binding mpirun gave when the user did not choose one, sets LibTorch's and OpenMP's thread counts; returns the count.
 // requested 0: OMP_NUM_THREADS when the user set it, else this rank's share of the cores it may use.
 int configure_threads(int64_t requested, const Topology& topology);
+
+// Local. Cores the calling thread may run on now, rising; after configure_threads() those of the run.
+std::vector<int> cores_in_use();
 
 }  // namespace sft::parallel

@@ -1,0 +1,212 @@
+"""Faults of ranks on one machine: at the start, by signals, of memory, of the clock.
+
+SFT_REPEATS sets how often what is left to chance is repeated (2; the `full` label: 20).
+"""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import small_run as small
+from parity import models, ours
+
+REPEATS = int(os.environ.get("SFT_REPEATS", "2"))
+SHIMS = ours.BUILD_DIR / "tests" / "faults"
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> small.Workspace:
+    return small.Workspace(tmp_path_factory.mktemp("one-host"))
+
+
+def settings_of(workspace, output, steps, **more) -> dict:
+    return workspace.settings(output, per_device_train_batch_size=1, max_steps=steps, resume_from_checkpoint=True) | more
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workspace):
+    """undisturbed(settings): the same run, from the start to the end."""
+    done = {}
+
+    def run(settings) -> ours.Run:
+        key = tuple(sorted((name, value) for name, value in settings.items() if name not in ("output_dir", "resume_from_checkpoint")))
+        if key not in done:
+            done[key] = ours.run(settings | {"output_dir": workspace.folder / f"whole-{len(done)}"}, RANKS)
+        return done[key]
+
+    return run
+
+
+def assert_like(whole: ours.Run, settings) -> None:
+    """Bit for bit, steps that were made twice too."""
+    output_dir, step = settings["output_dir"], settings["max_steps"]
+    assert small.by_step(small.read_complete_lines(output_dir)) == small.by_step(whole.log)
+    small.assert_same_state(whole.output_dir / f"checkpoint-{step}", output_dir / f"checkpoint-{step}")
+
+
+def output_of(settings) -> str:
+    return open(f"{settings['output_dir']}.out").read()
+
+
+def run_with(settings, ranks, prefix=(), more=(), env=None, timeout=90) -> subprocess.CompletedProcess:
+    """The run with `prefix` in front of the program; must end by itself."""
+    command = ours.command(small.write_ini(settings), ranks)
+    at = command.index(str(ours.program()))
+    return subprocess.run([*command[:at], *map(str, prefix), *command[at:], *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=timeout, env=ours.environment(env), stdin=subprocess.DEVNULL)
+
+
+def rank_1(command: str) -> list[str]:
+    """A prefix: rank 1 does this first."""
+    return ["sh", "-c", f'[ "$OMPI_COMM_WORLD_RANK" != 1 ] || {{ {command}; }}; exec "$@"', "sh"]
+
+
+def processes_of(settings) -> list[str]:
+    found = []
+    for process in small.Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if f"{settings['output_dir']}.ini" in command:
+            found.append(" ".join(command))
+    return found
+
+
+# At the start. A rank that hangs there: tests/integration/test_hang.py.
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_rank_killed_before_mpi_starts(workspace, ranks):
+    settings = settings_of(workspace, f"killed-before-{ranks}", 100000)
+    done = run_with(settings, ranks, rank_1("kill -9 $$"))
+    assert done.returncode == 137 and not processes_of(settings), done.stdout
+
+
+@pytest.mark.parametrize("when", [*(f"{random.Random(seed).uniform(0, 0.3):.3f}" for seed in range(REPEATS)), "broadcast"])
+def test_rank_killed_while_mpi_starts(workspace, when):
+    settings = settings_of(workspace, f"killed-{when}", 100000)
+    done = run_with(settings, RANKS, env={"LD_PRELOAD": str(SHIMS / "libstart_shim.so"), "SFT_FAULT": f"kill:{when}", "SFT_FAULT_RANK": "1"})
+    assert done.returncode not in (0, 86) and not processes_of(settings), done.stdout
+
+
+def test_rank_that_leaves_with_success_before_mpi_starts(workspace):
+    """The others would wait for ever: the watchdog ends them. Its limit must come from the command line: files are read later."""
+    settings = settings_of(workspace, "left", 100000)
+    done = run_with(settings, RANKS, rank_1("exit 0"), more=["--watchdog_start_seconds", "2"])
+    assert done.returncode == 86 and not processes_of(settings), done.stdout
+    assert "a rank may not have started" in done.stdout
+
+
+# Signals. One that reaches a single rank, and SIGUSR1 to mpirun: tests/integration/test_resume.py.
+
+
+def test_sigterm_to_mpirun_never_tears_a_checkpoint(workspace, undisturbed):
+    """mpirun gives the ranks about a second."""
+    settings = settings_of(workspace, "terminated", 60 * (REPEATS + 1), save_steps=4, save_total_limit=3)
+    chance = random.Random(14)
+    for repeat in range(REPEATS):
+        process, began = small.start(settings, RANKS), time.time()
+        try:
+            small.wait_for(lambda: small.last_time(settings["output_dir"]) > began, "a step", process)
+            time.sleep(chance.uniform(0, 0.2))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) != 0, "the run was over before the signal"
+        finally:
+            small.kill_everything(process)
+        for step in small.checkpoints(settings["output_dir"]):
+            verified = subprocess.run([ours.program(), "verify", settings["output_dir"] / f"checkpoint-{step}"], capture_output=True, text=True)
+            assert verified.returncode == 0, verified.stderr
+    ours.run(settings, RANKS)
+    assert_like(undisturbed(settings), settings)
+
+
+def saving(output_dir) -> bool:
+    return any(".tmp" in entry.name for entry in output_dir.iterdir())
+
+
+@pytest.mark.parametrize("case", ["several signals", "during a save"])
+def test_signals_lead_to_one_checkpoint_of_the_step_that_all_agree_on(workspace, undisturbed, case):
+    settings = settings_of(workspace, case.replace(" ", "-"), 300, save_steps=5 if case == "during a save" else 300)
+    process = small.start(settings, RANKS)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 10, "step 10", process)
+        if case == "during a save":
+            small.wait_for(lambda: saving(settings["output_dir"]), "a save", process)
+        for number in (signal.SIGUSR1, signal.SIGTERM) if case == "several signals" else (signal.SIGUSR1,):
+            for rank in small.ranks_of(process):
+                os.kill(rank, number)
+        assert process.wait(60) == 85, output_of(settings)
+    finally:
+        small.kill_everything(process)
+    stopped = small.last_step(settings["output_dir"])
+    assert 10 <= stopped < 300
+    expected = {stopped, *range(5, stopped + 1, 5)} if case == "during a save" else {stopped}
+    assert set(small.checkpoints(settings["output_dir"])) == expected and not saving(settings["output_dir"])
+    ours.run(settings, RANKS)
+    assert_like(undisturbed(settings), settings)
+
+
+# Memory
+
+
+def peak_address_space(workspace) -> int:
+    """KiB of a rank that trains the small model."""
+    settings = settings_of(workspace, "small-memory", 100000, save_steps=100000)
+    process = small.start(settings, RANKS)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 3, "step 3", process)
+        return max(int(re.search(r"VmPeak:\s*(\d+)", small.Path(f"/proc/{rank}/status").read_text())[1]) for rank in small.ranks_of(process))
+    finally:
+        small.kill_everything(process)
+
+
+def test_rank_without_enough_memory_ends_all_and_says_so(workspace):
+    """29 M parameters want 118 MB each for weights and gradients and 236 MB for AdamW; rank 1 may have 200 MB more than a small run takes."""
+    model = models.write_model(workspace.folder / "large", small.CONFIG | {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4})
+    for file in workspace.model.glob("*token*"):
+        shutil.copy(file, model)
+    settings = settings_of(workspace, "memory", 100000, model_name_or_path=model)
+    done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space(workspace) + 200_000}"))
+    assert done.returncode == 90 and not processes_of(settings), done.stdout
+    assert re.search(r"\[rank 1 .*\] .*(allocate|out of) memory", done.stdout), done.stdout
+
+
+# A checkpoint that is not this run's
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 3}, {"intermediate_size": 40}], ids=str)
+def test_checkpoint_of_another_model_is_refused(workspace, undisturbed, change):
+    before = settings_of(workspace, "before", 4, save_steps=4)
+    model = models.write_model(workspace.folder / f"other-{'-'.join(change)}", small.CONFIG | change)
+    for file in workspace.model.glob("*token*"):
+        shutil.copy(file, model)
+    settings = settings_of(workspace, f"after-{'-'.join(change)}", 8, model_name_or_path=model,
+                           resume_from_checkpoint=undisturbed(before).output_dir / "checkpoint-4")
+    done = run_with(settings, RANKS)
+    assert done.returncode == 92 and "num_parameters was" in done.stdout, done.stdout
+    assert small.last_step(settings["output_dir"]) == 0
+
+
+# The clock
+
+
+@pytest.mark.parametrize("shift, rank", [(3600, None), (-3600, "1")])
+def test_a_clock_that_jumps_ends_nothing_and_changes_nothing(workspace, undisturbed, shift, rank):
+    """Limits far shorter than the jump: of a step, of a save, of the whole run."""
+    settings = settings_of(workspace, f"jump-{shift}", 400, save_steps=100, watchdog_step_seconds=5, watchdog_checkpoint_seconds=10,
+                           max_run_minutes=30)
+    env = {"LD_PRELOAD": str(SHIMS / "libclock_shim.so"), "SFT_CLOCK_SHIFT": str(shift), "SFT_CLOCK_AFTER": "1.5"}
+    done = run_with(settings, RANKS, env=env | ({"SFT_CLOCK_RANK": rank} if rank else {}))
+    assert done.returncode == 0, done.stdout
+    if rank is None:  # rank 0, which writes the log, saw the jump in the middle
+        times = [entry["time"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
+        assert times[-1] - times[0] > 3000
+    assert_like(undisturbed(settings), settings)
