@@ -29,6 +29,7 @@
 #include "sft/train/doctor.h"
 #include "sft/train/export.h"
 #include "sft/train/generate.h"
+#include "sft/train/inspect_step.h"
 #include "sft/train/run.h"
 
 namespace {
@@ -86,6 +87,13 @@ ExitCode verify(const std::vector<std::string>& operands) {
   return ExitCode::kDone;
 }
 
+std::string inspect_step(const config::CommandLine& command_line) {
+  const std::string& ranks = command_line.operands[1];
+  return sft::train::inspect_step(
+      read_options(command_line).options, config::parse_integer(command_line.operands[0], "--step"),
+      ranks.empty() ? std::nullopt : std::optional(config::parse_integer(ranks, "--ranks")));
+}
+
 // Commands that need no other rank.
 ExitCode run_local(const config::CommandLine& command_line) {
   switch (command_line.command) {
@@ -105,6 +113,9 @@ ExitCode run_local(const config::CommandLine& command_line) {
       break;
     case config::Command::kPrintConfigJson:
       fmt::print("{}\n", config::to_json(read_options(command_line).options));
+      break;
+    case config::Command::kInspectStep:
+      fmt::print("{}", inspect_step(command_line));
       break;
     case config::Command::kCheckConfig: {
       for (const std::string& notice : read_options(command_line).notices) sft::log::info("note: {}", notice);

@@ -32,6 +32,8 @@ po::options_description own_options() {
   add("merge", "");
   add("ids", po::value<std::string>());
   add("max-new-tokens", po::value<std::string>()->default_value("40"));
+  add("step", po::value<std::string>());
+  add("ranks", po::value<std::string>()->default_value(""));
   add(kSetting, po::value<Words>()->composing());
   add(kOperand, po::value<Words>()->composing());
   return description;
@@ -143,7 +145,7 @@ Command flag_command_of(const po::variables_map& values) {
   return values.count("check-config") ? Command::kCheckConfig : Command::kTrain;
 }
 
-// verify PATH ..., generate MODEL --ids 1,2,3, export --merge ADAPTER OUT, doctor
+// verify PATH ..., generate MODEL --ids 1,2,3, export --merge ADAPTER OUT, inspect-step --step N, doctor
 void read_command_word(CommandLine& result, const po::variables_map& values) {
   const std::string word = result.operands.front();
   result.operands.erase(result.operands.begin());
@@ -164,6 +166,11 @@ void read_command_word(CommandLine& result, const po::variables_map& values) {
   } else if (word == "doctor") {
     result.command = Command::kDoctor;
     if (!result.operands.empty()) fail(ExitCode::kConfig, "usage: sft-dist doctor --args run.ini [--option value ...]");
+  } else if (word == "inspect-step") {
+    result.command = Command::kInspectStep;
+    if (!result.operands.empty() || !values.count("step"))
+      fail(ExitCode::kConfig, "usage: sft-dist inspect-step --step N --args run.ini [--ranks W]");
+    for (const char* name : {"step", "ranks"}) result.operands.push_back(values[name].as<std::string>());
   } else {
     fail(ExitCode::kConfig,
          "command line: '{}' is no command; options are given as --key value, files as --args FILE", word);
@@ -180,6 +187,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   result.settings = words_of(values, kSetting);
   result.operands = words_of(values, kOperand);
   if (result.command != Command::kHelp && !result.operands.empty()) read_command_word(result, values);
+  if (result.command != Command::kInspectStep && (values.count("step") || !values["ranks"].defaulted()))
+    fail(ExitCode::kConfig, "command line: --step and --ranks belong to: sft-dist inspect-step");
   return result;
 }
 

@@ -127,6 +127,10 @@ void add_training(Rows& rows) {
            at_least(0));
   rows.add(SFT_OPTION(optimizer, max_non_finite_steps),
            "steps with a non-finite gradient in a row before the run ends with code 87", at_least(1));
+  rows.add(SFT_OPTION(optimizer, skip_spike_zscore),
+           "skip an update whose gradient norm is more than this many standard deviations above the mean of "
+           "the last 100 that were made (docs/running.md); None: never",
+           above(0));
 
   rows.group("Length and learning rate schedule");
   rows.add(SFT_OPTION(schedule, max_steps), "optimizer steps; -1: num_train_epochs decides", at_least(-1));
@@ -237,6 +241,11 @@ void add_around_training(Rows& rows) {
            one_of({"auto", "mpi", "nccl"}));
   rows.add(SFT_OPTION(runtime, max_run_minutes),
            "after this long save, and end with exit code 85 (run again to go on); None: no limit", above(0));
+  rows.add(
+      SFT_OPTION(runtime, mean_minutes_between_failures),
+      "how long the machine runs between failures, all hosts together: the first save is followed by advice "
+      "on how often to save; None: no advice",
+      above(0));
   rows.add(SFT_OPTION(runtime, check_replicas_steps),
            "steps from one comparison of the ranks' weights to the next (exit code 88 when they differ); 0: never",
            at_least(0));

@@ -139,6 +139,12 @@ class PrefetchingLoader final : public DataLoader {
 
 }  // namespace
 
+std::vector<Slot> window_slots(const TokenDataset& dataset, const LoaderOptions& options,
+                               const Cursor& cursor) {
+  check(dataset, options);
+  return WindowReader(dataset, options).slots(cursor);
+}
+
 std::unique_ptr<DataLoader> DataLoader::create(const TokenDataset& dataset, const LoaderOptions& options) {
   check(dataset, options);
   if (options.prefetch_windows == 0) return std::make_unique<DirectLoader>(dataset, options);

@@ -47,15 +47,12 @@ Window WindowReader::read(const Cursor& cursor) {
   Window window;
   window.begin = cut_.begin(cursor);
   window.end = cut_.end(window.begin);
-  enter_epoch(window.begin);
+  for (const Slot& slot : slots(window.begin)) {
+    const std::vector<int64_t> numbers = dataset_.row_numbers(slot.index);
+    window.global_rows.insert(window.global_rows.end(), numbers.begin(), numbers.end());
+  }
   const int64_t micro_steps = cut_.micro_steps(window.begin);
   for (int64_t s = 0; s < micro_steps; ++s) {
-    for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
-      for (const int64_t position : positions(window.begin, s, rank)) {
-        const std::vector<int64_t> numbers = dataset_.row_numbers(index_at(position));
-        window.global_rows.insert(window.global_rows.end(), numbers.begin(), numbers.end());
-      }
-    }
     MicroBatch batch = read_micro_batch(window.begin, s);
     window.num_tokens += batch.num_tokens();
     window.num_targets += batch.num_targets();
@@ -64,6 +61,26 @@ Window WindowReader::read(const Cursor& cursor) {
     window.micro_batches.push_back(std::move(batch));
   }
   return window;
+}
+
+std::vector<Slot> WindowReader::slots(const Cursor& cursor) {
+  const Cursor begin = cut_.begin(cursor);
+  enter_epoch(begin);
+  std::vector<Slot> result;
+  for (int64_t s = 0; s < cut_.micro_steps(begin); ++s) {
+    for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
+      int64_t slot = 0;
+      for (const int64_t position : positions(begin, s, rank)) {
+        result.push_back({.rank = rank,
+                          .micro_step = s,
+                          .slot = slot++,
+                          .epoch = begin.epoch,
+                          .position = position,
+                          .index = index_at(position)});
+      }
+    }
+  }
+  return result;
 }
 
 MicroBatch WindowReader::read_micro_batch(const Cursor& begin, int64_t micro_step) const {

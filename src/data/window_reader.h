@@ -34,6 +34,7 @@ class WindowReader {
   WindowReader(const TokenDataset& dataset, const LoaderOptions& options);
   // window.begin is cut().begin(cursor).
   Window read(const Cursor& cursor);
+  std::vector<Slot> slots(const Cursor& cursor);  // as window_slots()
   const EpochCut& cut() const { return cut_; }
 
  private:

@@ -119,7 +119,7 @@ void Engine::zero_grad() {
 
 at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
                            std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs) {
-  const auto timed = timers_.scope(base::Phase::kForward);
+  const auto timed = timers_.scope(mode.training ? base::Phase::kForward : base::Phase::kEvaluation);
   at::Tensor x = decoder_.embedding_forward(embedding().weights_only(), inputs, mode,
                                             saved && lowest_trainable_ == 0 ? &saved->front() : nullptr);
   for (int64_t layer = 0; layer < decoder_.num_layers(); ++layer) {
@@ -214,7 +214,10 @@ StepMetrics Engine::metrics(bool count_tokens) {
     for (const double value : {tokens.num_targets, tokens.num_right, tokens.entropy})
       sums.push_back(count_tokens ? value : 0.0);
   }
-  comm_.all_reduce(std::span<double>(sums));
+  {
+    const auto waiting = timers_.scope(base::Phase::kCommunication);  // for the slowest rank
+    comm_.all_reduce(std::span<double>(sums));
+  }
 
   StepMetrics result;
   result.loss_sum = sums[0];

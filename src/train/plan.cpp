@@ -75,4 +75,15 @@ RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t worl
   return plan;
 }
 
+data::LoaderOptions loader_options_of(const config::DataOptions& options, const RunPlan& plan, int64_t rank) {
+  const std::string& name = options.train_sampling_strategy;
+  const auto strategy = name == "sequential"        ? data::SamplingStrategy::kSequential
+                        : name == "group_by_length" ? data::SamplingStrategy::kGroupByLength
+                                                    : data::SamplingStrategy::kRandom;
+  return {.layout = plan.layout,
+          .rank = rank,
+          .strategy = strategy,
+          .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed))};
+}
+
 }  // namespace sft::train

@@ -14,6 +14,7 @@
 
 #include "adapter_setup.h"
 #include "dataset_checks.h"
+#include "goodput.h"
 #include "heartbeat.h"
 #include "resume.h"
 #include "sft/base/file.h"
@@ -27,6 +28,7 @@
 #include "sft/train/run_identity.h"
 #include "sft/train/trainer.h"
 #include "start_table.h"
+#include "time_account.h"
 
 namespace sft::train {
 namespace {
@@ -127,20 +129,6 @@ Inputs read_inputs(const config::Options& options) {
   return inputs;
 }
 
-std::unique_ptr<data::DataLoader> make_loader(const data::TokenDataset& dataset,
-                                              const config::DataOptions& options, const RunPlan& plan,
-                                              int rank) {
-  const std::string& name = options.train_sampling_strategy;
-  const auto strategy = name == "sequential"        ? data::SamplingStrategy::kSequential
-                        : name == "group_by_length" ? data::SamplingStrategy::kGroupByLength
-                                                    : data::SamplingStrategy::kRandom;
-  return data::DataLoader::create(dataset,
-                                  {.layout = plan.layout,
-                                   .rank = rank,
-                                   .strategy = strategy,
-                                   .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed))});
-}
-
 std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions& options,
                                                  const engine::Engine& engine, int64_t warmup_steps) {
   std::vector<optim::FlatRange> ranges;
@@ -182,7 +170,7 @@ std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, cons
 
 // From here on, what a rank that hangs has to say goes to one folder for all ranks of this start.
 void watch(base::Watchdog& watchdog, const config::Options& options, parallel::Communicator& comm,
-           const parallel::Topology& topology) {
+           const std::vector<std::string>& hosts) {
   const auto limit = [on = options.runtime.watchdog](double seconds) {
     return on ? seconds : std::numeric_limits<double>::infinity();
   };
@@ -190,7 +178,7 @@ void watch(base::Watchdog& watchdog, const config::Options& options, parallel::C
       comm.broadcast_bytes(fmt::format("{:%Y-%m-%dT%H-%M-%S}", fmt::gmtime(std::time(nullptr))), 0);
   watchdog.set_rank({.folder = fs::absolute(options.save.output_dir) / "diagnostics" / ("hang-" + started),
                      .rank = comm.rank(),
-                     .hosts = comm.all_gather_bytes(topology.host)},
+                     .hosts = hosts},
                     {.start = limit(options.runtime.watchdog_start_seconds),
                      .step = limit(options.runtime.watchdog_step_seconds),
                      .evaluation = limit(options.runtime.watchdog_evaluation_seconds),
@@ -256,9 +244,13 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                                              *comm);
   const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);
-  watch(watchdog, options, *comm, topology);
+  const std::vector<std::string> hosts = comm->all_gather_bytes(topology.host);
+  watch(watchdog, options, *comm, hosts);
+  const auto log = open_log(options, plan, comm->rank());
+  const fs::path heartbeat_file = fs::path(options.save.output_dir) / "diagnostics" / "heartbeat";
+  log_process_start(*log, heartbeat_file, found ? found->step() : 0);
   std::optional<Heartbeat> heartbeat;
-  if (first) heartbeat.emplace(fs::path(options.save.output_dir) / "diagnostics" / "heartbeat");
+  if (first) heartbeat.emplace(heartbeat_file);
   if (first)
     base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
 
@@ -280,8 +272,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   std::unique_ptr<optim::Optimizer> optimizer;
   on_all_ranks(*comm,
                [&] { optimizer = make_optimizer(options.optimizer, engine, schedule->warmup_steps()); });
-  const auto loader = make_loader(*inputs.train, options.data, plan, comm->rank());
-  const auto log = open_log(options, plan, comm->rank());
+  const auto loader =
+      data::DataLoader::create(*inputs.train, loader_options_of(options.data, plan, comm->rank()));
   std::vector<std::unique_ptr<Evaluator>> owned_evaluators;
   std::vector<Evaluator*> evaluators;
   for (const EvaluationSet& set : inputs.eval) {
@@ -317,21 +309,26 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   RunRequests requests({.output_dir = options.save.output_dir,
                         .max_run_minutes = options.runtime.max_run_minutes,
                         .save_on_interval_minutes = options.save.save_on_interval_minutes});
-  Trainer trainer({*comm, *loader, engine, *optimizer, *schedule, evaluators, *store, *log, signals, requests,
-                   watchdog, timers},
-                  {.plan = plan,
-                   .logging = options.logging,
-                   .eval = options.eval,
-                   .best = options.best,
-                   .save = options.save,
-                   .max_grad_norm = options.optimizer.max_grad_norm,
-                   .max_non_finite_steps = options.optimizer.max_non_finite_steps,
-                   .check_replicas_steps = options.runtime.check_replicas_steps,
-                   .trl_compat = options.runtime.trl_compat,
-                   .identity = identity,
-                   .model_part =
-                       inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
-                   .side_files = std::move(inputs.side_files)});
+  TimeAccount account({.output_dir = options.save.output_dir,
+                       .hosts = hosts,
+                       .mean_minutes_between_failures = options.runtime.mean_minutes_between_failures},
+                      *comm, timers, *log);
+  Trainer trainer(
+      {*comm, *loader, engine, *optimizer, *schedule, evaluators, *store, *log, signals, requests, watchdog,
+       timers, account},
+      {.plan = plan,
+       .logging = options.logging,
+       .eval = options.eval,
+       .best = options.best,
+       .save = options.save,
+       .max_grad_norm = options.optimizer.max_grad_norm,
+       .max_non_finite_steps = options.optimizer.max_non_finite_steps,
+       .skip_spike_zscore = options.optimizer.skip_spike_zscore,
+       .check_replicas_steps = options.runtime.check_replicas_steps,
+       .trl_compat = options.runtime.trl_compat,
+       .identity = identity,
+       .model_part = inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
+       .side_files = std::move(inputs.side_files)});
   return trainer.run(state);
 }
 

@@ -49,15 +49,11 @@ void check_global_batch(const json& saved, const RunPlan& plan, bool allow_batch
                   plan.layout.world_size, remedy, wanted));
 }
 
-}  // namespace
-
-std::string run_identity(const config::Options& options, const RunPlan& plan,
-                         const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
-                         const std::string& device, int threads_per_rank, const std::string& adapter) {
-  json run{{"adapter", nullptr}, {"base_config_xxh3", nullptr}, {"base_weights_xxh3", nullptr}};
-  if (!adapter.empty()) run.update(json::parse(adapter));
+// What the order of the rows depends on.
+json row_identity(const config::Options& options, const data::DatasetInfo& dataset, int64_t num_rows) {
+  json run;
   run["dataset_xxh3"] = dataset.content_xxh3;
-  run["num_rows"] = plan.layout.num_rows;
+  run["num_rows"] = num_rows;
   run["max_length"] = options.data.max_length ? json(*options.data.max_length) : json();
   run["seed"] = options.data.seed;
   run["data_seed"] = options.data.data_seed.value_or(options.data.seed);
@@ -67,6 +63,17 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   run["shuffle_dataset"] = options.data.shuffle_dataset;
   run["dataloader_drop_last"] = options.data.dataloader_drop_last;
   run["trl_compat"] = options.runtime.trl_compat;
+  return run;
+}
+
+}  // namespace
+
+std::string run_identity(const config::Options& options, const RunPlan& plan,
+                         const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
+                         const std::string& device, int threads_per_rank, const std::string& adapter) {
+  json run = row_identity(options, dataset, plan.layout.num_rows);
+  run.update(json{{"adapter", nullptr}, {"base_config_xxh3", nullptr}, {"base_weights_xxh3", nullptr}});
+  if (!adapter.empty()) run.update(json::parse(adapter));
   run["model_type"] = spec.model_type;
   run["num_parameters"] = spec.num_parameters;
   run["global_batch_size"] = plan.layout.global_batch_size();
@@ -83,6 +90,8 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   schedule["adam_epsilon"] = options.optimizer.adam_epsilon;
   schedule["optim_args"] = options.optimizer.optim_args;
   schedule["max_grad_norm"] = options.optimizer.max_grad_norm;
+  schedule["skip_spike_zscore"] =
+      options.optimizer.skip_spike_zscore ? json(*options.optimizer.skip_spike_zscore) : json();
   schedule["max_steps"] = plan.max_steps;
   schedule["lr_scheduler_type"] = options.schedule.lr_scheduler_type;
   schedule["lr_scheduler_kwargs"] = options.schedule.lr_scheduler_kwargs;
@@ -97,6 +106,16 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   bits["cpu_capability"] = at::get_cpu_capability();
   bits["sft_dist"] = SFT_VERSION;
   return json{{"run", run}, {"schedule", schedule}, {"bits", bits}}.dump();
+}
+
+bool has_same_rows(const std::string& saved_identity, const config::Options& options,
+                   const data::DatasetInfo& dataset, int64_t num_rows) {
+  const json saved = base::parse_json(saved_identity, "the checkpoint's environment");
+  const json wanted = row_identity(options, dataset, num_rows);
+  for (const auto& [key, value] : wanted.items()) {
+    if (value_or_null(saved, "run", key) != value) return false;
+  }
+  return true;
 }
 
 void check_resumable(const std::string& saved_identity, const std::string& identity, const RunPlan& plan,

@@ -22,6 +22,9 @@ void visit(State& state, Visitor&& field) {
   field("total_flos", state.total_flos);
   field("non_finite_in_row", state.non_finite_in_row);
   field("non_finite_total", state.non_finite_total);
+  field("spike_norms", state.spikes.norms);
+  field("spikes_in_row", state.spikes.in_row);
+  field("spikes_total", state.spikes.total);
   field("loss_sum", state.loss_sum);
   field("window_loss_sum", state.window_loss_sum);
   field("window_steps", state.window_steps);

@@ -11,6 +11,8 @@
 #include "sft/base/checked.h"
 #include "sft/base/log.h"
 #include "sft/engine/replica_check.h"
+#include "skipped_step.h"
+#include "time_account.h"
 
 namespace sft::train {
 
@@ -33,14 +35,15 @@ Trainer::Trainer(const TrainerParts& parts, TrainerOptions options)
       eval_trigger_(options_.eval.eval_strategy, options_.plan.eval_steps, options_.eval.eval_delay),
       save_trigger_(options_.save.save_strategy, options_.plan.save_steps),
       best_rule_(options_.best),
+      spike_rule_(options_.skip_spike_zscore),
       stop_vote_(parts.signals, parts.comm) {}
 
 ExitCode Trainer::run(TrainState state) {
   parts_.comm.check_same("training state", state.to_json());
-  started_ = log_started_ = timing_started_ = base::monotonic_seconds();
-  first_step_ = log_step_ = state.step;
+  started_ = log_started_ = base::monotonic_seconds();
+  first_step_ = state.step;
   first_num_tokens_ = log_num_tokens_ = state.num_tokens;
-  parts_.timers.take();
+  parts_.account.begin(state.step);
   if (options_.eval.eval_on_start && state.step == 0) evaluate(state);
   parts_.log.event("first_forward", state.step,
                    nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
@@ -68,22 +71,28 @@ ExitCode Trainer::run(TrainState state) {
 
     const engine::StepMetrics metrics = parts_.engine.metrics(/*count_tokens=*/!left_out_by_trl(window));
     const double learning_rate = parts_.schedule.at(state.step);
-    if (metrics.finite) {
-      update(state, metrics, learning_rate);
+    if (!metrics.finite) {
+      skip_non_finite(state, window, metrics);
+    } else if (const auto spike = spike_rule_.take(metrics.grad_norm, state.spikes)) {
+      report_spike(parts_.log, parts_.comm, state, window, metrics, *spike);
     } else {
-      skip_update(state, window, metrics);
+      update(state, metrics, learning_rate);
     }
     advance(state, window, counts);
     if (options_.check_replicas_steps > 0 && state.step % options_.check_replicas_steps == 0)
       engine::check_replicas(parts_.engine.blocks(), parts_.comm);
     log_flops_ += metrics::training_flops(model_work_, counts.work);
+    parts_.account.add_work(metrics::training_flops(model_work_, counts.own_work));
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
     log_step(state, metrics.loss_sum / divisor, metrics, learning_rate, epoch_ended);
     const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
     const bool is_best = evaluates && evaluate_for_best(state);
     const bool saves = save_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
-    if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) save(state);
+    if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) {
+      save(state);
+      parts_.account.saved(state.step);
+    }
   }
   return finish(state);
 }
@@ -107,6 +116,8 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
       squared_lengths += length * length;
     }
   }
+  const metrics::StepWork own_work{window.num_tokens, window.num_targets,
+                                   static_cast<double>(squared_lengths)};
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
   std::array<int64_t, 8> sums{window.num_targets,
@@ -125,7 +136,8 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
       sums[3] > 0,
       sums[4] > 0,
       sums[5] > 0,
-      {.num_tokens = sums[6], .num_targets = sums[0], .sum_squared_lengths = static_cast<double>(sums[7])}};
+      {.num_tokens = sums[6], .num_targets = sums[0], .sum_squared_lengths = static_cast<double>(sums[7])},
+      own_work};
 }
 
 double Trainer::loss_divisor(const WindowCounts& counts) const {
@@ -142,20 +154,11 @@ void Trainer::update(TrainState& state, const engine::StepMetrics& metrics, doub
   state.non_finite_in_row = 0;
 }
 
-void Trainer::skip_update(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics) {
+void Trainer::skip_non_finite(TrainState& state, const data::Window& window,
+                              const engine::StepMetrics& metrics) {
   ++state.non_finite_in_row;
   ++state.non_finite_total;
-  nlohmann::json details{
-      {"rows", window.global_rows}, {"epoch", window.begin.epoch}, {"in_row", state.non_finite_in_row}};
-  details["loss_sum"] = fmt::format("{}", metrics.loss_sum);
-  details["grad_norm"] = fmt::format("{}", metrics.grad_norm);
-  parts_.log.event("non_finite_step", state.step + 1, details.dump());
-  if (parts_.comm.rank() == 0) {
-    log::warning(
-        "step {}: loss or gradient is not finite (loss sum {}, gradient norm {}); no update made. Data set "
-        "rows: {}",
-        state.step + 1, metrics.loss_sum, metrics.grad_norm, fmt::join(window.global_rows, " "));
-  }
+  report_non_finite(parts_.log, parts_.comm, state, window, metrics);
   if (state.non_finite_in_row < options_.max_non_finite_steps) return;
   throw base::Error(
       ExitCode::kNonFinite,
@@ -213,28 +216,13 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
         "mfu", metrics::model_flops_utilisation(log_flops_, seconds, *peak * kTera * parts_.comm.size()));
   }
   parts_.log.entry("train", state.step, state.epoch, values);
-  log_timing(state);
+  parts_.account.log_entry(state.step);
   state.window_loss_sum = 0;
   state.window_steps = 0;
   state.window_tokens = {};
   log_started_ = now;
   log_num_tokens_ = state.num_tokens;
   log_flops_ = 0;
-  log_step_ = state.step;
-}
-
-void Trainer::log_timing(const TrainState& state) {
-  const base::PhaseTimers::Seconds phases = parts_.timers.take();
-  const double now = base::monotonic_seconds(), seconds = now - timing_started_;
-  timing_started_ = now;
-  nlohmann::json details{{"steps", state.step - log_step_}, {"seconds", seconds}};
-  double rest = seconds;
-  for (std::size_t i = 0; i < base::kNumPhases; ++i) {
-    details[base::phase_name(static_cast<Phase>(i))] = phases[i];
-    rest -= phases[i];
-  }
-  details["other"] = rest;
-  parts_.log.event("timing", state.step, details.dump());
 }
 
 metrics::Values Trainer::evaluate(const TrainState& state) {
@@ -344,9 +332,13 @@ ExitCode Trainer::finish(const TrainState& state) {
        {"train_loss", state.loss_sum / static_cast<double>(std::max<int64_t>(1, good_steps))}});
   const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
   if (options_.best.load_best_model_at_end) load_best_model(state);
-  parts_.checkpoints.save_final_model(contents(state));
-  if (state.best.checkpoint_step >= 0 && options_.save.save_total_limit == 1)
-    parts_.checkpoints.keep_only(state.best.checkpoint_step);
+  {
+    const auto timed = parts_.timers.scope(Phase::kCheckpoint);
+    parts_.checkpoints.save_final_model(contents(state));
+    if (state.best.checkpoint_step >= 0 && options_.save.save_total_limit == 1)
+      parts_.checkpoints.keep_only(state.best.checkpoint_step);
+  }
+  parts_.account.end(state.step);
   parts_.log.flush();
   return ExitCode::kDone;
 }
@@ -377,9 +369,10 @@ void Trainer::load_best_model(const TrainState& state) {
 ExitCode Trainer::save_and_leave(TrainState& state, bool final_stop) {
   if (parts_.comm.rank() == 0) log::warning("stop requested: leaving after step {}", state.step);
   save(state);
-  parts_.log.event("stopped", state.step, "{}");
-  parts_.log.flush();
   parts_.watchdog.enter(base::Section::kFinish);
+  parts_.log.event("stopped", state.step, "{}");
+  parts_.account.end(state.step);
+  parts_.log.flush();
   if (!final_stop) return ExitCode::kRequeue;
   if (parts_.comm.rank() == 0) parts_.requests.stopped();
   return ExitCode::kDone;

@@ -77,7 +77,7 @@ def test_no_phase_of_a_step_is_counted_twice(workspace):
     settings = settings_at(workspace, 2, "timing", max_steps=6, save_steps=3, eval_dataset=workspace.eval, eval_strategy="steps", eval_steps=2,
                            gradient_checkpointing=True)
     timings = ours.run(settings, 2).events("timing")
-    assert len(timings) == 6
+    assert sum(entry["steps"] for entry in timings) == 6 and len(timings) >= 6
     for entry in timings:
         phases = {key: value for key, value in entry.items() if key not in ("event", "step", "time", "steps", "seconds", "other")}
         assert {"data", "forward", "backward", "optimizer"} <= set(phases), phases

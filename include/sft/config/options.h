@@ -82,6 +82,7 @@ struct OptimizerOptions {
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;                        // 0: no clipping
   int64_t max_non_finite_steps = 10;                 // in a row, then exit 87
+  std::optional<double> skip_spike_zscore;           // unset: no update is skipped for its size
 };
 
 struct ScheduleOptions {
@@ -144,6 +145,7 @@ struct RuntimeOptions {
   std::string comm_backend = "auto";                 // auto | mpi | nccl
   bool trl_compat = false;
   std::optional<double> max_run_minutes;             // then save, exit 85
+  std::optional<double> mean_minutes_between_failures;  // of the machine, for advice on saving; unset: none
   int64_t check_replicas_steps = 100;                // 0: never
   bool watchdog = true;
   double watchdog_start_seconds = 600, watchdog_step_seconds = 30;

@@ -40,6 +40,19 @@ struct LoaderOptions {
   int64_t prefetch_windows = 2;  // windows read ahead; 0: next() reads
 };
 
+// A place in a window, and the row that fills it.
+struct Slot {
+  int64_t rank = 0, micro_step = 0, slot = 0;
+  int64_t epoch = 0, position = 0;  // in the epoch's order
+  int64_t index = 0;                // of the usable row: TokenDataset::read(), row_numbers()
+};
+
+// Local. The slots of all ranks in the window that starts at `cursor`, without the empty ones: by micro-step,
+// by rank, by slot, which is the order of Window::global_rows. Of options, layout, strategy and seed are
+// used. Errors as DataLoader::create() and next().
+std::vector<Slot> window_slots(const TokenDataset& dataset, const LoaderOptions& options,
+                               const Cursor& cursor);
+
 // All calls Local.
 class DataLoader {
  public:

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "sft/config/options.h"
+#include "sft/data/loader.h"
 #include "sft/data/sampler.h"
 
 namespace sft::train {
@@ -20,6 +21,9 @@ struct RunPlan {
 // Local. num_rows: usable rows. Error(kConfig), the same on all ranks, when global_batch_size cannot be
 // reached at this world size; the message names the values that can.
 RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size);
+
+// Local. How this rank reads the training set.
+data::LoaderOptions loader_options_of(const config::DataOptions& options, const RunPlan& plan, int64_t rank);
 
 // When something periodic is due: "no" (and what is none of the following), every `steps` steps, or at the
 // end of every epoch; by steps also at the step that is said to be the last; not before `delay` steps or

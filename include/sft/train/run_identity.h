@@ -16,6 +16,11 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
                          const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
                          const std::string& device, int threads_per_rank, const std::string& adapter = "");
 
+// Local. Whether a checkpoint with this identity read the same rows in the same order as a run with these
+// options would, the size of the global batch aside. num_rows: usable ones.
+bool has_same_rows(const std::string& saved_identity, const config::Options& options,
+                   const data::DatasetInfo& dataset, int64_t num_rows);
+
 // Local. Compares a checkpoint's identity with this run's.
 // Error(kConfig), equal on all ranks: another data set, order or model; another global batch unless
 // allow_batch_change (names the values that keep it). Warnings (log): other learning-rate options, and

@@ -8,6 +8,7 @@
 
 #include "sft/data/loader.h"
 #include "sft/train/best_model.h"
+#include "sft/train/spike.h"
 #include "sft/train/token_metrics.h"
 
 namespace sft::train {
@@ -24,6 +25,7 @@ struct TrainState {
   double total_flos = 0;
   int64_t non_finite_in_row = 0;  // skipped steps since the last good one
   int64_t non_finite_total = 0;
+  SpikeHistory spikes;         // finite steps without an update
   double loss_sum = 0;         // of the finite steps' losses, for train_loss
   double window_loss_sum = 0;  // the same since the last log entry
   int64_t window_steps = 0;    // finite steps since then

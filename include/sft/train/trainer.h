@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,10 +23,13 @@
 #include "sft/train/evaluator.h"
 #include "sft/train/plan.h"
 #include "sft/train/run_requests.h"
+#include "sft/train/spike.h"
 #include "sft/train/stop_signals.h"
 #include "sft/train/train_state.h"
 
 namespace sft::train {
+
+class TimeAccount;
 
 // What the loop works with. Everything outlives the trainer.
 struct TrainerParts {
@@ -41,6 +45,7 @@ struct TrainerParts {
   RunRequests& requests;
   base::Watchdog& watchdog;
   base::PhaseTimers& timers;
+  TimeAccount& account;
 };
 
 struct TrainerOptions {
@@ -51,6 +56,7 @@ struct TrainerOptions {
   config::SaveOptions save;
   double max_grad_norm = 1.0;
   int64_t max_non_finite_steps = 10;
+  std::optional<double> skip_spike_zscore;
   int64_t check_replicas_steps = 0;  // 0: never
   bool trl_compat = false;
   std::string identity;                          // run_identity()
@@ -75,18 +81,17 @@ class Trainer {
     int64_t num_tokens = 0;  // as logged
     bool stop_requested = false, final_stop = false;  // final: not to be run again
     bool save_requested = false;
-    metrics::StepWork work = {};
+    metrics::StepWork work = {}, own_work = {};  // own: of this rank alone
   };
 
   WindowCounts count(const data::Window& window);
   bool left_out_by_trl(const data::Window& window) const;
   double loss_divisor(const WindowCounts& counts) const;
   void update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate);
-  void skip_update(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);
+  void skip_non_finite(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);
   void advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const;
   void log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate,
                 bool epoch_ended);
-  void log_timing(const TrainState& state);
   metrics::Values evaluate(const TrainState& state);
   // Evaluates; true when the model is the best so far.
   bool evaluate_for_best(TrainState& state);
@@ -104,13 +109,14 @@ class Trainer {
   metrics::ModelWork model_work_;
   Trigger log_trigger_, eval_trigger_, save_trigger_;
   BestModelRule best_rule_;
+  SpikeRule spike_rule_;
   StopVote stop_vote_;
   int64_t last_saved_step_ = -1;
   int64_t first_step_ = 0, first_num_tokens_ = 0;  // of this process
   double started_ = 0;                             // monotonic seconds
   // Since the last log entry.
-  double log_started_ = 0, timing_started_ = 0;
-  int64_t log_num_tokens_ = 0, log_step_ = 0;
+  double log_started_ = 0;
+  int64_t log_num_tokens_ = 0;
   double log_flops_ = 0;
 };
 

@@ -88,6 +88,18 @@ TEST(CommandLine, GenerateTakesAModelAndIds) {
             "usage: sft-dist generate MODEL --ids 1,2,3 [--max-new-tokens 40]");
 }
 
+TEST(CommandLine, InspectStepTakesAStepAndRanks) {
+  const CommandLine line = parse({"inspect-step", "--step", "12", "--args", "run.ini", "--seed", "3"});
+  EXPECT_EQ(line.command, Command::kInspectStep);
+  EXPECT_EQ(line.operands, (Words{"12", ""}));
+  EXPECT_EQ(line.ini_texts_from, (Words{"run.ini"}));
+  EXPECT_EQ(line.settings, (Words{"seed=3"}));
+  EXPECT_EQ(parse({"inspect-step", "--step=1", "--ranks=4"}).operands, (Words{"1", "4"}));
+  EXPECT_EQ(error_of({"inspect-step"}), "usage: sft-dist inspect-step --step N --args run.ini [--ranks W]");
+  EXPECT_EQ(error_of({"--args", "run.ini", "--ranks", "4"}),
+            "command line: --step and --ranks belong to: sft-dist inspect-step");
+}
+
 TEST(CommandLine, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(error_of({"run.ini"}),
             "command line: 'run.ini' is no command; options are given as --key value, files as --args FILE");

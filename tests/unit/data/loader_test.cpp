@@ -111,6 +111,42 @@ std::string describe(const Case& c) {
   return fmt::format("n {} B {} W {} GAS {} seed {}", c.n, c.B, c.W, c.gas, c.seed);
 }
 
+// What inspect-step lists is what the ranks read: each slot's row in the micro-batch of its rank, and nothing
+// else.
+TEST(LoaderProperty, SlotsAreWhatTheRanksRead) {
+  RandomCases cases;
+  for (int i = 0; i < 200; ++i) {
+    const Case c = cases.next();
+    SCOPED_TRACE(describe(c));
+    const MemoryDataset dataset(c.n);
+    LoaderOptions options = options_of(c);
+    options.strategy = static_cast<SamplingStrategy>(i % 3);
+    options.layout.wrap_around = i % 2 == 0;
+    options.layout.drop_last = i % 5 == 0 && c.n >= c.B * c.W;
+    Ranks run(dataset, options);
+    Cursor cursor;
+    for (int64_t step = 0; step < 5; ++step) {
+      const std::vector<Slot> slots = window_slots(dataset, options, cursor);
+      const auto windows = run.next(cursor);
+      std::vector<int64_t> read(static_cast<std::size_t>(c.W), 0);
+      Rows rows;
+      for (const Slot& slot : slots) {
+        const Window& window = windows[static_cast<std::size_t>(slot.rank)];
+        const RowId& id = window.micro_batches.at(static_cast<std::size_t>(slot.micro_step))
+                              .rows.at(static_cast<std::size_t>(slot.slot));
+        EXPECT_EQ(id.row, slot.index);
+        EXPECT_EQ(id.position, slot.position);
+        EXPECT_EQ(id.epoch, slot.epoch);
+        ++read[static_cast<std::size_t>(slot.rank)];
+        rows.push_back(slot.index);
+      }
+      for (std::size_t rank = 0; rank < windows.size(); ++rank) EXPECT_EQ(read[rank], windows[rank].num_rows);
+      EXPECT_EQ(rows, windows[0].global_rows);
+      cursor = windows[0].end;
+    }
+  }
+}
+
 // Issue: every epoch's rows, over all ranks, are each row exactly once, and a window is perm[k0, k0 + B * W *
 // GAS).
 TEST(LoaderProperty, EveryEpochHasEachRowOnce) {

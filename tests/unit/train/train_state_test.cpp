@@ -23,6 +23,7 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   state.best = {40, 0.1 + 0.7, 30, 2};
   state.optimizer_scalars = {0.1, 1.0 / 3};
   state.window_tokens = {3, 1.0 / 3, 0.1 + 0.7};
+  state.spikes = {{0.1 + 0.2, 1.0 / 7, 1e-300}, 4, 11};
   const TrainState back = TrainState::from_json(state.to_json());
   EXPECT_EQ(back.to_json(), state.to_json());
   EXPECT_EQ(back.step, state.step);
@@ -38,6 +39,9 @@ TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   EXPECT_EQ(back.best.checkpoint_step, 30);
   EXPECT_EQ(back.best.evaluations_without_gain, 2);
   EXPECT_EQ(back.optimizer_scalars, state.optimizer_scalars);
+  EXPECT_EQ(back.spikes.norms, state.spikes.norms);
+  EXPECT_EQ(back.spikes.in_row, 4);
+  EXPECT_EQ(back.spikes.total, 11);
   EXPECT_EQ(back.window_tokens.weight, 3);
   EXPECT_EQ(back.window_tokens.accuracy_sum, 1.0 / 3);
   EXPECT_EQ(back.window_tokens.entropy_sum, 0.1 + 0.7);
