@@ -3,7 +3,7 @@
 add_library(sft_compiler INTERFACE)
 add_library(sft::compiler ALIAS sft_compiler)
 target_compile_options(sft_compiler INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-restrict -fstack-protector-strong>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -fstack-protector-strong>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${SFT_WERROR}>>:-Werror>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2>)
 target_link_options(sft_compiler INTERFACE -Wl,-z,relro,-z,now)
@@ -16,6 +16,10 @@ if(SFT_SANITIZE)
   target_compile_options(sft_compiler INTERFACE -fsanitize=${SFT_SANITIZE} -fno-sanitize-recover=undefined
                                                 -fno-omit-frame-pointer)
   target_link_options(sft_compiler INTERFACE -fsanitize=${SFT_SANITIZE})
+endif()
+
+if(SFT_BUILD_FUZZERS AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(sft_compiler INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
 find_program(SFT_CCACHE ccache)

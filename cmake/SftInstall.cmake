@@ -1,10 +1,10 @@
-# cmake --install build/release --prefix DIR: bin/sft-dist, bin/sft-prepare and bin/sft-run, and what they need in share/sft-dist.
+# cmake --install build/release --prefix DIR: bin/sft-dist, bin/sft-inspect, bin/sft-prepare and bin/sft-run, and what they need in share/sft-dist.
 # LibTorch stays where it is; a Python environment is made by share/sft-dist/launch/setup, or named in SFT_VENV.
 include(GNUInstallDirs)
 set(share ${CMAKE_INSTALL_DATADIR}/sft-dist)
 
 set_target_properties(sft-dist PROPERTIES INSTALL_RPATH "${SFT_TORCH_LIBRARY_DIR}")
-install(TARGETS sft-dist RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS sft-dist sft-inspect RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(PROGRAMS launch/run launch/sft-run launch/setup launch/sft-prepare DESTINATION ${share}/launch)
 install(FILES launch/common.sh launch/doctor.py launch/tagged.py launch/requirements.txt launch/requirements-full.txt DESTINATION ${share}/launch)
 install(DIRECTORY src/prepare DESTINATION ${share}/src FILES_MATCHING PATTERN "*.py" PATTERN "*.jinja" PATTERN __pycache__ EXCLUDE)

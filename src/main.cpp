@@ -24,6 +24,7 @@
 #include "sft/checkpoint/checkpoint.h"
 #include "sft/config/parse.h"
 #include "sft/data/dataset.h"
+#include "sft/data/inspector.h"
 #include "sft/parallel/environment.h"
 #include "sft/train/agree.h"
 #include "sft/train/doctor.h"
@@ -75,16 +76,23 @@ config::ParsedOptions read_options_once(const config::CommandLine& command_line,
   }
 }
 
+// Each of them, whatever the others are like. The code is that of the first one that is not good.
 ExitCode verify(const std::vector<std::string>& operands) {
+  ExitCode code = ExitCode::kDone;
   for (const std::string& path : operands) {
-    if (std::filesystem::is_directory(path)) {
-      sft::checkpoint::verify_directory(path);
-    } else {
-      sft::data::verify_dataset(path);
+    try {
+      if (std::filesystem::is_directory(path)) {
+        sft::checkpoint::verify_directory(path);
+      } else {
+        sft::data::verify_dataset(path);
+      }
+      fmt::print("{}: ok\n", path);
+    } catch (const Error& error) {
+      sft::log::error("{}", error.what());
+      if (code == ExitCode::kDone) code = error.code();
     }
-    fmt::print("{}: ok\n", path);
   }
-  return ExitCode::kDone;
+  return code;
 }
 
 std::string inspect_step(const config::CommandLine& command_line) {
@@ -195,7 +203,10 @@ int leave_together(sft::parallel::MpiEnv& env, ExitCode code) {
 int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
   std::optional<sft::base::Watchdog> watchdog;
   const bool is_run = command_line.command == config::Command::kTrain;
-  if (is_run || command_line.command == config::Command::kDoctor) watchdog.emplace(start_seconds(command_line));
+  if (is_run || command_line.command == config::Command::kDoctor) {
+    watchdog.emplace(start_seconds(command_line));
+    sft::data::start_inspector();
+  }
   sft::parallel::MpiEnv env(&argc, &argv);
   const sft::parallel::Topology& topology = env.topology();
   ExitCode code = ExitCode::kDone;

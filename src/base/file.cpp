@@ -29,7 +29,8 @@ int open_retrying(const char* path, int flags, mode_t mode) {
 }  // namespace
 
 File::File(const std::filesystem::path& path, Mode mode) : path_(path) {
-  const int flags = mode == Mode::kRead     ? O_RDONLY
+  // O_NONBLOCK: a pipe with no writer is refused below instead of being waited for.
+  const int flags = mode == Mode::kRead     ? O_RDONLY | O_NONBLOCK
                     : mode == Mode::kCreate ? O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW
                                             : O_RDWR | O_NOFOLLOW;
   descriptor_ = open_retrying(path.c_str(), flags | O_CLOEXEC, 0666);
@@ -37,12 +38,18 @@ File::File(const std::filesystem::path& path, Mode mode) : path_(path) {
     const bool absent = mode == Mode::kRead && (errno == ENOENT || errno == ENOTDIR);
     fail_errno(absent ? ExitCode::kInvalidData : ExitCode::kStorage, mode == Mode::kCreate ? "create" : "open", path);
   }
+  require_regular_file();
+}
+
+File::File(const std::filesystem::path& path, int descriptor) : path_(path), descriptor_(descriptor) {
+  require_regular_file();
+}
+
+void File::require_regular_file() {
   struct stat status {};
-  if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
-    ::close(descriptor_);
-    descriptor_ = -1;
-    fail(ExitCode::kInvalidData, "{} is not a regular file", path.string());
-  }
+  if (::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
+  ::close(std::exchange(descriptor_, -1));
+  fail(ExitCode::kInvalidData, "{} is not a regular file", path_.string());
 }
 
 File::File(File&& other) noexcept

@@ -181,4 +181,8 @@ std::unique_ptr<TokenDataset> TokenDataset::open(const std::filesystem::path& pa
   return std::make_unique<FileDataset>(DatasetFile::open(path), options);
 }
 
+void verify_dataset(const std::filesystem::path& path) {
+  verify_content(DatasetFile::open(path));
+}
+
 }  // namespace sft::data

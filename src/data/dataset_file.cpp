@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "data/inspector.h"
 #include "sft/base/error.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
@@ -25,45 +26,24 @@ template <typename... Args>
   fail(ExitCode::kInvalidData, "{}: {}", path.string(), fmt::format(format, std::forward<Args>(args)...));
 }
 
-void check_format(const Hdf5File& file) {
-  const char* const kFormat = "sft-dist-dataset";
-  if (!file.has_attribute("/", "format")) {
-    refuse(file.path(), "attribute format is missing: this is not a data set that sft-prepare wrote");
-  }
-  const std::string format = file.string_attribute("/", "format");
-  if (format != kFormat) refuse(file.path(), "format is \"{}\", not \"{}\"", log::printable(format), kFormat);
-  const int64_t version = file.int_attribute("/", "version");
-  if (version != 1)
-    refuse(file.path(), "version {} is not known, only 1: write the file again with sft-prepare", version);
+template <typename T>
+StoredArray<T> array(const std::shared_ptr<const base::File>& bytes, const FileLayout& layout,
+                     const std::string& name) {
+  const auto found = layout.arrays.find(name);
+  if (found == layout.arrays.end()) refuse(bytes->path(), "{} is missing", name);
+  return {bytes, name, found->second};
 }
 
-std::optional<int64_t> token_id(const Hdf5File& file, const std::string& name) {
-  if (!file.has_attribute("/", name)) return std::nullopt;
-  return file.int_attribute("/", name);
+template <typename T>
+std::optional<StoredArray<T>> optional_array(const std::shared_ptr<const base::File>& bytes,
+                                             const FileLayout& layout, const std::string& name) {
+  if (!layout.arrays.contains(name)) return std::nullopt;
+  return array<T>(bytes, layout, name);
 }
 
-DatasetInfo read_info(const Hdf5File& file) {
-  DatasetInfo info;
-  info.vocab_size = file.int_attribute("/", "vocab_size");
-  if (info.vocab_size < 1 || info.vocab_size > std::numeric_limits<int32_t>::max()) {
-    refuse(file.path(), "vocab_size is {}", info.vocab_size);
-  }
-  info.bos_token_id = token_id(file, "bos_token_id");
-  info.eos_token_id = token_id(file, "eos_token_id");
-  info.pad_token_id = token_id(file, "pad_token_id");
-  info.num_tokens = file.int_attribute("/", "num_tokens");
-  info.num_target_tokens = file.int_attribute("/", "num_target_tokens");
-  info.tokenizer_sha256 = file.string_attribute("/", "tokenizer_sha256");
-  info.content_xxh3 = file.string_attribute("/", "content_xxh3");
-  info.prepare_config = file.string("prepare_config", kMaxConfigBytes);
-  return info;
-}
-
-std::map<std::string, std::string> read_hashes(const Hdf5File& file) {
-  std::map<std::string, std::string> hashes;
-  for (const char* name : {"input_ids", "offsets", "loss_mask", "labels", "first_target", "prepare_config"}) {
-    if (file.has(name)) hashes[name] = file.string_attribute(name, "xxh3");
-  }
+std::map<std::string, std::string> stated_hashes(const FileLayout& layout) {
+  std::map<std::string, std::string> hashes{{"prepare_config", layout.prepare_config_xxh3}};
+  for (const auto& [name, array] : layout.arrays) hashes[name] = array.xxh3;
   return hashes;
 }
 
@@ -116,7 +96,7 @@ void check_counts(const DatasetFile& file) {
   if (info.num_target_tokens == 0) refuse(file.path, "no row has a target: there is nothing to learn");
 }
 
-std::vector<int64_t> read_offsets(const DatasetFile& file, const Hdf5Array<int64_t>& array) {
+std::vector<int64_t> read_offsets(const DatasetFile& file, const StoredArray<int64_t>& array) {
   std::vector<int64_t> offsets;
   offsets.reserve(static_cast<std::size_t>(array.size()));
   const std::string digest = visit_blocks(array, [&](int64_t, std::span<const int64_t> block) {
@@ -150,20 +130,23 @@ void check_prepare_config(const DatasetFile& file) {
 }  // namespace
 
 DatasetFile DatasetFile::open(const std::filesystem::path& path) {
-  const Hdf5File hdf5(path);
-  check_format(hdf5);
+  auto bytes = std::make_shared<const base::File>(path, base::File::Mode::kRead);
+  FileLayout layout = inspect(*bytes);
+  return open(std::move(bytes), std::move(layout));
+}
+
+DatasetFile DatasetFile::open(std::shared_ptr<const base::File> bytes, FileLayout layout) {
+  const std::filesystem::path& path = bytes->path();
+  if (bytes->size() != layout.file_bytes) refuse(path, "the file's size changed while it was opened");
   DatasetFile file{.path = path,
-                   .info = read_info(hdf5),
+                   .info = std::move(layout.info),
                    .offsets = {},
-                   .input_ids = hdf5.array<int32_t>("input_ids"),
-                   .loss_mask = {},
-                   .labels = {},
-                   .first_target = {},
-                   .xxh3 = read_hashes(hdf5)};
-  const Hdf5Array<int64_t> offsets = hdf5.array<int64_t>("offsets");
-  if (hdf5.has("loss_mask")) file.loss_mask = hdf5.array<uint8_t>("loss_mask");
-  if (hdf5.has("labels")) file.labels = hdf5.array<int32_t>("labels");
-  if (hdf5.has("first_target")) file.first_target = hdf5.array<int32_t>("first_target");
+                   .input_ids = array<int32_t>(bytes, layout, "input_ids"),
+                   .loss_mask = optional_array<uint8_t>(bytes, layout, "loss_mask"),
+                   .labels = optional_array<int32_t>(bytes, layout, "labels"),
+                   .first_target = optional_array<int32_t>(bytes, layout, "first_target"),
+                   .xxh3 = stated_hashes(layout)};
+  const auto offsets = array<int64_t>(bytes, layout, "offsets");
   if (offsets.size() == 0) refuse(path, "offsets is empty: it begins with 0");
   file.info.num_rows = offsets.size() - 1;
   check_parts(file);

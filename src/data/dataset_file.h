@@ -4,14 +4,16 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "data/hdf5_file.h"
+#include "data/file_layout.h"
+#include "data/stored_array.h"
 #include "sft/base/hash.h"
-#include "sft/data/dataset.h"
+#include "sft/data/dataset_info.h"
 
 namespace sft::data {
 
@@ -19,13 +21,15 @@ struct DatasetFile {
   std::filesystem::path path;
   DatasetInfo info;
   std::vector<int64_t> offsets;  // [num_rows + 1], checked
-  Hdf5Array<int32_t> input_ids;
-  std::optional<Hdf5Array<uint8_t>> loss_mask;  // at most one of the two
-  std::optional<Hdf5Array<int32_t>> labels;
-  std::optional<Hdf5Array<int32_t>> first_target;  // present with either
-  std::map<std::string, std::string> xxh3;         // of each dataset, as the file states it
+  StoredArray<int32_t> input_ids;
+  std::optional<StoredArray<uint8_t>> loss_mask;  // at most one of the two
+  std::optional<StoredArray<int32_t>> labels;
+  std::optional<StoredArray<int32_t>> first_target;  // present with either
+  std::map<std::string, std::string> xxh3;           // of each dataset, as the file states it
 
   static DatasetFile open(const std::filesystem::path& path);
+  // With a layout from layout_from_json(); the file's content is checked against it.
+  static DatasetFile open(std::shared_ptr<const base::File> bytes, FileLayout layout);
 
   int64_t length(int64_t row) const {
     const std::size_t r = static_cast<std::size_t>(row);
@@ -44,9 +48,12 @@ struct DatasetFile {
   void check_loss_mask(std::span<const uint8_t> values, int64_t first_token) const;
 };
 
+// Reads everything and checks every id, label and hash. Error kInvalidData.
+void verify_content(const DatasetFile& file);
+
 // Calls visit(first element, values) for one block after another and returns the hash of all of them.
 template <typename T, typename Visit>
-std::string visit_blocks(const Hdf5Array<T>& array, Visit&& visit) {
+std::string visit_blocks(const StoredArray<T>& array, Visit&& visit) {
   constexpr int64_t kBlockElements = int64_t{1} << 18;
   std::vector<T> block;
   base::Xxh3 hash;

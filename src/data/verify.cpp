@@ -3,7 +3,6 @@
 
 #include "data/dataset_file.h"
 #include "sft/base/error.h"
-#include "sft/data/dataset.h"
 
 namespace sft::data {
 namespace {
@@ -49,7 +48,7 @@ class TargetCount {
 };
 
 template <typename T, typename Check, typename Learnt>
-void verify_labels(const DatasetFile& file, const Hdf5Array<T>& array, Check&& check, Learnt&& learnt) {
+void verify_labels(const DatasetFile& file, const StoredArray<T>& array, Check&& check, Learnt&& learnt) {
   TargetCount count(file);
   const std::string digest = visit_blocks(array, [&](int64_t first, std::span<const T> block) {
     check(block, first);
@@ -62,8 +61,7 @@ void verify_labels(const DatasetFile& file, const Hdf5Array<T>& array, Check&& c
 
 }  // namespace
 
-void verify_dataset(const std::filesystem::path& path) {
-  const DatasetFile file = DatasetFile::open(path);
+void verify_content(const DatasetFile& file) {
   const std::string digest = visit_blocks(
       file.input_ids, [&](int64_t first, std::span<const int32_t> block) { file.check_ids(block, first); });
   file.check_xxh3("input_ids", digest);

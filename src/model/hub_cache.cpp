@@ -1,5 +1,7 @@
 // Where a model's files are: a folder, or the local Hugging Face cache
 // (models--<org>--<name>/refs/main names a commit; snapshots/<commit>/ holds the files).
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "sft/base/error.h"
@@ -52,11 +54,55 @@ std::string main_commit(const fs::path& repository) {
   return commit;
 }
 
+bool lies_in(const fs::path& file, const fs::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), file.begin(), file.end()).first == folder.end();
+}
+
+// Where links in a model folder may lead: its own files, and those of the cache, where
+// snapshots/<commit>/<name> is a link to blobs/<hash>; in a folder that was downloaded to a place of its own,
+// files may be such links too.
+bool may_lead_to(const fs::path& model_dir, const fs::path& target) {
+  const fs::path folder = fs::canonical(model_dir);
+  if (lies_in(target, folder)) return true;
+  const bool is_snapshot = folder.parent_path().filename() == "snapshots";
+  if (is_snapshot && lies_in(target, folder.parent_path().parent_path() / "blobs")) return true;
+  std::error_code none;
+  const fs::path cache = fs::canonical(hub_cache(), none);
+  return !none && lies_in(target, cache) && target.parent_path().filename() == "blobs";
+}
+
+// A model that somebody else packed must not make other files of this machine part of it: they would go into
+// checkpoints.
+void check_links(const fs::path& model_dir) {
+  constexpr std::array kExtensions = {".json", ".safetensors", ".txt", ".model", ".jinja"};
+  for (const fs::directory_entry& entry : fs::directory_iterator(model_dir)) {
+    if (!entry.is_symlink() || std::ranges::find(kExtensions, entry.path().extension()) == kExtensions.end())
+      continue;
+    std::error_code error;
+    const fs::path target = fs::canonical(entry.path(), error);
+    if (error) {
+      base::fail(base::ExitCode::kInvalidData, "{} is a link to nowhere", entry.path().string());
+    }
+    if (may_lead_to(model_dir, target)) continue;
+    base::fail(
+        base::ExitCode::kInvalidData,
+        "{} is a link to {}, outside the model's folder and the Hugging Face cache: it is not followed; "
+        "put the file itself there",
+        entry.path().string(), target.string());
+  }
+}
+
+fs::path checked_model_dir(const fs::path& model_dir) {
+  check_links(model_dir);
+  return model_dir;
+}
+
 }  // namespace
 
 fs::path resolve_model_dir(const std::string& model_name_or_path) {
   if (fs::is_directory(model_name_or_path)) {
-    if (fs::exists(fs::path(model_name_or_path) / "config.json")) return fs::path(model_name_or_path);
+    if (fs::exists(fs::path(model_name_or_path) / "config.json"))
+      return checked_model_dir(model_name_or_path);
     base::fail(base::ExitCode::kInvalidData, "model_name_or_path = {}: the folder has no config.json",
                model_name_or_path);
   }
@@ -64,7 +110,7 @@ fs::path resolve_model_dir(const std::string& model_name_or_path) {
     const fs::path repository = repository_folder(model_name_or_path);
     if (fs::exists(repository / "refs" / "main")) {
       const fs::path snapshot = repository / "snapshots" / main_commit(repository);
-      if (fs::exists(snapshot / "config.json")) return snapshot;
+      if (fs::exists(snapshot / "config.json")) return checked_model_dir(snapshot);
       base::fail(base::ExitCode::kInvalidData,
                  "model_name_or_path = {}: {} has no config.json (an unfinished download?); run sft-prepare "
                  "to fetch it",

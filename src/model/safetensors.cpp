@@ -11,7 +11,7 @@
 #include "sft/base/error.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
-#include "sft/model/weights.h"
+#include "sft/model/safetensors.h"
 
 namespace sft::model {
 namespace {

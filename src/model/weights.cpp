@@ -7,13 +7,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
+#include "model/shard_index.h"
 #include "sft/base/checked.h"
 #include "sft/base/error.h"
-#include "sft/base/json.h"
 #include "sft/base/log.h"
 #include "sft/base/threads.h"
 
@@ -151,68 +150,8 @@ class SafetensorsFiles final : public TensorSource {
   std::map<std::string, Tensor, std::less<>> tensors_;
 };
 
-// An index names files of its own folder, and nothing else.
-bool is_shard_name(const std::string& name) {
-  constexpr std::string_view kAllowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-  return name.size() <= 255 && !name.starts_with('.') && name.ends_with(".safetensors") &&
-         name.find_first_not_of(kAllowed) == std::string::npos;
-}
-
-struct Index {
-  std::map<std::string, std::string> weight_map;  // tensor -> file
-  std::optional<int64_t> total_size;
-};
-
-Index read_index(const std::filesystem::path& path) {
-  const std::string where = path.string();
-  const nlohmann::json parsed = base::parse_json(base::read_text(path), where);
-  if (!parsed.is_object() || !parsed.contains("weight_map") || !parsed["weight_map"].is_object()) {
-    fail(ExitCode::kInvalidData, "{}: there is no object 'weight_map'", where);
-  }
-  Index index;
-  for (const auto& [tensor, file] : parsed["weight_map"].items()) {
-    if (!file.is_string() || !is_shard_name(file.get<std::string>())) {
-      fail(ExitCode::kInvalidData,
-           "{}: the file given for tensor '{}' is not a plain *.safetensors file name of that folder", where,
-           printable(tensor));
-    }
-    index.weight_map[tensor] = file.get<std::string>();
-  }
-  if (index.weight_map.empty()) fail(ExitCode::kInvalidData, "{}: 'weight_map' is empty", where);
-  const auto metadata = parsed.find("metadata");
-  if (metadata != parsed.end() && metadata->is_object() && metadata->contains("total_size")) {
-    const nlohmann::json& total = (*metadata)["total_size"];
-    // Older exporters wrote the sum as a floating-point number.
-    if (!total.is_number() || total.get<double>() < 0 || total.get<double>() > 9e18) {
-      fail(ExitCode::kInvalidData, "{}: 'total_size' is not a number of bytes", where);
-    }
-    index.total_size = total.get<int64_t>();
-  }
-  return index;
-}
-
-void check_index(const std::filesystem::path& path, const Index& index, const std::string& file,
-                 const SafetensorsHeader& header) {
-  std::set<std::string_view> present;
-  for (const SafetensorsEntry& entry : header.entries) {
-    present.insert(entry.name);
-    const auto found = index.weight_map.find(entry.name);
-    if (found == index.weight_map.end() || found->second != file) {
-      fail(ExitCode::kInvalidData, "{}: tensor '{}' lies in {}, but the index {}", path.string(),
-           printable(entry.name), file,
-           found == index.weight_map.end() ? "does not list it" : "says it is in " + found->second);
-    }
-  }
-  for (const auto& [tensor, shard] : index.weight_map) {
-    if (shard == file && !present.contains(tensor)) {
-      fail(ExitCode::kInvalidData, "{}: tensor '{}' should be in {} and is not", path.string(),
-           printable(tensor), file);
-    }
-  }
-}
-
 std::unique_ptr<TensorSource> open_indexed(const std::filesystem::path& index_path) {
-  const Index index = read_index(index_path);
+  const ShardIndex index = parse_shard_index(base::read_text(index_path), index_path.string());
   std::set<std::string> files;
   for (const auto& [tensor, file] : index.weight_map) files.insert(file);
   auto result = std::make_unique<SafetensorsFiles>();
@@ -224,7 +163,7 @@ std::unique_ptr<TensorSource> open_indexed(const std::filesystem::path& index_pa
     }
     auto source = std::make_unique<PlainFile>(path);
     const SafetensorsHeader header = read_safetensors_header(*source);
-    check_index(index_path, index, file, header);
+    check_shard(index_path, index, file, header);
     total_size += source->size() - header.data_start;
     result->add(std::move(source), header);
   }

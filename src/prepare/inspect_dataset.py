@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from .dataset_file import IGNORED, read_prepare_config
+from .disposable import require_harmless
 from .errors import CONFIG, INVALID_DATA, PrepareError
 from .packing import pack_bfd
 from .summary import length_lines
@@ -74,6 +75,8 @@ class Dataset:
     """A prepared file, read block by block."""
 
     def __init__(self, path: Path):
+        if path.is_file():
+            require_harmless(path)
         self.path, self.config = path, read_prepare_config(path)
         if self.config is None:
             raise PrepareError(f"{path} is not a data set that sft-prepare wrote ({'it is another file' if path.exists() else 'it does not exist'}).",

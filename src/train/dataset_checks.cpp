@@ -108,6 +108,11 @@ std::vector<checkpoint::SideFile> tokenizer_files(const std::string& dataset_pat
     return files;
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    if (entry.is_symlink()) {
+      fail(ExitCode::kInvalidData,
+           "{} is a link; the files in this folder go into checkpoints, so put the file itself there",
+           entry.path().string());
+    }
     if (entry.is_regular_file())
       files.push_back({entry.path().filename().string(), base::read_text(entry.path(), kMaxTokenizerBytes)});
   }

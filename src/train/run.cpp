@@ -21,6 +21,7 @@
 #include "sft/base/json.h"
 #include "sft/base/log.h"
 #include "sft/config/path_list.h"
+#include "sft/data/inspector.h"
 #include "sft/engine/flat_io.h"
 #include "sft/model/weights.h"
 #include "sft/ops/memory.h"
@@ -224,6 +225,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
 
   Inputs inputs;
   on_all_ranks(*comm, [&] { inputs = read_inputs(options); });
+  data::stop_inspector();
   const model::DecoderSpec& spec = inputs.decoder->spec();
   const RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
   const std::string identity =

@@ -22,6 +22,8 @@ class File {
   };
   File() = default;
   File(const std::filesystem::path& path, Mode mode);
+  // Takes over a descriptor that another process opened for reading; `path` is what messages call it.
+  File(const std::filesystem::path& path, int descriptor);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;
@@ -35,8 +37,11 @@ class File {
   void sync();   // fsync
   void close();  // reports what a late write error left
   const std::filesystem::path& path() const { return path_; }
+  int descriptor() const { return descriptor_; }  // to hand on to another process; stays owned
 
  private:
+  void require_regular_file();
+
   std::filesystem::path path_;
   int descriptor_ = -1;
 };

@@ -11,6 +11,7 @@ namespace sft::base {
 struct JsonLimits {
   int64_t bytes = 64 << 20;
   int depth = 32;
+  int64_t values = 4'000'000;  // objects, lists, numbers, strings, ...: each takes far more memory than text
 };
 
 // Refuses (Error kInvalidData naming `what`): more than the limits, duplicate keys, trailing bytes, bad UTF-8.

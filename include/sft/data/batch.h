@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace sft::data {
+#include "sft/data/dataset_info.h"
 
-inline constexpr int32_t kIgnoreIndex = -100;
+namespace sft::data {
 
 // Identifies a row's segment for anything random that happens to it (dropout): independent of how rows are
 // dealt to ranks.

@@ -99,6 +99,7 @@ struct DecoderSpec {
 DecoderSpec spec_from_config_json(const std::string& text, const std::string& file_name);
 
 // Local. A folder with config.json, or a repository id in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub).
+// Error(kInvalidData): neither, or one of its files is a link to somewhere else (docs/security.md).
 std::filesystem::path resolve_model_dir(const std::string& model_name_or_path);
 
 }  // namespace sft::model

@@ -11,13 +11,6 @@
 #include "support/dataset_writer.h"
 #include "support/temp_dir.h"
 
-// libhdf5 1.10 reads beyond its buffers on some damaged metadata: docs/data-format.md, "What a reader
-// refuses". Only such reads inside that library are passed over, and only in this test.
-extern "C" const char* __asan_default_suppressions();
-extern "C" const char* __asan_default_suppressions() {
-  return "interceptor_via_lib:libhdf5\n";
-}
-
 namespace sft::data {
 namespace {
 
@@ -96,14 +89,9 @@ TEST_P(DamagedDataset, FlippedBitsInTheData) {
   EXPECT_GT(num_flips, 200);
 }
 
-// Only of contiguous files, which sft-prepare writes unless asked otherwise: libhdf5 1.10 divides by the size
-// of a chunk without looking at it.
-using DamagedContiguousDataset = DamagedDataset;
-INSTANTIATE_TEST_SUITE_P(, DamagedContiguousDataset, testing::Values(Storage::kContiguous), storage_name);
-
-TEST_P(DamagedContiguousDataset, FlippedBitsAnywhere) {
+TEST_P(DamagedDataset, FlippedBitsAnywhere) {
   for (std::size_t i = 0; i < bytes_.size(); ++i) {
-    if (bytes_[i] == 0 && i % 8 != 0) continue;  // most of the library's own space is unused
+    if (bytes_[i] == 0 && i % 32 != 0) continue;  // most of the library's own space is unused
     SCOPED_TRACE(fmt::format("byte {}", i));
     std::string damaged = bytes_;
     damaged[i] = static_cast<char>(damaged[i] ^ (1 << (i / 8 % 8)));

@@ -1,15 +1,17 @@
-#include "data/hdf5_file.h"
+#include "data/hdf5/hdf5_file.h"
 
 #include <hdf5.h>
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdlib>
 #include <limits>
-#include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "data/hdf5/driver.h"
 #include "sft/base/checked.h"
 #include "sft/base/error.h"
 #include "sft/base/log.h"
@@ -22,8 +24,6 @@ static_assert(std::endian::native == std::endian::little, "arrays are read as th
 using base::ExitCode;
 using base::fail;
 
-constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
-constexpr int64_t kMaxCompression = 1100;  // deflate reaches at most 1032
 constexpr int64_t kMaxAttributeBytes = 4096;
 
 // Plug-ins and drivers named by the environment are other people's code.
@@ -32,27 +32,10 @@ void disarm_library() {
   ::setenv("HDF5_PLUGIN_PRELOAD", "::", 1);
   H5dont_atexit();  // the library's own clean-up at exit walks whatever a damaged file left behind
   H5PLset_loading_state(0);
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // what it has to say goes into our errors
 }
 
-// Held around every use of the library, which is silenced: its messages go into our errors.
-class Session {
- public:
-  Session() : lock_(mutex()) {
-    static std::once_flag disarmed;
-    std::call_once(disarmed, disarm_library);
-    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-    H5Eclear2(H5E_DEFAULT);
-  }
-
- private:
-  static std::mutex& mutex() {
-    static std::mutex instance;
-    return instance;
-  }
-  std::lock_guard<std::mutex> lock_;
-};
-
-// A move-only HDF5 identifier. Closed under the caller's Session.
+// A move-only HDF5 identifier.
 template <herr_t (*Close)(hid_t)>
 class Handle {
  public:
@@ -128,33 +111,38 @@ void require_hard_link(hid_t file, const std::string& name, const Where& where) 
   if (info.type != H5L_TYPE_HARD) where.refuse("is not a hard link: links to other places are not followed");
 }
 
-// Storage inside this file, in a form the reader knows.
-void require_plain_storage(const PropertiesHandle& properties, int64_t element_bytes, const Where& where) {
-  const H5D_layout_t layout = H5Pget_layout(properties.get());
-  if (layout != H5D_CONTIGUOUS && layout != H5D_CHUNKED) where.refuse("is neither contiguous nor chunked");
-  if (H5Pget_external_count(properties.get()) != 0) where.refuse("is stored in another file");
-  if (layout == H5D_CHUNKED) {
-    hsize_t chunk = 0;
-    if (H5Pget_chunk(properties.get(), 1, &chunk) != 1)
-      where.refuse("has chunks that are not one-dimensional");
-    if (chunk > static_cast<hsize_t>(kMaxChunkBytes / element_bytes)) {
-      where.refuse("has chunks of {} elements, more than {} MiB", chunk, kMaxChunkBytes >> 20);
+// The filters of chunks, in the order in which they are applied.
+std::vector<Filter> read_filters(const PropertiesHandle& properties, int64_t element_bytes,
+                                 const Where& where) {
+  std::vector<Filter> filters;
+  const auto add = [&](Filter filter) {
+    if (std::ranges::count(filters, filter) != 0) where.refuse("has the same filter twice");
+    filters.push_back(filter);
+  };
+  const int count = H5Pget_nfilters(properties.get());
+  if (count < 0) where.refuse("has unreadable filters: {}", cause());
+  for (int i = 0; i < count; ++i) {
+    unsigned flags = 0, value = 0;
+    std::size_t values = 1;
+    const H5Z_filter_t filter = H5Pget_filter2(properties.get(), static_cast<unsigned>(i), &flags, &values,
+                                               &value, 0, nullptr, nullptr);
+    switch (filter) {
+      case H5Z_FILTER_SHUFFLE:
+        if (values != 1 || value != static_cast<uint64_t>(element_bytes))
+          where.refuse("is shuffled as elements of {} bytes", value);
+        add(Filter::kShuffle);
+        break;
+      case H5Z_FILTER_DEFLATE:
+        add(Filter::kDeflate);
+        break;
+      case H5Z_FILTER_FLETCHER32:
+        add(Filter::kFletcher32);
+        break;
+      default:
+        where.refuse("has filter {}: only shuffle, deflate and fletcher32 are read", filter);
     }
   }
-  int deflates = 0;
-  const int filters = H5Pget_nfilters(properties.get());
-  if (filters < 0) where.refuse("has unreadable filters: {}", cause());
-  for (int i = 0; i < filters; ++i) {
-    unsigned flags = 0;
-    std::size_t values = 0;
-    const H5Z_filter_t filter = H5Pget_filter2(properties.get(), static_cast<unsigned>(i), &flags, &values,
-                                               nullptr, 0, nullptr, nullptr);
-    deflates += filter == H5Z_FILTER_DEFLATE;
-    const bool known =
-        filter == H5Z_FILTER_SHUFFLE || filter == H5Z_FILTER_DEFLATE || filter == H5Z_FILTER_FLETCHER32;
-    if (!known || deflates > 1)
-      where.refuse("has filter {}: only shuffle, deflate (once) and fletcher32 are read", filter);
-  }
+  return filters;
 }
 
 std::string read_string(hid_t type, int64_t max_bytes, const Where& where, auto&& read) {
@@ -170,40 +158,68 @@ std::string read_string(hid_t type, int64_t max_bytes, const Where& where, auto&
   return text;
 }
 
-// Bytes of a contiguous dataset: [offset, offset + bytes) of the file.
-int64_t contiguous_offset(const DatasetHandle& dataset, int64_t bytes, int64_t file_bytes,
-                          const Where& where) {
-  if (bytes == 0) return 0;
-  const haddr_t offset = H5Dget_offset(dataset.get());
-  const hsize_t stored = H5Dget_storage_size(dataset.get());
-  if (offset == HADDR_UNDEF || stored != static_cast<hsize_t>(bytes)) {
-    where.refuse("declares {} bytes and stores {}", bytes, stored);
-  }
-  if (bytes > file_bytes || offset > static_cast<haddr_t>(file_bytes - bytes)) {
-    where.refuse("does not lie inside the file: {} bytes from byte {}; the file has {}", bytes, offset,
-                 file_bytes);
-  }
-  return static_cast<int64_t>(offset);
-}
-
 }  // namespace
 
 struct Hdf5File::Impl {
-  std::filesystem::path path;
-  std::shared_ptr<const base::File> bytes;
-  FileHandle file;
+  explicit Impl(const base::File& bytes) : source{bytes} {}
 
-  Where where(const std::string& object) const { return {path, object}; }
+  DriverFile source;
+  FileHandle file;  // closed before its source ends
+
+  const std::filesystem::path& path() const { return source.bytes.path(); }
+  Where where(const std::string& object) const { return {path(), object}; }
 
   DatasetHandle open(const std::string& name) const {
     require_hard_link(file.get(), name, where(name));
-    const PropertiesHandle access(H5Pcreate(H5P_DATASET_ACCESS));
-    // Rows are read in random order: the cache holds at least one chunk of any size that is allowed.
-    H5Pset_chunk_cache(access.get(), H5D_CHUNK_CACHE_NSLOTS_DEFAULT, kMaxChunkBytes,
-                       H5D_CHUNK_CACHE_W0_DEFAULT);
-    DatasetHandle dataset(H5Dopen2(file.get(), name.c_str(), access.get()));
+    DatasetHandle dataset(H5Dopen2(file.get(), name.c_str(), H5P_DEFAULT));
     if (!dataset) where(name).refuse("cannot be opened as a dataset: {}", cause());
     return dataset;
+  }
+
+  int64_t contiguous_offset(const DatasetHandle& dataset, int64_t bytes, const Where& at) const {
+    if (bytes == 0) return 0;
+    const haddr_t offset = H5Dget_offset(dataset.get());
+    const hsize_t stored = H5Dget_storage_size(dataset.get());
+    if (offset == HADDR_UNDEF || offset > static_cast<haddr_t>(std::numeric_limits<int64_t>::max()) ||
+        stored != static_cast<hsize_t>(bytes)) {
+      at.refuse("declares {} bytes and stores {}", bytes, stored);
+    }
+    return static_cast<int64_t>(offset);
+  }
+
+  // The library looks the chunk up and asks the driver for its bytes, which notes where they are.
+  StoredChunk find_chunk(const DatasetHandle& dataset, int64_t first_element, const Where& at) {
+    const hsize_t position = static_cast<hsize_t>(first_element);
+    std::optional<FileRange> range;
+    std::byte unused{};
+    StoredChunk chunk;
+    source.noted = &range;
+    const herr_t status = H5Dread_chunk(dataset.get(), H5P_DEFAULT, &position, &chunk.skipped, &unused);
+    source.noted = nullptr;
+    if (status < 0 || !range) at.refuse("has no chunk for element {}: {}", first_element, cause());
+    chunk.offset = range->offset;
+    chunk.bytes = range->bytes;
+    return chunk;
+  }
+
+  void read_chunks(const DatasetHandle& dataset, const PropertiesHandle& properties, ArrayLayout& array,
+                   const Where& at) {
+    hsize_t chunk = 0;
+    if (H5Pget_chunk(properties.get(), 1, &chunk) != 1) at.refuse("has chunks that are not one-dimensional");
+    if (chunk == 0 || chunk > static_cast<hsize_t>(kMaxChunkBytes / array.element_bytes)) {
+      at.refuse("has chunks of {} elements, more than {} MiB", chunk, kMaxChunkBytes >> 20);
+    }
+    array.chunk_elements = static_cast<int64_t>(chunk);
+    array.filters = read_filters(properties, array.element_bytes, at);
+    const hsize_t bytes = static_cast<hsize_t>(array.size * array.element_bytes);
+    const hsize_t stored = H5Dget_storage_size(dataset.get());
+    if (bytes / kMaxCompression > stored) {
+      at.refuse("declares {} bytes and stores {}: no data set is compressed that well", bytes, stored);
+    }
+    const int64_t count = base::ceil_div(array.size, array.chunk_elements);
+    if (count > kMaxChunks) at.refuse("has {} chunks, more than {}", count, kMaxChunks);
+    for (int64_t i = 0; i < count; ++i)
+      array.chunks.push_back(find_chunk(dataset, i * array.chunk_elements, at));
   }
 
   AttributeHandle open_attribute(const std::string& object, const std::string& name, const Where& at) const {
@@ -216,21 +232,17 @@ struct Hdf5File::Impl {
     return attribute;
   }
   Where attribute_where(const std::string& object, const std::string& name) const {
-    return {path, object == "/" ? "attribute " + name : "attribute " + name + " of " + object};
+    return {path(), object == "/" ? "attribute " + name : "attribute " + name + " of " + object};
   }
 };
 
-Hdf5File::Hdf5File(const std::filesystem::path& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  impl_->bytes = std::make_shared<const base::File>(path, base::File::Mode::kRead);
-  const Session session;
-  const PropertiesHandle access(H5Pcreate(H5P_FILE_ACCESS));
-  H5Pset_fapl_sec2(access.get());
-  H5Pset_file_locking(access.get(), false, true);  // many ranks read one file, not every file system locks
-  FileHandle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()));
+Hdf5File::Hdf5File(const base::File& bytes) : impl_(std::make_unique<Impl>(bytes)) {
+  disarm_library();
+  const PropertiesHandle access(driver_properties(impl_->source));
+  FileHandle file(H5Fopen(kDriverFileName, H5F_ACC_RDONLY, access.get()));
   if (!file) {
     fail(ExitCode::kInvalidData, "{} is not a readable HDF5 file ({}): write it again with sft-prepare",
-         path.string(), cause());
+         path().string(), cause());
   }
   const PropertiesHandle creation(H5Fget_create_plist(file.get()));
   hsize_t user_block = 0;
@@ -239,27 +251,21 @@ Hdf5File::Hdf5File(const std::filesystem::path& path) : impl_(std::make_unique<I
   impl_->file = std::move(file);
 }
 
-Hdf5File::~Hdf5File() {
-  const Session session;
-  impl_->file.reset();
-}
+Hdf5File::~Hdf5File() = default;
 
 const std::filesystem::path& Hdf5File::path() const {
-  return impl_->path;
+  return impl_->path();
 }
 
 bool Hdf5File::has(const std::string& name) const {
-  const Session session;
   return link_exists(impl_->file.get(), name);
 }
 
 bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
-  const Session session;
   return H5Aexists_by_name(impl_->file.get(), object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
 }
 
 int64_t Hdf5File::int_attribute(const std::string& object, const std::string& name) const {
-  const Session session;
   const Where where = impl_->attribute_where(object, name);
   const AttributeHandle attribute = impl_->open_attribute(object, name, where);
   const TypeHandle type(H5Aget_type(attribute.get()));
@@ -270,7 +276,6 @@ int64_t Hdf5File::int_attribute(const std::string& object, const std::string& na
 }
 
 std::string Hdf5File::string_attribute(const std::string& object, const std::string& name) const {
-  const Session session;
   const Where where = impl_->attribute_where(object, name);
   const AttributeHandle attribute = impl_->open_attribute(object, name, where);
   const TypeHandle type(H5Aget_type(attribute.get()));
@@ -279,7 +284,6 @@ std::string Hdf5File::string_attribute(const std::string& object, const std::str
 }
 
 std::string Hdf5File::string(const std::string& name, int64_t max_bytes) const {
-  const Session session;
   const Where where = impl_->where(name);
   const DatasetHandle dataset = impl_->open(name);
   const TypeHandle type(H5Dget_type(dataset.get()));
@@ -294,29 +298,9 @@ std::string Hdf5File::string(const std::string& name, int64_t max_bytes) const {
 }
 
 template <typename T>
-struct Hdf5Array<T>::Chunked {
-  DatasetHandle dataset;
-  int64_t file_bytes;
-  ~Chunked() {
-    const Session session;
-    dataset.reset();
-  }
-};
-
-template <typename T>
-Hdf5Array<T>::Hdf5Array() = default;
-template <typename T>
-Hdf5Array<T>::Hdf5Array(Hdf5Array&&) noexcept = default;
-template <typename T>
-Hdf5Array<T>& Hdf5Array<T>::operator=(Hdf5Array&&) noexcept = default;
-template <typename T>
-Hdf5Array<T>::~Hdf5Array() = default;
-
-template <typename T>
-Hdf5Array<T> Hdf5File::array(const std::string& name) const {
-  const Session session;
+ArrayLayout Hdf5File::array(const std::string& name) const {
   const Where where = impl_->where(name);
-  DatasetHandle dataset = impl_->open(name);
+  const DatasetHandle dataset = impl_->open(name);
   const TypeHandle type(H5Dget_type(dataset.get()));
   if (H5Tequal(type.get(), file_type<T>()) <= 0) where.refuse("is not a little-endian {}", type_name<T>());
   const SpaceHandle space(H5Dget_space(dataset.get()));
@@ -327,53 +311,24 @@ Hdf5Array<T> Hdf5File::array(const std::string& name) const {
   if (extent > static_cast<hsize_t>(std::numeric_limits<int64_t>::max()) / sizeof(T)) {
     where.refuse("declares {} elements", extent);
   }
+  ArrayLayout array{.element_bytes = sizeof(T), .size = static_cast<int64_t>(extent)};
   const PropertiesHandle properties(H5Dget_create_plist(dataset.get()));
-  require_plain_storage(properties, sizeof(T), where);
-
-  Hdf5Array<T> array;
-  array.name_ = name;
-  array.size_ = static_cast<int64_t>(extent);
-  array.file_ = impl_->bytes;
-  const int64_t bytes = array.size_ * static_cast<int64_t>(sizeof(T));
-  if (H5Pget_layout(properties.get()) == H5D_CONTIGUOUS) {
-    array.file_offset_ = contiguous_offset(dataset, bytes, impl_->bytes->size(), where);
-    return array;
+  if (H5Pget_external_count(properties.get()) != 0) where.refuse("is stored in another file");
+  switch (H5Pget_layout(properties.get())) {
+    case H5D_CONTIGUOUS:
+      array.offset = impl_->contiguous_offset(dataset, array.size * array.element_bytes, where);
+      break;
+    case H5D_CHUNKED:
+      impl_->read_chunks(dataset, properties, array, where);
+      break;
+    default:
+      where.refuse("is neither contiguous nor chunked");
   }
-  const hsize_t stored = H5Dget_storage_size(dataset.get());
-  if (static_cast<hsize_t>(bytes) / kMaxCompression > stored) {
-    where.refuse("declares {} bytes and stores {}: no data set is compressed that well", bytes, stored);
-  }
-  array.chunked_.reset(new typename Hdf5Array<T>::Chunked{std::move(dataset), impl_->bytes->size()});
   return array;
 }
 
-template <typename T>
-void Hdf5Array<T>::read(int64_t first, std::span<T> out) const {
-  if (out.empty()) return;
-  if (!chunked_) {
-    file_->read_at(file_offset_ + first * static_cast<int64_t>(sizeof(T)), std::as_writable_bytes(out));
-    return;
-  }
-  const Session session;
-  const Where where{file_->path(), name_};
-  // Behind the end of a file the library reads zeros.
-  if (file_->size() != chunked_->file_bytes)
-    where.refuse("cannot be read: the file's size changed since it was opened");
-  const hsize_t start = static_cast<hsize_t>(first), count = out.size();
-  const SpaceHandle memory(H5Screate_simple(1, &count, nullptr));
-  const SpaceHandle space(H5Dget_space(chunked_->dataset.get()));
-  if (H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) < 0 ||
-      H5Dread(chunked_->dataset.get(), file_type<T>(), memory.get(), space.get(), H5P_DEFAULT, out.data()) <
-          0) {
-    where.refuse("cannot be read from element {} on: {}", first, cause());
-  }
-}
-
-template class Hdf5Array<uint8_t>;
-template class Hdf5Array<int32_t>;
-template class Hdf5Array<int64_t>;
-template Hdf5Array<uint8_t> Hdf5File::array(const std::string&) const;
-template Hdf5Array<int32_t> Hdf5File::array(const std::string&) const;
-template Hdf5Array<int64_t> Hdf5File::array(const std::string&) const;
+template ArrayLayout Hdf5File::array<uint8_t>(const std::string&) const;
+template ArrayLayout Hdf5File::array<int32_t>(const std::string&) const;
+template ArrayLayout Hdf5File::array<int64_t>(const std::string&) const;
 
 }  // namespace sft::data
