@@ -88,7 +88,6 @@ constexpr const char* kHarmless[] = {
     "ray_scope",
     "remove_unused_columns",
     "restore_callback_states_from_checkpoint",
-    "router_aux_loss_coef",
     "skip_memory_metrics",
     "tf32",
     "torch_compile",

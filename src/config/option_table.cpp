@@ -105,6 +105,9 @@ void add_training(Rows& rows) {
       SFT_OPTION(loss, neftune_noise_alpha),
       "NEFTune: uniform noise up to alpha / sqrt(tokens of the row x width) on the embedding in training",
       at_least(0));
+  rows.add(SFT_OPTION(loss, router_aux_loss_coef),
+           "mixtures of experts: weight of the loss that balances the experts' load; None: the model's; 0: off",
+           at_least(0));
 
   rows.group("Optimizer");
   rows.add(SFT_OPTION(optimizer, optim), "optimizer; both adamw names are the same here",

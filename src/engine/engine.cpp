@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,6 +29,7 @@ Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, para
   for (int64_t block = 0; block < decoder.num_blocks(); ++block) add_block(decoder.block_tensors(block));
   while (lowest_trainable_ + 1 < views_.size() && !views_[lowest_trainable_].trainable) ++lowest_trainable_;
   loss_sum_ = at::zeros({}, at::TensorOptions().dtype(c10::kDouble).device(options.device));
+  aux_loss_sum_ = at::zeros_like(loss_sum_);
 }
 
 void Engine::add_block(const std::vector<model::TensorDef>& tensors) {
@@ -113,12 +115,15 @@ void Engine::start_reduction(const BlockViews& views) {
 void Engine::zero_grad() {
   for (const ParameterBlock& block : blocks_) block.gradients().zero_();
   loss_sum_.zero_();
+  aux_loss_sum_.zero_();
+  num_aux_losses_ = 0;
   token_sums_.clear();
   num_targets_.clear();
 }
 
 at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
-                           std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs) {
+                           model::RouterSums& routers, std::vector<model::BlockSaved>* saved,
+                           std::vector<at::Tensor>* layer_inputs) {
   const auto timed = timers_.scope(mode.training ? base::Phase::kForward : base::Phase::kEvaluation);
   at::Tensor x = decoder_.embedding_forward(embedding().weights_only(), inputs, mode,
                                             saved && lowest_trainable_ == 0 ? &saved->front() : nullptr);
@@ -129,14 +134,24 @@ at::Tensor Engine::forward(const model::DecoderInputs& inputs, const model::RunM
     if (backward_comes_here && options_.gradient_checkpointing) layer_inputs->push_back(x);
     x = decoder_.layer_forward(
         layer, views_[block].weights_only(), x, inputs, mode,
-        backward_comes_here && !options_.gradient_checkpointing ? &(*saved)[block] : nullptr);
+        backward_comes_here && !options_.gradient_checkpointing ? &(*saved)[block] : nullptr, &routers);
   }
   return x;
 }
 
+at::Tensor Engine::head_backward(const at::Tensor& hidden, const model::DecoderInputs& inputs,
+                                 const model::RunMode& mode, double loss_scale) {
+  const auto timed = timers_.scope(base::Phase::kBackward);
+  const auto out =
+      decoder_.head_forward_backward(head().all(), embedding().all(), hidden, inputs, mode, loss_scale);
+  loss_sum_.add_(out.loss_sum);
+  if (out.token_sums.defined()) token_sums_.push_back(out.token_sums);
+  return out.grad;
+}
+
 void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode,
-                      std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs,
-                      bool reduce) {
+                      const at::Tensor& router_grad, std::vector<model::BlockSaved>& saved,
+                      std::vector<at::Tensor>& layer_inputs, bool reduce) {
   const auto timed = timers_.scope(base::Phase::kBackward);
   for (int64_t layer = decoder_.num_layers() - 1; layer >= 0; --layer) {
     const auto block = static_cast<std::size_t>(layer + 1);
@@ -144,10 +159,10 @@ void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const
     activity::set_block(layer + 1);
     if (options_.gradient_checkpointing) {
       decoder_.layer_forward(layer, views_[block].weights_only(), layer_inputs.back(), inputs, mode,
-                             &saved[block]);
+                             &saved[block], /*routers=*/nullptr);
       layer_inputs.pop_back();
     }
-    grad = decoder_.layer_backward(layer, views_[block].all(), grad, inputs, mode, saved[block]);
+    grad = decoder_.layer_backward(layer, views_[block].all(), grad, inputs, mode, saved[block], router_grad);
     saved[block] = {};
     if (reduce) start_reduction(views_[block]);
   }
@@ -156,10 +171,12 @@ void Engine::backward(at::Tensor grad, const model::DecoderInputs& inputs, const
   if (reduce) start_reduction(embedding());
 }
 
-void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window) {
+void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window,
+                              double aux_scale) {
   const c10::AutoGradMode no_autograd(false);
   num_targets_.push_back(batch.num_targets());
-  if (batch.num_targets() == 0) {  // nothing to learn: the gradient is zero
+  const bool balances = aux_scale > 0 && batch.num_tokens() > 0;
+  if (batch.num_targets() == 0 && !balances) {  // nothing to learn: the gradient is zero
     if (last_of_window) {
       for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block) reducer_.start(*block);
     }
@@ -173,17 +190,18 @@ void Engine::forward_backward(const data::MicroBatch& batch, double loss_scale, 
                             .loss = options_.loss};
   std::vector<model::BlockSaved> saved(views_.size());
   std::vector<at::Tensor> layer_inputs;
-  const at::Tensor hidden = forward(inputs, mode, &saved, &layer_inputs);
-
-  model::Decoder::HeadOutput out;
-  {
-    const auto timed = timers_.scope(base::Phase::kBackward);
-    out = decoder_.head_forward_backward(head().all(), embedding().all(), hidden, inputs, mode, loss_scale);
-    loss_sum_.add_(out.loss_sum);
-    if (out.token_sums.defined()) token_sums_.push_back(out.token_sums);
-    if (last_of_window) start_reduction(head());
+  model::RouterSums routers;
+  const at::Tensor hidden = forward(inputs, mode, routers, &saved, &layer_inputs);
+  at::Tensor router_grad;
+  if (routers.rows > 0) {
+    aux_loss_sum_.add_(routers.loss());
+    ++num_aux_losses_;
+    if (balances) router_grad = routers.gradient().mul_(aux_scale);
   }
-  backward(out.grad, inputs, mode, saved, layer_inputs, last_of_window);
+  const at::Tensor grad =
+      batch.num_targets() > 0 ? head_backward(hidden, inputs, mode, loss_scale) : at::zeros_like(hidden);
+  if (last_of_window) start_reduction(head());
+  backward(grad, inputs, mode, router_grad, saved, layer_inputs, last_of_window);
 }
 
 void Engine::finish_reduction() {
@@ -209,7 +227,10 @@ StepMetrics Engine::metrics(bool count_tokens) {
   double sum_of_squares = 0;
   for (const ParameterBlock& block : blocks_) sum_of_squares += ops::sum_of_squares(block.gradients());
 
-  std::vector<double> sums{loss_sum_.item<double>()};
+  const double aux_loss = aux_loss_sum_.item<double>(), aux_count = static_cast<double>(num_aux_losses_);
+  std::vector<double> sums{loss_sum_.item<double>(), aux_loss, aux_count, count_tokens ? aux_loss : 0.0,
+                           count_tokens ? aux_count : 0.0};
+  const std::size_t first_token_sum = sums.size();
   for (const TokenSums& tokens : local_token_sums()) {
     for (const double value : {tokens.num_targets, tokens.num_right, tokens.entropy})
       sums.push_back(count_tokens ? value : 0.0);
@@ -221,7 +242,9 @@ StepMetrics Engine::metrics(bool count_tokens) {
 
   StepMetrics result;
   result.loss_sum = sums[0];
-  for (std::size_t i = 1; i < sums.size(); i += 3)
+  result.aux_loss = {sums[1], sums[2]};
+  result.counted_aux_loss = {sums[3], sums[4]};
+  for (std::size_t i = first_token_sum; i < sums.size(); i += 3)
     result.micro_batches.push_back({sums[i], sums[i + 1], sums[i + 2]});
   result.grad_norm = std::sqrt(sum_of_squares);
   result.finite = std::isfinite(result.loss_sum) && std::isfinite(result.grad_norm);
@@ -229,14 +252,18 @@ StepMetrics Engine::metrics(bool count_tokens) {
 }
 
 BatchSums Engine::evaluate(const data::MicroBatch& batch) {
-  if (batch.num_targets() == 0) return {};
+  if (batch.num_tokens() == 0 || (batch.num_targets() == 0 && !decoder_.spec().mixture)) return {};
   const c10::AutoGradMode no_autograd(false);
   const model::DecoderInputs inputs = decoder_.make_inputs(batch, options_.device);
   const model::RunMode mode{.compute = options_.compute, .loss = options_.loss};
-  const at::Tensor hidden = forward(inputs, mode, nullptr, nullptr);
+  model::RouterSums routers;
+  const at::Tensor hidden = forward(inputs, mode, routers, nullptr, nullptr);
+  BatchSums result;
+  if (routers.rows > 0) result.aux_loss = {routers.loss().item<double>(), 1};
+  if (batch.num_targets() == 0) return result;
   const auto out =
       decoder_.head_forward(head().weights_only(), embedding().weights_only(), hidden, inputs, mode);
-  BatchSums result{.loss = out.loss_sum.item<double>()};
+  result.loss = out.loss_sum.item<double>();
   if (out.token_sums.defined()) {
     result.tokens = {static_cast<double>(batch.num_targets()), out.token_sums[0].item<double>(),
                      out.token_sums[1].item<double>()};
@@ -248,7 +275,8 @@ at::Tensor Engine::logits(const data::MicroBatch& batch) {
   const c10::AutoGradMode no_autograd(false);
   const model::DecoderInputs inputs = decoder_.make_inputs(batch, options_.device);
   const model::RunMode mode{.compute = options_.compute};
-  const at::Tensor hidden = forward(inputs, mode, nullptr, nullptr);
+  model::RouterSums unused;
+  const at::Tensor hidden = forward(inputs, mode, unused, nullptr, nullptr);
   return decoder_.head_logits(head().weights_only(), embedding().weights_only(), hidden, mode);
 }
 

@@ -44,9 +44,11 @@ class TransformerDecoder final : public Decoder {
   void embedding_backward(const BlockTensors& block, const at::Tensor& grad, const DecoderInputs& in,
                           const RunMode& mode, BlockSaved& saved) const override;
   at::Tensor layer_forward(int64_t layer, const BlockTensors& block, const at::Tensor& x,
-                           const DecoderInputs& in, const RunMode& mode, BlockSaved* saved) const override;
+                           const DecoderInputs& in, const RunMode& mode, BlockSaved* saved,
+                           RouterSums* routers) const override;
   at::Tensor layer_backward(int64_t layer, const BlockTensors& block, const at::Tensor& grad,
-                            const DecoderInputs& in, const RunMode& mode, BlockSaved& saved) const override;
+                            const DecoderInputs& in, const RunMode& mode, BlockSaved& saved,
+                            const at::Tensor& router_grad) const override;
   HeadOutput head_forward_backward(const BlockTensors& head, const BlockTensors& embedding,
                                    const at::Tensor& x, const DecoderInputs& in, const RunMode& mode,
                                    double loss_scale) const override;
@@ -154,6 +156,7 @@ at::Tensor TransformerDecoder::looked_up(const BlockView& block, const DecoderIn
                                          BlockSaved* saved) const {
   at::Tensor x = ops::embedding_forward(in.input_ids, block.weight(Role::kTokenEmbedding));
   if (x.scalar_type() == at::kBFloat16) x = x.to(at::kFloat);  // frozen weights may be held in bf16
+  if (spec_.scaled_embedding) x.mul_(spec_.embedding_scale);
   if (mode.training) {
     x = ops::embedding_noise_apply(x, mode.neftune_alpha,
                                    dropout_site(DropoutKind::kEmbeddingNoise, -1, 0.0, in, mode));
@@ -162,7 +165,7 @@ at::Tensor TransformerDecoder::looked_up(const BlockView& block, const DecoderIn
     if (saved != nullptr) saved->tensors = {x};
     x = FusedLinear(block, {Role::kProjectIn}).forward(x, {-1, in, mode});
   }
-  if (spec_.embedding_scale != 1.0) x.mul_(spec_.embedding_scale);
+  if (!spec_.scaled_embedding && spec_.embedding_scale != 1.0) x.mul_(spec_.embedding_scale);
   if (block.has(Role::kPositionEmbedding)) {
     x.add_(ops::embedding_forward(position_rows(in), block.weight(Role::kPositionEmbedding)));
   }
@@ -211,19 +214,20 @@ void TransformerDecoder::embedding_backward(const BlockTensors& tensors, const a
 // -----------------------------------------------------------------------------------------------------------------
 
 at::Tensor TransformerDecoder::layer_forward(int64_t layer, const BlockTensors& tensors, const at::Tensor& x,
-                                             const DecoderInputs& in, const RunMode& mode,
-                                             BlockSaved* saved) const {
+                                             const DecoderInputs& in, const RunMode& mode, BlockSaved* saved,
+                                             RouterSums* routers) const {
   const NoGrad no_grad(false);
   const BlockView block = view(layer + 1, tensors);
-  return DecoderLayer(spec_, layer, block, in, mode).forward(x, saved);
+  return DecoderLayer(spec_, layer, block, in, mode, routers).forward(x, saved);
 }
 
 at::Tensor TransformerDecoder::layer_backward(int64_t layer, const BlockTensors& tensors,
                                               const at::Tensor& grad, const DecoderInputs& in,
-                                              const RunMode& mode, BlockSaved& saved) const {
+                                              const RunMode& mode, BlockSaved& saved,
+                                              const at::Tensor& router_grad) const {
   const NoGrad no_grad(false);
   const BlockView block = view(layer + 1, tensors);
-  return DecoderLayer(spec_, layer, block, in, mode).backward(grad, saved);
+  return DecoderLayer(spec_, layer, block, in, mode, nullptr, router_grad).backward(grad, saved);
 }
 
 // ---- head
@@ -290,8 +294,7 @@ Decoder::HeadOutput TransformerDecoder::head_forward(const BlockTensors& tensors
                                                      const DecoderInputs& in, const RunMode& mode) const {
   const NoGrad no_grad(false);
   const BlockView head = view(num_blocks() - 1, tensors);
-  const HeadHidden hidden =
-      head_hidden(head, x.index_select(0, in.target_positions), head_run(in, mode));
+  const HeadHidden hidden = head_hidden(head, x.index_select(0, in.target_positions), head_run(in, mode));
   const ops::HeadResult result = ops::head_forward(hidden.projected, output_weights(head, embedding),
                                                    in.target_ids, head_options(mode), mode.compute);
   return {result.loss_sum, result.token_sums, {}};

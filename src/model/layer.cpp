@@ -6,6 +6,8 @@
 #include <ATen/ops/cat.h>
 
 #include "model/fused_linear.h"
+#include "model/mixture.h"
+#include "model/mlp.h"
 
 namespace sft::model {
 namespace {
@@ -85,10 +87,6 @@ FusedLinear qkv_linear(const BlockView& block, const DecoderSpec& spec) {
   return spec.qkv_layout == QkvLayout::kSeparate
              ? FusedLinear(block, {Role::kQuery, Role::kKey, Role::kValue})
              : FusedLinear(block, {Role::kQueryKeyValue});
-}
-FusedLinear up_linear(const BlockView& block, const DecoderSpec& spec) {
-  if (spec.fused_gate_up) return FusedLinear(block, {Role::kGateUp});
-  return spec.gated_mlp ? FusedLinear(block, {Role::kGate, Role::kUp}) : FusedLinear(block, {Role::kUp});
 }
 
 }  // namespace
@@ -266,16 +264,18 @@ at::Tensor DecoderLayer::attend_backward(const at::Tensor& grad, const at::Tenso
 }
 
 at::Tensor DecoderLayer::feed_forward(const at::Tensor& h, BlockSaved* saved) const {
-  const at::Tensor up = up_linear(block_, spec_).forward(h, run_);
+  if (kind().has_experts)
+    return Mixture(spec_, block_, run_).forward(h, routers_, saved != nullptr ? &saved->experts : nullptr);
+  at::Tensor up;
+  const at::Tensor y = Mlp(block_, kLayerMlp, spec_.activation, run_).forward(h, {}, up);
   keep(saved, kUpOut, up);
-  return FusedLinear(block_, {Role::kDown}).forward(activated(up), run_);
+  return y;
 }
 
 at::Tensor DecoderLayer::feed_forward_backward(const at::Tensor& grad, const at::Tensor& h,
                                                BlockSaved& saved) const {
-  const at::Tensor up = take(saved, kUpOut);
-  const at::Tensor grad_activated = FusedLinear(block_, {Role::kDown}).backward(grad, activated(up), run_);
-  return up_linear(block_, spec_).backward(activated_backward(grad_activated, up), h, run_);
+  if (kind().has_experts) return Mixture(spec_, block_, run_).backward(grad, h, router_grad_, saved.experts);
+  return Mlp(block_, kLayerMlp, spec_.activation, run_).backward(grad, h, {}, take(saved, kUpOut)).x;
 }
 
 void DecoderLayer::norm_queries_and_keys(const at::Tensor& qkv, BlockSaved* saved) const {
@@ -318,16 +318,6 @@ at::Tensor DecoderLayer::normed_backward(Role role, const at::Tensor& grad, cons
                                          const ops::NormStats& stats) const {
   return ops::norm_backward(spec_.norm_kind, grad, x, norm_weights(spec_, block_, role), stats,
                             spec_.norm_eps, block_.norm_grads(role));
-}
-
-at::Tensor DecoderLayer::activated(const at::Tensor& up) const {
-  return spec_.gated_mlp ? ops::gated_activation_forward(spec_.activation, up)
-                         : ops::activation_forward(spec_.activation, up);
-}
-
-at::Tensor DecoderLayer::activated_backward(const at::Tensor& grad, const at::Tensor& up) const {
-  return spec_.gated_mlp ? ops::gated_activation_backward(spec_.activation, grad, up)
-                         : ops::activation_backward(spec_.activation, grad, up);
 }
 
 ops::AttentionOptions DecoderLayer::attention_options() const {

@@ -30,8 +30,15 @@ struct Sublayer;  // what attention and MLP have in common
 class DecoderLayer {
  public:
   DecoderLayer(const DecoderSpec& spec, int64_t layer, const BlockView& block, const DecoderInputs& in,
-               const RunMode& mode)
-      : spec_(spec), layer_(layer), block_(block), in_(in), mode_(mode), run_{layer, in, mode} {}
+               const RunMode& mode, RouterSums* routers = nullptr, const at::Tensor& router_grad = {})
+      : spec_(spec),
+        layer_(layer),
+        block_(block),
+        in_(in),
+        mode_(mode),
+        run_{layer, in, mode},
+        routers_(routers),
+        router_grad_(router_grad) {}
 
   at::Tensor forward(const at::Tensor& x, BlockSaved* saved) const;      // [T, hidden_size] -> the same
   at::Tensor backward(const at::Tensor& grad, BlockSaved& saved) const;  // empties `saved`
@@ -59,8 +66,6 @@ class DecoderLayer {
   at::Tensor normed(Role role, const at::Tensor& x, ops::NormStats* stats) const;
   at::Tensor normed_backward(Role role, const at::Tensor& grad, const at::Tensor& x,
                              const ops::NormStats& stats) const;
-  at::Tensor activated(const at::Tensor& up) const;
-  at::Tensor activated_backward(const at::Tensor& grad, const at::Tensor& up) const;
   ops::AttentionOptions attention_options() const;
   const LayerSpec& kind() const { return spec_.layers[static_cast<std::size_t>(layer_)]; }
   bool norms_inputs() const {
@@ -77,6 +82,8 @@ class DecoderLayer {
   const DecoderInputs& in_;
   const RunMode& mode_;
   LinearRun run_;
+  RouterSums* routers_;     // of the forward
+  at::Tensor router_grad_;  // of the backward
 };
 
 }  // namespace sft::model

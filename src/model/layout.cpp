@@ -16,7 +16,20 @@ struct Part {
   std::vector<int64_t> weight;  // shape; empty: not there
   int64_t bias = 0;             // elements; 0: none
   int64_t in = 0, out = 0;      // features of a linear that can be adapted; 0: something else
+  int64_t expert = 0;           // which of those with this role
 };
+
+// An expert's, or of all experts.
+bool is_routed(Role role) {
+  return role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown ||
+         role == Role::kStackedGateUp || role == Role::kStackedDown;
+}
+
+// PEFT takes the names of MLPs in a mixture for those of its experts, which transformers holds as one tensor.
+bool is_for_peft(const DecoderSpec& spec, Role role) {
+  const bool in_attention_or_beside_layers = role <= Role::kAttentionOut || role > Role::kSharedSwitch;
+  return !spec.mixture || in_attention_or_beside_layers;
+}
 
 Part linear(const DecoderSpec& spec, Role role, int64_t in, int64_t out, bool bias) {
   return {role, spec.transposed_linear ? std::vector{in, out} : std::vector{out, in}, bias ? out : 0, in,
@@ -74,10 +87,35 @@ void add_mlp(const DecoderSpec& spec, std::vector<Part>& parts) {
   parts.push_back(linear(spec, Role::kDown, inner, hidden, spec.mlp_bias));
 }
 
-std::vector<Part> layer_parts(const DecoderSpec& spec) {
+void add_mixture(const DecoderSpec& spec, std::vector<Part>& parts) {
+  const MixtureSpec& mixture = *spec.mixture;
+  const int64_t hidden = spec.hidden_size, inner = mixture.expert_size, experts = mixture.num_experts;
+  parts.push_back({Role::kRouter, {experts, hidden}});
+  if (mixture.stacked_experts) {
+    parts.push_back({Role::kStackedGateUp, {experts, 2 * inner, hidden}});
+    parts.push_back({Role::kStackedDown, {experts, hidden, inner}});
+  } else {
+    for (int64_t expert = 0; expert < experts; ++expert) {
+      parts.push_back({.role = Role::kExpertGate, .weight = {inner, hidden}, .expert = expert});
+      parts.push_back({.role = Role::kExpertUp, .weight = {inner, hidden}, .expert = expert});
+      parts.push_back({.role = Role::kExpertDown, .weight = {hidden, inner}, .expert = expert});
+    }
+  }
+  if (mixture.shared_expert_size == 0) return;
+  parts.push_back(linear(spec, Role::kSharedGate, hidden, mixture.shared_expert_size, false));
+  parts.push_back(linear(spec, Role::kSharedUp, hidden, mixture.shared_expert_size, false));
+  parts.push_back(linear(spec, Role::kSharedDown, mixture.shared_expert_size, hidden, false));
+  parts.push_back(linear(spec, Role::kSharedSwitch, hidden, 1, false));
+}
+
+std::vector<Part> layer_parts(const DecoderSpec& spec, int64_t layer) {
   std::vector<Part> parts;
   add_attention(spec, parts);
-  add_mlp(spec, parts);
+  if (spec.layers.at(static_cast<std::size_t>(layer)).has_experts) {
+    add_mixture(spec, parts);
+  } else {
+    add_mlp(spec, parts);
+  }
   if (spec.shared_parallel_norm) {
     parts.push_back(norm(spec, Role::kSharedNorm, spec.hidden_size));
   } else if (spec.norm_placement != NormPlacement::kOutput) {
@@ -106,10 +144,12 @@ std::vector<Part> head_parts(const DecoderSpec& spec) {
   return parts;
 }
 
-std::string numbered(std::string_view pattern, int64_t layer) {
+std::string numbered(std::string_view pattern, int64_t layer, int64_t expert) {
   std::string name(pattern);
-  if (const auto hole = name.find("{}"); hole != std::string::npos)
-    name.replace(hole, 2, std::to_string(layer));
+  for (const int64_t number : {layer, expert}) {
+    if (const auto hole = name.find("{}"); hole != std::string::npos)
+      name.replace(hole, 2, std::to_string(number));
+  }
   return name;
 }
 
@@ -123,8 +163,8 @@ const RoleName& name_of(const Family& family, Role role) {
 }
 
 // Without ".weight" or ".bias".
-std::string tensor_name(const Family& family, Role role, int64_t layer) {
-  return numbered(name_of(family, role).name, layer);
+std::string tensor_name(const Family& family, Role role, int64_t layer, int64_t expert = 0) {
+  return numbered(name_of(family, role).name, layer, expert);
 }
 
 class LayoutBuilder {
@@ -137,41 +177,44 @@ class LayoutBuilder {
 
   BlockLayout build(const std::vector<Part>& parts) {
     for (const Part& part : parts) {
-      if (part.weight.size() >= 2)
-        add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/true, part.in > 0);
+      if (part.weight.size() >= 2) add(layout_.weight_index, part, ".weight", part.weight);
     }
     for (const Part& part : parts) {
-      if (part.weight.size() == 1)
-        add(layout_.weight_index, part.role, ".weight", part.weight, /*decay=*/false);
-      if (part.bias > 0) add(layout_.bias_index, part.role, ".bias", {part.bias}, /*decay=*/false);
+      if (part.weight.size() == 1) add(layout_.weight_index, part, ".weight", part.weight);
+      if (part.bias > 0) add(layout_.bias_index, part, ".bias", {part.bias});
     }
     if (adapter_ != nullptr) add_adapters(parts);
     return std::move(layout_);
   }
 
  private:
-  void add(std::array<int, kNumRoles>& index, Role role, const char* suffix,
-           const std::vector<int64_t>& shape, bool decay, bool linear = false) {
-    index[static_cast<std::size_t>(role)] = static_cast<int>(layout_.tensors.size());
-    const std::string module = tensor_name(family_, role, layer_);
-    const RoleName& names = name_of(family_, role);
+  void add(std::array<int, kNumRoles>& index, const Part& part, const char* suffix,
+           const std::vector<int64_t>& shape) {
+    int& place = index[static_cast<std::size_t>(part.role)];
+    const int here = static_cast<int>(layout_.tensors.size());
+    if (part.expert == 0) place = here;
+    if (part.expert == 1) layout_.expert_stride = here - place;
+    const std::string module = tensor_name(family_, part.role, layer_, part.expert);
+    const RoleName& names = name_of(family_, part.role);
     TensorDef def;
     def.name = module + suffix;
     def.shape = shape;
-    def.decay = decay;
-    def.linear = linear;
+    def.decay = shape.size() >= 2;
+    def.linear = def.decay && part.in > 0;
+    def.routed = is_routed(part.role);
     const auto add_alias = [&](const std::string& name) {
       if (name != def.name) def.aliases.push_back(name);
       if (name.starts_with(family_.base_prefix))
         def.aliases.push_back(name.substr(family_.base_prefix.size()));
     };
-    if (!names.alias.empty()) def.aliases.push_back(numbered(names.alias, layer_) + suffix);
+    if (!names.alias.empty()) def.aliases.push_back(numbered(names.alias, layer_, part.expert) + suffix);
     add_alias(def.name);
-    if (role == Role::kOutputEmbedding && spec_.output_embedding_from_input)
+    if (part.role == Role::kOutputEmbedding && spec_.output_embedding_from_input)
       add_alias(tensor_name(family_, Role::kTokenEmbedding, 0) + suffix);
     if (adapter_ != nullptr) {
       def.trainable = adapter_->saves(module);
       if (def.trainable) {
+        check_is_for_peft(part.role, module, "lora_modules_to_save");
         def.aliases.insert(def.aliases.begin(), def.name);
         def.name.insert(0, kAdapterPrefix);
       }
@@ -179,12 +222,22 @@ class LayoutBuilder {
     layout_.tensors.push_back(std::move(def));
   }
 
+  void check_is_for_peft(Role role, const std::string& module, const char* option) const {
+    if (is_for_peft(spec_, role)) return;
+    base::fail(base::ExitCode::kConfig,
+               "{} takes in {}: in a mixture of experts ({}) only the attention can be adapted; set "
+               "lora_target_modules = q_proj, k_proj, v_proj, o_proj, or some of them",
+               option, module, spec_.model_type);
+  }
+
   // All A before all B, each in role order.
   void add_adapters(const std::vector<Part>& parts) {
     std::vector<const Part*> targets;
     for (const Part& part : parts) {
-      const std::string module = part.weight.empty() ? "" : tensor_name(family_, part.role, layer_);
+      const std::string module =
+          part.weight.empty() ? "" : tensor_name(family_, part.role, layer_, part.expert);
       if (module.empty() || adapter_->saves(module) || !adapter_->targets(module)) continue;
+      check_is_for_peft(part.role, module, "lora_target_modules");
       if (part.in > 0) {
         targets.push_back(&part);
       } else if (!adapter_->all_linear) {
@@ -235,8 +288,8 @@ class LayoutBuilder {
 // Last parts of the names of a layer's linears.
 std::vector<std::string> linear_names(const DecoderSpec& spec, const Family& family) {
   std::vector<std::string> names;
-  for (const Part& part : layer_parts(spec)) {
-    if (part.in == 0) continue;
+  for (const Part& part : layer_parts(spec, 0)) {
+    if (part.in == 0 || !is_for_peft(spec, part.role)) continue;
     const std::string module = tensor_name(family, part.role, 0);
     names.push_back(module.substr(module.rfind('.') + 1));
   }
@@ -265,7 +318,7 @@ std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& fam
                                       const AdapterSpec* adapter) {
   std::vector<BlockLayout> layouts{LayoutBuilder(spec, family, adapter, 0).build(embedding_parts(spec))};
   for (int64_t layer = 0; layer < spec.num_hidden_layers; ++layer) {
-    layouts.push_back(LayoutBuilder(spec, family, adapter, layer).build(layer_parts(spec)));
+    layouts.push_back(LayoutBuilder(spec, family, adapter, layer).build(layer_parts(spec, layer)));
   }
   layouts.push_back(LayoutBuilder(spec, family, adapter, 0).build(head_parts(spec)));
   const auto adapted = [](const BlockLayout& layout) { return !layout.adapters.empty(); };

@@ -24,11 +24,12 @@ struct LoraPlace {
   int32_t dropout_site = 0;
 };
 
-// Tensors with at least two dimensions first (they take weight decay), in role order; then biases and norms;
-// then adapters.
+// Tensors with at least two dimensions first (they take weight decay), in role order but expert by expert;
+// then biases and norms; then adapters.
 struct BlockLayout {
   std::vector<TensorDef> tensors;
-  std::array<int, kNumRoles> weight_index, bias_index;  // into tensors, or kAbsent
+  std::array<int, kNumRoles> weight_index, bias_index;  // into tensors, or kAbsent; of experts, the first's
+  int expert_stride = 0;  // from a tensor of an expert to that of the next; 0: they are one tensor
   std::map<Role, LoraPlace> adapters;
 
   int weight(Role role) const { return weight_index[static_cast<std::size_t>(role)]; }
@@ -60,16 +61,22 @@ class BlockView {
       : layout_(layout), tensors_(tensors), transposed_(transposed_linear) {}
 
   bool has(Role role) const { return layout_.has(role); }
+  // The same block, in which the experts' roles stand for the tensors of this one.
+  BlockView expert(int number) const {
+    BlockView view = *this;
+    view.expert_ = number;
+    return view;
+  }
   // A weight held in 4 bits comes as fp32 values, made anew by every call.
   at::Tensor weight(Role role) const {
-    const int index = layout_.weight(role);
-    const at::Tensor weight = pick(tensors_.weights, index);
+    const int index = place(role);
+    const at::Tensor weight = of_expert(pick(tensors_.weights, index));
     if (weight.defined() || index == kAbsent || tensors_.packed.empty()) return weight;
     const at::Tensor values =
         ops::nf4_dequantize(tensors_.packed[static_cast<std::size_t>(index)], at::kFloat);
     return transposed_ ? values.t() : values;
   }
-  at::Tensor grad(Role role) const { return pick(tensors_.grads, layout_.weight(role)); }
+  at::Tensor grad(Role role) const { return of_expert(pick(tensors_.grads, place(role))); }
 
   ops::LinearWeights linear(Role role) const {
     return {weight(role), widened(pick(tensors_.weights, layout_.bias(role))), transposed_};
@@ -86,6 +93,14 @@ class BlockView {
   std::optional<Lora> lora(Role role) const;
 
  private:
+  int place(Role role) const {
+    const bool of_experts = role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown;
+    return of_experts && has(role) ? layout_.weight(role) + expert_ * layout_.expert_stride
+                                   : layout_.weight(role);
+  }
+  at::Tensor of_expert(const at::Tensor& t) const {
+    return t.defined() && t.dim() == 3 ? t.select(0, expert_) : t;
+  }
   static at::Tensor pick(std::span<const at::Tensor> tensors, int index) {
     return index == kAbsent || tensors.empty() ? at::Tensor() : tensors[static_cast<std::size_t>(index)];
   }
@@ -96,6 +111,7 @@ class BlockView {
   const BlockLayout& layout_;
   BlockTensors tensors_;
   bool transposed_;
+  int expert_ = 0;
 };
 
 }  // namespace sft::model

@@ -21,6 +21,16 @@ enum class Role {
   kUp,      // of a plain MLP too
   kGateUp,  // one tensor for the two
   kDown,
+  kRouter,      // of a mixture of experts
+  kExpertGate,  // one for each expert, as the two that follow
+  kExpertUp,
+  kExpertDown,
+  kStackedGateUp,  // one tensor for all experts
+  kStackedDown,
+  kSharedGate,
+  kSharedUp,
+  kSharedDown,
+  kSharedSwitch,  // how much of the shared expert a token gets
   kAttentionNorm,        // of the attention's input, or of the residual sum after it (kPost)
   kAttentionOutputNorm,  // of what the attention adds
   kMlpNorm,

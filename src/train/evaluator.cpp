@@ -40,12 +40,15 @@ Evaluator::Means Evaluator::exact() {
     mine.loss += sums.loss;
     mine.tokens.num_right += sums.tokens.num_right;
     mine.tokens.entropy += sums.tokens.entropy;
+    mine.aux_loss.sum += sums.aux_loss.sum;
+    mine.aux_loss.count += sums.aux_loss.count;
     targets += micro_batch.num_targets();
   }
-  std::array<double, 4> all{mine.loss, static_cast<double>(targets), mine.tokens.num_right,
-                            mine.tokens.entropy};
+  std::array<double, 6> all{
+      mine.loss,         static_cast<double>(targets), mine.tokens.num_right, mine.tokens.entropy,
+      mine.aux_loss.sum, mine.aux_loss.count};
   comm_.all_reduce(std::span<double>(all));
-  Means means{.loss = all[0] / std::max(1.0, all[1])};
+  Means means{.loss = all[0] / std::max(1.0, all[1]), .aux_loss = {all[4], all[5]}};
   means.tokens.add(std::array{engine::TokenSums{all[1], all[2], all[3]}}, /*trl_compat=*/false);
   return means;
 }
@@ -57,35 +60,46 @@ Evaluator::Means Evaluator::as_trl() {
   const int64_t steps = layout_.micro_steps_per_epoch(), world_size = comm_.size(),
                 batch_size = layout_.micro_batch_size;
   const int64_t remainder = layout_.num_rows % (world_size * batch_size);
-  std::vector<double> losses(static_cast<std::size_t>(steps * world_size),
-                             0.0);  // [step][rank]: each its own
+  const auto num_entries = static_cast<std::size_t>(steps * world_size);  // [step][rank]: each its own
+  std::vector<double> losses(num_entries, 0.0), aux_losses(num_entries, 0.0);
   std::vector<double> tokens(static_cast<std::size_t>(steps) * 3, 0.0);
+  std::array<double, 2> aux_loss{};
   for (int64_t step = 0; step < steps; ++step) {
     const data::MicroBatch micro_batch = batch(step);
     const engine::BatchSums sums = engine_.evaluate(micro_batch);
     const double targets = static_cast<double>(std::max<int64_t>(1, micro_batch.num_targets()));
-    losses[static_cast<std::size_t>(step * world_size + comm_.rank())] = sums.loss / targets;
+    const auto entry = static_cast<std::size_t>(step * world_size + comm_.rank());
+    losses[entry] = sums.loss / targets;
+    aux_losses[entry] = sums.aux_loss.sum;
     if (step + 1 == steps && remainder > 0 && comm_.rank() >= remainder) continue;
     const auto at = static_cast<std::size_t>(step) * 3;
     tokens[at] = sums.tokens.num_targets;
     tokens[at + 1] = sums.tokens.num_right;
     tokens[at + 2] = sums.tokens.entropy;
+    aux_loss[0] += sums.aux_loss.sum;
+    aux_loss[1] += sums.aux_loss.count;
   }
   comm_.all_reduce(std::span<double>(losses));
+  comm_.all_reduce(std::span<double>(aux_losses));
+  comm_.all_reduce(std::span<double>(aux_loss));
   comm_.all_reduce(std::span<double>(tokens));
 
-  Means means;
+  Means means{.aux_loss = {aux_loss[0], aux_loss[1]}};
   for (int64_t step = 0; step < steps; ++step) {
     int64_t rows_left = layout_.num_rows - step * world_size * batch_size;
     for (int64_t rank = 0; rank < world_size; ++rank, rows_left -= batch_size) {
       const int64_t weight = std::clamp<int64_t>(rows_left, 0, batch_size);
-      means.loss += static_cast<double>(weight) * losses[static_cast<std::size_t>(step * world_size + rank)];
+      const auto entry = static_cast<std::size_t>(step * world_size + rank);
+      means.loss += static_cast<double>(weight) * losses[entry];
+      means.weighted_aux_loss +=
+          static_cast<double>(weight) * options_.router_aux_loss_coef * aux_losses[entry];
     }
     const auto at = static_cast<std::size_t>(step) * 3;
     means.tokens.add(std::array{engine::TokenSums{tokens[at], tokens[at + 1], tokens[at + 2]}},
                      /*trl_compat=*/true);
   }
   means.loss /= static_cast<double>(layout_.num_rows);
+  means.weighted_aux_loss /= static_cast<double>(layout_.num_rows);
   return means;
 }
 
@@ -94,7 +108,7 @@ metrics::Values Evaluator::run() {
   const double start = base::monotonic_seconds();
   const Means means = options_.trl_compat ? as_trl() : exact();
   const double seconds = base::monotonic_seconds() - start;
-  metrics::Values values{{prefix_ + "loss", means.loss}};
+  metrics::Values values{{prefix_ + "loss", means.loss + means.weighted_aux_loss}};
   if (options_.loss_is_perplexity) values.emplace_back(prefix_ + "perplexity", std::exp(means.loss));
   values.emplace_back(prefix_ + "runtime", seconds);
   values.emplace_back(prefix_ + "samples_per_second", static_cast<double>(dataset_.size()) / seconds);
@@ -103,6 +117,7 @@ metrics::Values Evaluator::run() {
   if (options_.token_metrics) {
     for (const auto& value : means.tokens.values(prefix_)) values.push_back(value);
   }
+  if (options_.router_aux_loss_coef > 0) values.emplace_back(prefix_ + "aux_loss", means.aux_loss.mean());
   return values;
 }
 

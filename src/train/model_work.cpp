@@ -5,13 +5,26 @@ namespace sft::train {
 metrics::ModelWork model_work(const model::Decoder& decoder) {
   const model::DecoderSpec& spec = decoder.spec();
   metrics::ModelWork work;
-  // A layer's tensors of two dimensions are weights of linear layers.
+  // A layer's tensors of two dimensions (or three, of stacked experts) are weights of linear layers.
+  int64_t routed = 0, frozen_routed = 0;
   for (int64_t layer = 0; layer < decoder.num_layers(); ++layer) {
     for (const model::TensorDef& tensor : decoder.block_tensors(layer + 1)) {
       if (tensor.shape.size() < 2) continue;
+      if (tensor.routed) {
+        routed += tensor.numel();
+        if (!tensor.trainable) frozen_routed += tensor.numel();
+        continue;
+      }
       work.block_linear_parameters += tensor.numel();
       if (!tensor.trainable) work.frozen_block_linear_parameters += tensor.numel();
     }
+  }
+  if (spec.mixture) {
+    const auto active = [&](int64_t all) {
+      return all / spec.mixture->num_experts * spec.mixture->num_experts_per_tok;
+    };
+    work.block_linear_parameters += active(routed);
+    work.frozen_block_linear_parameters += active(frozen_routed);
   }
   // The embedding's and the head's projections, where the embedding is narrower.
   if (spec.embedding_size != spec.hidden_size)

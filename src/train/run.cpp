@@ -47,6 +47,7 @@ struct Inputs {
   std::unique_ptr<data::TokenDataset> train;
   std::vector<EvaluationSet> eval;
   std::vector<checkpoint::SideFile> side_files;
+  double router_aux_loss_coef = 0;
 };
 
 // Special tokens that the run chose instead of the model's, as sft-prepare found them.
@@ -100,6 +101,18 @@ void put_model_configs(Inputs& inputs, const config::Options& options, const fs:
   }
 }
 
+// What the load-balancing loss of a mixture of experts weighs; 0 without one.
+double router_aux_loss_coef(const config::LossOptions& options, const model::DecoderSpec& spec) {
+  if (spec.mixture) return options.router_aux_loss_coef.value_or(spec.mixture->router_aux_loss_coef);
+  if (options.router_aux_loss_coef.value_or(0) > 0) {
+    base::fail(ExitCode::kConfig,
+               "router_aux_loss_coef = {}: this {} model has no experts whose load could be balanced; leave "
+               "the option out",
+               *options.router_aux_loss_coef, spec.model_type);
+  }
+  return 0;
+}
+
 Inputs read_inputs(const config::Options& options) {
   Inputs inputs;
   inputs.model_dir = model::resolve_model_dir(options.model.model_name_or_path);
@@ -109,6 +122,7 @@ Inputs read_inputs(const config::Options& options) {
   inputs.adapter = plan_adapter(options.adapter, model);
   inputs.decoder = model::Decoder::create(model, inputs.adapter ? &inputs.adapter->spec : nullptr);
   const model::DecoderSpec& spec = inputs.decoder->spec();
+  inputs.router_aux_loss_coef = router_aux_loss_coef(options.loss, spec);
   inputs.train = open_checked_dataset({}, options.data.train_dataset, options, spec, inputs.model_dir);
   if (options.eval.eval_strategy != "no" || options.eval.eval_on_start) {
     for (const config::ListedPath& set : config::named_paths(options.data.eval_dataset)) {
@@ -281,12 +295,13 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   for (const EvaluationSet& set : inputs.eval) {
     owned_evaluators.push_back(std::make_unique<Evaluator>(
         *set.dataset,
-        EvaluatorOptions{.name = set.name,
-                         .per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
-                         .trl_compat = options.runtime.trl_compat,
-                         .token_metrics = options.logging.log_token_metrics,
-                         .loss_is_perplexity =
-                             options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0},
+        EvaluatorOptions{
+            .name = set.name,
+            .per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
+            .trl_compat = options.runtime.trl_compat,
+            .token_metrics = options.logging.log_token_metrics,
+            .loss_is_perplexity = options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0,
+            .router_aux_loss_coef = inputs.router_aux_loss_coef},
         engine, *comm, timers));
     evaluators.push_back(owned_evaluators.back().get());
   }
@@ -326,6 +341,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .max_grad_norm = options.optimizer.max_grad_norm,
        .max_non_finite_steps = options.optimizer.max_non_finite_steps,
        .skip_spike_zscore = options.optimizer.skip_spike_zscore,
+       .router_aux_loss_coef = inputs.router_aux_loss_coef,
        .check_replicas_steps = options.runtime.check_replicas_steps,
        .trl_compat = options.runtime.trl_compat,
        .identity = identity,

@@ -84,6 +84,10 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   schedule["loss_type"] = options.loss.loss_type;
   schedule["label_smoothing_factor"] = options.loss.label_smoothing_factor;
   schedule["neftune_noise_alpha"] = options.loss.neftune_noise_alpha.value_or(0);
+  if (spec.mixture) {
+    schedule["router_aux_loss_coef"] =
+        options.loss.router_aux_loss_coef.value_or(spec.mixture->router_aux_loss_coef);
+  }
   schedule["weight_decay"] = options.optimizer.weight_decay;
   schedule["adam_beta1"] = options.optimizer.adam_beta1;
   schedule["adam_beta2"] = options.optimizer.adam_beta2;

@@ -35,6 +35,8 @@ void visit(State& state, Visitor&& field) {
   field("window_token_weight", state.window_tokens.weight);
   field("window_accuracy_sum", state.window_tokens.accuracy_sum);
   field("window_entropy_sum", state.window_tokens.entropy_sum);
+  field("window_aux_loss_sum", state.window_aux_loss.sum);
+  field("window_aux_loss_count", state.window_aux_loss.count);
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ ExitCode Trainer::run(TrainState state) {
       const bool last = i + 1 == window.micro_batches.size();
       activity::set_micro_step(static_cast<int64_t>(i));
       if (!last) stop_vote_.ask();
-      parts_.engine.forward_backward(window.micro_batches[i], 1.0 / divisor, last);
+      parts_.engine.forward_backward(window.micro_batches[i], 1.0 / divisor, last, aux_scale(counts));
       if (!last && stop_vote_.answer()) return save_and_leave(state);  // the unfinished window is dropped
     }
     parts_.engine.finish_reduction();  // gradients are now sums over all ranks
@@ -85,7 +85,8 @@ ExitCode Trainer::run(TrainState state) {
     parts_.account.add_work(metrics::training_flops(model_work_, counts.own_work));
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
-    log_step(state, metrics.loss_sum / divisor, metrics, learning_rate, epoch_ended);
+    const double loss = metrics.loss_sum / divisor + options_.router_aux_loss_coef * metrics.aux_loss.mean();
+    log_step(state, loss, metrics, learning_rate, epoch_ended);
     const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
     const bool is_best = evaluates && evaluate_for_best(state);
     const bool saves = save_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
@@ -109,8 +110,9 @@ bool Trainer::left_out_by_trl(const data::Window& window) const {
 Trainer::WindowCounts Trainer::count(const data::Window& window) {
   const auto timed = parts_.timers.scope(Phase::kCommunication);
   const int64_t num_tokens = left_out_by_trl(window) ? 0 : window.num_tokens;
-  int64_t squared_lengths = 0;
+  int64_t squared_lengths = 0, num_micro_batches = 0;
   for (const data::MicroBatch& batch : window.micro_batches) {
+    if (batch.num_tokens() > 0) ++num_micro_batches;
     for (std::size_t row = 0; row + 1 < batch.cu_seqlens.size(); ++row) {
       const int64_t length = batch.cu_seqlens[row + 1] - batch.cu_seqlens[row];
       squared_lengths += length * length;
@@ -120,19 +122,18 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
                                    static_cast<double>(squared_lengths)};
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
-  std::array<int64_t, 8> sums{window.num_targets,
-                              window.num_first_labels,
-                              num_tokens,
-                              parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
-                              asked.stop ? 1 : 0,
-                              asked.save ? 1 : 0,
-                              window.num_tokens,
-                              squared_lengths};
+  std::array<int64_t, 9> sums{
+      window.num_targets, window.num_first_labels,
+      num_tokens,         parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
+      asked.stop ? 1 : 0, asked.save ? 1 : 0,
+      window.num_tokens,  squared_lengths,
+      num_micro_batches};
   parts_.comm.all_reduce(sums);
   return {
       sums[0],
       sums[1],
       sums[2],
+      sums[8],
       sums[3] > 0,
       sums[4] > 0,
       sums[5] > 0,
@@ -144,6 +145,10 @@ double Trainer::loss_divisor(const WindowCounts& counts) const {
   const bool count_first = options_.trl_compat && parts_.engine.decoder().spec().hf_counts_first_label;
   const int64_t divisor = counts.num_targets + (count_first ? counts.num_first_labels : 0);
   return static_cast<double>(std::max<int64_t>(1, divisor));
+}
+
+double Trainer::aux_scale(const WindowCounts& counts) const {
+  return options_.router_aux_loss_coef / static_cast<double>(std::max<int64_t>(1, counts.num_micro_batches));
 }
 
 void Trainer::update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate) {
@@ -192,6 +197,8 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
     state.window_loss_sum += loss;
     ++state.window_steps;
     state.window_tokens.add(metrics.micro_batches, options_.trl_compat);
+    state.window_aux_loss.sum += metrics.counted_aux_loss.mean() * metrics.aux_loss.count;
+    state.window_aux_loss.count += metrics.aux_loss.count;
   }
   const double now = base::monotonic_seconds();
   const double tokens_per_second =
@@ -206,6 +213,7 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
   metrics::Values values{
       {"loss", mean_loss}, {"grad_norm", metrics.grad_norm}, {"learning_rate", learning_rate}};
   if (options_.logging.log_token_metrics) append(values, state.window_tokens.values());
+  if (options_.router_aux_loss_coef > 0) values.emplace_back("aux_loss", state.window_aux_loss.mean());
   append(values,
          {{"num_tokens", static_cast<double>(state.num_tokens)}, {"tokens_per_second", tokens_per_second}});
   const double seconds = now - log_started_;
@@ -220,6 +228,7 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
   state.window_loss_sum = 0;
   state.window_steps = 0;
   state.window_tokens = {};
+  state.window_aux_loss = {};
   log_started_ = now;
   log_num_tokens_ = state.num_tokens;
   log_flops_ = 0;

@@ -9,17 +9,21 @@ Each case is a folder with config.json and model.safetensors as save_pretrained 
   logits                   float32 [tokens, vocab] of the float64 run, rows unpadded
   loss.float64, loss.float32   sum of cross-entropy over the targets / number of targets
   grad.<tensor name>       float32 rounding of the float64 gradient of that loss; tied weights once
+and of a mixture of experts, whose load-balancing loss is that of all rows together:
+  aux_loss.float64, aux_grad.<tensor name> (but for tensors that it does not reach)
 """
 
 import argparse
 import contextlib
 import pathlib
 import shutil
+import sys
+import tempfile
 from unittest import mock
 
 import torch
 import transformers as hf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 VOCAB = 96
@@ -35,6 +39,7 @@ SMALL = dict(vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_lay
              max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=2)
 WINDOW = dict(sliding_window=4)
 GEMMA = SMALL | dict(head_dim=8)
+MULTIPLIERS = dict(embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.4, logits_scaling=2.5)
 YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16)
 
 
@@ -96,8 +101,18 @@ CASES = {
     "starcoder2-plain": (hf.Starcoder2ForCausalLM, hf.Starcoder2Config(
         **SMALL, use_bias=False, tie_word_embeddings=False, sliding_window=None)),
     "granite": (hf.GraniteForCausalLM, hf.GraniteConfig(
-        **SMALL, embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.4, logits_scaling=2.5, attention_bias=True,
-        mlp_bias=True, tie_word_embeddings=True)),
+        **SMALL, **MULTIPLIERS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "granitemoe": (hf.GraniteMoeForCausalLM, hf.GraniteMoeConfig(
+        **SMALL, **MULTIPLIERS, num_local_experts=4, num_experts_per_tok=2, attention_bias=True, tie_word_embeddings=True)),
+    "mixtral": (hf.MixtralForCausalLM, hf.MixtralConfig(**SMALL, **WINDOW, num_local_experts=5, num_experts_per_tok=2)),
+    # A shared expert, a dense layer in the middle, weights that do not add up to 1.
+    "qwen2-moe": (hf.Qwen2MoeForCausalLM, hf.Qwen2MoeConfig(
+        **without(SMALL, "num_hidden_layers"), **WINDOW, num_hidden_layers=3, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12,
+        shared_expert_intermediate_size=20, mlp_only_layers=[1], use_sliding_window=True, max_window_layers=2)),
+    "qwen3-moe": (hf.Qwen3MoeForCausalLM, hf.Qwen3MoeConfig(
+        **without(SMALL, "num_hidden_layers"), **WINDOW, num_hidden_layers=4, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12,
+        head_dim=8, norm_topk_prob=True, decoder_sparse_step=2, use_sliding_window=True)),
+    "olmoe": (hf.OlmoeForCausalLM, hf.OlmoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2)),
     "stablelm": (hf.StableLmForCausalLM, hf.StableLmConfig(
         **without(SMALL, "hidden_size"), hidden_size=32, use_qkv_bias=True)),
     "stablelm-parallel": (hf.StableLmForCausalLM, hf.StableLmConfig(
@@ -157,19 +172,33 @@ def in_float64(model):
         yield model
 
 
+def is_mixture(config):
+    return hasattr(config, "router_aux_loss_coef")
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward(retain_graph=True)
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
 def run(model, rows):
     """One unpadded row at a time: nothing but the model's own mask can matter."""
     targets = sum(int((labels[1:] != -100).sum()) for _, labels in rows)
-    losses, logits = [], []
+    losses, logits, routers = [], [], []
     for ids, labels in rows:
-        out = model(input_ids=ids[None]).logits[0]
+        result = model(input_ids=ids[None], **({"output_router_logits": True} if is_mixture(model.config) else {}))
+        out = result.logits[0]
         logits.append(out.detach())
         losses.append(torch.nn.functional.cross_entropy(out[:-1], labels[1:], ignore_index=-100, reduction="sum"))
+        routers.append(getattr(result, "router_logits", None))
     loss = torch.stack(losses).sum() / targets
-    model.zero_grad()
-    loss.backward()
-    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
-    return loss.detach(), torch.cat(logits), grads
+    aux = None
+    if is_mixture(model.config):
+        of_layers = tuple(torch.cat(parts) for parts in zip(*routers))
+        balance = sys.modules[type(model).__module__].load_balancing_loss_func
+        aux = balance(of_layers, model.num_experts, model.num_experts_per_tok)
+    return loss, torch.cat(logits), aux
 
 
 def make_rows(generator, vocab_size):
@@ -183,13 +212,20 @@ def make_rows(generator, vocab_size):
     return rows
 
 
-def saved_name(model, name):
-    """The name that save_pretrained gives a parameter."""
-    return name.replace("lm_head.", "embed_out.") if model.config.model_type == "gpt_neox" else name
+def as_saved(model, values):
+    """Values by parameter, under the names and in the shapes that save_pretrained gives them. The parameters take them over."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values.get(name, torch.zeros(())))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return {name: tensor.float() for name, tensor in load_file(pathlib.Path(folder) / "model.safetensors").items()}
 
 
 def make_case(name, model_class, config, folder):
     generator = torch.Generator().manual_seed(sum(name.encode()))
+    if is_mixture(config):
+        config._experts_implementation = "eager"
     config._attn_implementation = "sdpa" if model_class._supports_sdpa else "eager"
     torch.manual_seed(0)
     model = model_class(config).eval()
@@ -199,20 +235,26 @@ def make_case(name, model_class, config, folder):
     (folder / "generation_config.json").unlink(missing_ok=True)
     rows = make_rows(generator, config.vocab_size)
 
-    loss32, _, grads32 = run(model, rows)
+    loss32, _, _ = run(model, rows)
+    grads32 = gradients(model, loss32)
     with in_float64(model):
-        loss64, logits, grads64 = run(model, rows)
+        loss64, logits, aux = run(model, rows)
+        grads64 = gradients(model, loss64)
+        aux_grads = gradients(model, aux) if aux is not None else {}
     golden = {
         "input_ids": torch.cat([ids for ids, _ in rows]).float(),
         "labels": torch.cat([labels for _, labels in rows]).float(),
         "lengths": torch.tensor(LENGTHS).float(),
         "logits": logits.float(),
-        "loss.float64": loss64,
-        "loss.float32": loss32,
+        "loss.float64": loss64.detach(),
+        "loss.float32": loss32.detach(),
     }
+    golden |= {"grad." + tensor: grad for tensor, grad in as_saved(model, grads64).items()}
+    if aux is not None:
+        golden["aux_loss.float64"] = aux.detach()
+        golden |= {"aux_grad." + tensor: grad for tensor, grad in as_saved(model, aux_grads).items() if grad.any()}
     errors = []
     for tensor, grad in grads64.items():
-        golden["grad." + saved_name(model, tensor)] = grad.float().contiguous()
         if grad.norm() > 1e-12:  # key biases without rotary positions have no gradient
             errors.append(float((grads32[tensor].double() - grad).norm() / grad.norm()))
     save_file(golden, folder / "golden.safetensors")

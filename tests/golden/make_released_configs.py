@@ -24,6 +24,32 @@ CONFIGS = {
         model_type="mistral", vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=8, max_position_embeddings=32768, rms_norm_eps=1e-5, rope_theta=10000.0, sliding_window=4096,
         tie_word_embeddings=False),
+    "Mixtral-8x7B-v0.1": dict(
+        model_type="mixtral", vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=32768, num_experts_per_tok=2, num_local_experts=8, output_router_logits=False,
+        rms_norm_eps=1e-5, rope_theta=1000000.0, router_aux_loss_coef=0.02, sliding_window=None, tie_word_embeddings=False),
+    "Qwen1.5-MoE-A2.7B": LLAMA_LIKE | dict(
+        model_type="qwen2_moe", vocab_size=151936, hidden_size=2048, intermediate_size=5632, num_hidden_layers=24, num_attention_heads=16,
+        num_key_value_heads=16, max_position_embeddings=8192, max_window_layers=21, rope_theta=1000000.0, sliding_window=32768,
+        use_sliding_window=False, decoder_sparse_step=1, moe_intermediate_size=1408, shared_expert_intermediate_size=5632,
+        num_experts_per_tok=4, num_experts=60, norm_topk_prob=False, output_router_logits=False, router_aux_loss_coef=0.001,
+        tie_word_embeddings=False),
+    "Qwen3-30B-A3B": LLAMA_LIKE | dict(
+        model_type="qwen3_moe", vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=48, num_attention_heads=32,
+        num_key_value_heads=4, head_dim=128, attention_bias=False, max_position_embeddings=40960, max_window_layers=48, rope_scaling=None,
+        rope_theta=1000000.0, sliding_window=None, use_sliding_window=False, decoder_sparse_step=1, mlp_only_layers=[],
+        moe_intermediate_size=768, norm_topk_prob=True, num_experts=128, num_experts_per_tok=8, output_router_logits=False,
+        router_aux_loss_coef=0.001, tie_word_embeddings=False),
+    "OLMoE-1B-7B": dict(
+        model_type="olmoe", vocab_size=50304, hidden_size=2048, intermediate_size=1024, num_hidden_layers=16, num_attention_heads=16,
+        num_key_value_heads=16, clip_qkv=None, max_position_embeddings=4096, norm_topk_prob=False, num_experts=64, num_experts_per_tok=8,
+        output_router_logits=False, rms_norm_eps=1e-5, rope_scaling=None, rope_theta=10000.0, router_aux_loss_coef=0.01, pad_token_id=1,
+        tie_word_embeddings=False),
+    "granite-3.0-1b-a400m": LLAMA_LIKE | dict(
+        model_type="granitemoe", vocab_size=49155, hidden_size=1024, intermediate_size=512, num_hidden_layers=24, num_attention_heads=16,
+        num_key_value_heads=8, attention_bias=False, attention_multiplier=0.015625, embedding_multiplier=12.0, logits_scaling=6.0,
+        residual_multiplier=0.22, max_position_embeddings=4096, num_experts_per_tok=8, num_local_experts=32, output_router_logits=False,
+        rope_theta=10000, rope_scaling=None, router_aux_loss_coef=0.0, tie_word_embeddings=True, pad_token_id=0),
     "Qwen2.5-0.5B": LLAMA_LIKE | dict(
         model_type="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
         num_key_value_heads=2, max_position_embeddings=32768, max_window_layers=24, rope_theta=1000000.0, sliding_window=32768,

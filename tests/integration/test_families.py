@@ -26,7 +26,7 @@ def trained(name: str, folder: Path) -> ours.Run:
                      "per_device_train_batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant"})
 
 
-@pytest.mark.parametrize("name", ["phi3", "gpt-neox", "gemma3", "falcon-groups", "bloom"])
+@pytest.mark.parametrize("name", ["phi3", "gpt-neox", "gemma3", "falcon-groups", "bloom", "mixtral", "qwen2-moe", "granitemoe"])
 def test_transformers_takes_the_checkpoint(name, tmp_path):
     run = trained(name, tmp_path)
     model, loading = AutoModelForCausalLM.from_pretrained(run.output_dir, dtype=torch.float32, attn_implementation="eager",

@@ -130,6 +130,29 @@ TEST(DistributedEngine, AdaptersTrainAsOnOneRank) {
   for (const std::string& other : comm.all_gather_bytes(mine)) EXPECT_EQ(other, mine);
 }
 
+// The load-balancing loss is one for each micro-batch of each rank: its gradient and value are those of one
+// rank that runs the same micro-batches one after the other.
+TEST(DistributedEngine, MixturesBalanceEveryMicroBatch) {
+  parallel::Communicator& comm = testing::world();
+  DistributedEngine distributed({}, testing::tiny_mixture(), comm);
+  testing::TinyEngine<testing::SoloCommunicator> alone({}, testing::tiny_mixture());
+  distributed.aux_scale = alone.aux_scale = 0.5;
+  const auto together = distributed.gradients({{distributed.rows[static_cast<std::size_t>(comm.rank())]}});
+  std::vector<Rows> micro_batches;
+  for (int rank = 0; rank < comm.size(); ++rank)
+    micro_batches.push_back({alone.rows[static_cast<std::size_t>(rank)]});
+  const auto expected = alone.gradients(micro_batches);
+  const StepMetrics metrics = distributed.engine.metrics(/*count_tokens=*/comm.rank() == 0);
+  const StepMetrics expected_metrics = alone.engine.metrics();
+  for (std::size_t b = 0; b < together.size(); ++b) {
+    const double difference = together[b].sub(expected[b]).norm().item<double>();
+    EXPECT_LE(difference, 1e-5 * expected[b].norm().item<double>()) << "block " << b;
+  }
+  EXPECT_EQ(metrics.aux_loss.count, comm.size());
+  EXPECT_EQ(metrics.counted_aux_loss.count, 1);
+  EXPECT_NEAR(metrics.aux_loss.sum, expected_metrics.aux_loss.sum, 1e-9);
+}
+
 TEST(DistributedEngine, ARankWithoutRowsJoins) {
   parallel::Communicator& comm = testing::world();
   DistributedEngine distributed({}, testing::tiny_llama(), comm);

@@ -67,6 +67,19 @@ CONFIGS = {
     "gemma3": _GEMMA3,
 }
 
+# Mixtures of experts. How a batch is cut matters to their load-balancing loss, so that no stored run serves for several layouts.
+MIXTURES = {
+    "mixtral": _LLAMA | {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 80, "num_local_experts": 4,
+        "num_experts_per_tok": 2, "router_aux_loss_coef": 0.05, "sliding_window": None},
+    # A shared expert, a dense layer in the middle, weights of experts that do not add up to 1.
+    "qwen2-moe": _LLAMA | {
+        "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "qkv_bias": True, "num_experts": 6, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "mlp_only_layers": [1], "norm_topk_prob": False,
+        "router_aux_loss_coef": 0.1},
+}
+ALL_CONFIGS = CONFIGS | MIXTURES
+
 
 def tensor_shapes(config: dict) -> dict[str, list[int]]:
     """Names and shapes as transformers saves them (tied heads are not saved)."""
@@ -83,16 +96,22 @@ def tensor_shapes(config: dict) -> dict[str, list[int]]:
         if bias:
             shapes[f"{name}.bias"] = [size]
 
-    if kind in ("llama", "gemma3_text"):
+    def mlp(name, hidden, inner, parts=("gate_proj", "up_proj", "down_proj")):
+        gate, up, down = parts
+        linear(f"{name}.{gate}", inner, hidden, bias=False)
+        linear(f"{name}.{up}", inner, hidden, bias=False)
+        linear(f"{name}.{down}", hidden, inner, bias=False)
+
+    if kind in ("llama", "gemma3_text", "mixtral", "qwen2_moe"):
         hidden, inner = config["hidden_size"], config["intermediate_size"]
         heads, kv_heads, head_dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
         shapes["model.embed_tokens.weight"] = [vocab, hidden]
         for i in range(config["num_hidden_layers"]):
             at = f"model.layers.{i}"
             norm(f"{at}.input_layernorm", hidden, bias=False)
-            linear(f"{at}.self_attn.q_proj", heads * head_dim, hidden, bias=False)
-            linear(f"{at}.self_attn.k_proj", kv_heads * head_dim, hidden, bias=False)
-            linear(f"{at}.self_attn.v_proj", kv_heads * head_dim, hidden, bias=False)
+            linear(f"{at}.self_attn.q_proj", heads * head_dim, hidden, bias=kind == "qwen2_moe")
+            linear(f"{at}.self_attn.k_proj", kv_heads * head_dim, hidden, bias=kind == "qwen2_moe")
+            linear(f"{at}.self_attn.v_proj", kv_heads * head_dim, hidden, bias=kind == "qwen2_moe")
             linear(f"{at}.self_attn.o_proj", hidden, heads * head_dim, bias=False)
             norm(f"{at}.post_attention_layernorm", hidden, bias=False)
             if kind == "gemma3_text":
@@ -100,9 +119,18 @@ def tensor_shapes(config: dict) -> dict[str, list[int]]:
                 norm(f"{at}.self_attn.k_norm", head_dim, bias=False)
                 norm(f"{at}.pre_feedforward_layernorm", hidden, bias=False)
                 norm(f"{at}.post_feedforward_layernorm", hidden, bias=False)
-            linear(f"{at}.mlp.gate_proj", inner, hidden, bias=False)
-            linear(f"{at}.mlp.up_proj", inner, hidden, bias=False)
-            linear(f"{at}.mlp.down_proj", hidden, inner, bias=False)
+            if kind == "mixtral":
+                linear(f"{at}.block_sparse_moe.gate", config["num_local_experts"], hidden, bias=False)
+                for expert in range(config["num_local_experts"]):
+                    mlp(f"{at}.block_sparse_moe.experts.{expert}", hidden, inner, ("w1", "w3", "w2"))
+            elif kind == "qwen2_moe" and i not in config["mlp_only_layers"]:
+                linear(f"{at}.mlp.gate", config["num_experts"], hidden, bias=False)
+                for expert in range(config["num_experts"]):
+                    mlp(f"{at}.mlp.experts.{expert}", hidden, config["moe_intermediate_size"])
+                mlp(f"{at}.mlp.shared_expert", hidden, config["shared_expert_intermediate_size"])
+                linear(f"{at}.mlp.shared_expert_gate", 1, hidden, bias=False)
+            else:
+                mlp(f"{at}.mlp", hidden, inner)
         norm("model.norm", hidden, bias=False)
         if not config["tie_word_embeddings"]:
             shapes["lm_head.weight"] = [vocab, hidden]

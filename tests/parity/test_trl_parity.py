@@ -36,6 +36,12 @@ LOSSES = [Case("llama-smoothed", "llama", "2x2x2", PLAIN | {"label_smoothing_fac
           Case("opt-dft", "opt-pre", "2x2x2", DFT)]
 OPTIMIZERS = [Case("llama-adafactor", "llama", "2x2x2", PLAIN | {"optim": "adafactor"}),
               Case("gpt2-sgd", "gpt2", "8x1x1", PLAIN | {"optim": "sgd", "optim_args": "momentum=0.9,nesterov=true", "learning_rate": 1e-2})]
+# The load-balancing loss under accumulation, ranks that come to an end early, recomputed activations and packing; the model's weight and
+# another one. Near-ties of experts make TRL differ from itself by as much.
+MIXTURE_BOUNDS = compare.Bounds(loss=5e-5, grad_norm=2e-4, weights=1e-3)
+MIXTURES = [Case("mixtral-2x2x2", "mixtral", "2x2x2", PLAIN | {"router_aux_loss_coef": 0.2}, evaluate=True, bounds=MIXTURE_BOUNDS),
+            Case("qwen2-moe-1x3x3", "qwen2-moe", "1x3x3", PLAIN | {"gradient_checkpointing": True}, bounds=MIXTURE_BOUNDS),
+            cases.packed("mixtral", "8x1x1", "bfd", masked=True, bounds=MIXTURE_BOUNDS)]
 # One row, nothing learnt: every step draws new noise on the same loss. One row a micro-batch, so that TRL's length is the row's.
 NOISE = Case("llama-noise", "llama", "8x1x1", num_rows=1, settings={
     "per_device_train_batch_size": 1, "max_steps": 300, "learning_rate": 0, "weight_decay": 0, "neftune_noise_alpha": 30})
@@ -51,7 +57,8 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *LOSSES, *OPTIMIZERS, BEST, *EVEN, NOISE, COMPLETION])
+    return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *LOSSES, *OPTIMIZERS, BEST, *EVEN, NOISE, COMPLETION,
+                              *MIXTURES])
 
 
 @pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *EVEN, *OPTIMIZERS, *(c for c in [*PACKED, *LOSSES] if not c.evaluate)],
@@ -75,6 +82,18 @@ def test_evaluation_as_trl(workspace, trl, case):
         assert entry["eval_num_tokens"] == expected["eval_num_tokens"]
     cases.check_token_metrics(run.evaluations, reference.evaluations, case.bounds, "eval_")
     assert ("eval_perplexity" in run.evaluations[0]) == (case not in LOSSES), "exp(loss) of another loss is no perplexity"
+
+
+@pytest.mark.parametrize("case", MIXTURES, ids=lambda c: c.name)
+def test_mixtures_of_experts_follow_trl(workspace, trl, case):
+    run, reference = cases.check_case(workspace, case, trl[case.name]), trl[case.name][0]
+    cases.check_aux_losses(run.steps, reference.steps)
+    assert len(run.evaluations) == len(reference.evaluations) == (3 if case.evaluate else 0)
+    for entry, expected in zip(run.evaluations, reference.evaluations):
+        assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], abs=case.bounds.loss * max(1, expected["eval_loss"]))
+        assert entry["eval_perplexity"] < math.exp(expected["eval_loss"]) - 1, "the load-balancing loss is no part of the perplexity"
+    if case.evaluate:
+        cases.check_aux_losses(run.evaluations, reference.evaluations, "eval_")
 
 
 def test_noise_is_distributed_as_trls(workspace, trl):

@@ -33,6 +33,16 @@ inline model::DecoderSpec tiny_llama() {
   return spec;
 }
 
+// The same with two of four experts for each token and one for all, but for its first layer.
+inline model::DecoderSpec tiny_mixture() {
+  model::DecoderSpec spec = tiny_llama();
+  spec.model_type = "qwen2_moe";
+  spec.mixture = model::MixtureSpec{
+      .num_experts = 4, .num_experts_per_tok = 2, .expert_size = 24, .shared_expert_size = 16};
+  for (std::size_t layer = 1; layer < spec.layers.size(); ++layer) spec.layers[layer].has_experts = true;
+  return spec;
+}
+
 inline model::AdapterSpec tiny_adapter(std::vector<std::string> targets) {
   model::AdapterSpec adapter;
   adapter.r = 3;
@@ -86,7 +96,8 @@ struct TinyEngine {
   std::vector<at::Tensor> gradients(const std::vector<std::vector<data::TokenRow>>& micro_batches) {
     engine.zero_grad();
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-      engine.forward_backward(data::pack(micro_batches[i]), 1.0 / 100, i + 1 == micro_batches.size());
+      engine.forward_backward(data::pack(micro_batches[i]), 1.0 / 100, i + 1 == micro_batches.size(),
+                              aux_scale);
     }
     engine.finish_reduction();
     std::vector<at::Tensor> result;
@@ -99,6 +110,7 @@ struct TinyEngine {
   std::unique_ptr<model::Decoder> decoder;
   engine::Engine engine;
   std::vector<data::TokenRow> rows;
+  double aux_scale = 0;  // of the load-balancing loss
 };
 
 }  // namespace sft::testing

@@ -41,9 +41,16 @@ struct TokenSums {
   double entropy = 0;    // of its predictions, in nats
 };
 
+// Load-balancing losses of micro-batches (model::RouterSums), added up. A micro-batch without tokens has none.
+struct AuxLoss {
+  double sum = 0, count = 0;
+  double mean() const { return count > 0 ? sum / count : 0.0; }
+};
+
 struct BatchSums {
   double loss = 0;
   TokenSums tokens = {};  // zero without LossOptions::token_metrics
+  AuxLoss aux_loss = {};  // none without experts
 };
 
 struct StepMetrics {
@@ -51,6 +58,8 @@ struct StepMetrics {
   double grad_norm = 0;                  // L2 norm of the global gradient, before clipping
   bool finite = true;                    // both of the above
   std::vector<TokenSums> micro_batches = {};  // over all ranks; empty without LossOptions::token_metrics
+  AuxLoss aux_loss = {};                 // over all ranks; none without experts
+  AuxLoss counted_aux_loss = {};         // the same of the ranks that count their tokens
 };
 
 // Parameters and gradients are replicated over the ranks of `comm` (data parallel). Each decoder block's tensors
@@ -74,13 +83,14 @@ class Engine {
   // Local.
   void zero_grad();
   // Local, but for the last micro-batch of a window, whose backward starts the reductions (Collective, in
-  // block order). Adds the gradient of loss_scale * (sum of the loss) to the gradient buffers. A
-  // micro-batch without targets computes nothing.
-  void forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window);
+  // block order). Adds the gradient of loss_scale * (sum of the loss) + aux_scale * (load-balancing loss) to the
+  // gradient buffers. A micro-batch without targets, or without tokens where aux_scale > 0, computes nothing.
+  void forward_backward(const data::MicroBatch& batch, double loss_scale, bool last_of_window,
+                        double aux_scale = 0.0);
   // Waits until the gradients are the sums over all ranks.
   void finish_reduction();
   // Collective: one reduction, every rank having run as many micro-batches. Sums of the window since
-  // zero_grad(). count_tokens = false leaves this rank out of the token sums.
+  // zero_grad(). count_tokens = false leaves this rank out of the token sums and of counted_aux_loss.
   StepMetrics metrics(bool count_tokens = true);
 
   // Local. Sums of the micro-batch, no dropout.
@@ -98,10 +108,14 @@ class Engine {
   int64_t frozen_bytes() const;              // what frozen parameters take in memory
 
  private:
-  at::Tensor forward(const model::DecoderInputs& inputs, const model::RunMode& mode,
+  at::Tensor forward(const model::DecoderInputs& inputs, const model::RunMode& mode, model::RouterSums& routers,
                      std::vector<model::BlockSaved>* saved, std::vector<at::Tensor>* layer_inputs);
+  // The head's part; [T, hidden_size] gradient.
+  at::Tensor head_backward(const at::Tensor& hidden, const model::DecoderInputs& inputs,
+                           const model::RunMode& mode, double loss_scale);
   void backward(at::Tensor grad, const model::DecoderInputs& inputs, const model::RunMode& mode,
-                std::vector<model::BlockSaved>& saved, std::vector<at::Tensor>& layer_inputs, bool reduce);
+                const at::Tensor& router_grad, std::vector<model::BlockSaved>& saved,
+                std::vector<at::Tensor>& layer_inputs, bool reduce);
   std::vector<TokenSums> local_token_sums() const;
   // A decoder block's tensors in the decoder's order, whichever buffer they lie in.
   struct BlockViews {
@@ -131,6 +145,8 @@ class Engine {
   GradientReducer reducer_;
   // Of this rank's window, on the device: fp64 scalar, and per micro-batch fp64 [2] or undefined.
   at::Tensor loss_sum_;
+  at::Tensor aux_loss_sum_;
+  int64_t num_aux_losses_ = 0;
   std::vector<at::Tensor> token_sums_;
   std::vector<int64_t> num_targets_;  // per micro-batch
 };

@@ -8,7 +8,8 @@ namespace sft::metrics {
 // The numbers of a model that its work depends on.
 struct ModelWork {
   int64_t block_linear_parameters =
-      0;  // weights of all linear layers in all blocks: no embeddings, norms, biases or head
+      0;  // weights of all linear layers in all blocks that work on a token (of experts those it is sent to): no
+          // embeddings, norms, biases or head
   int64_t head_parameters = 0;                 // hidden size x vocabulary, tied or not
   int64_t num_layers = 0, num_heads = 0, head_dim = 0;  // query heads
   // With adapters: how many of block_linear_parameters are without gradient, and whether the head is.

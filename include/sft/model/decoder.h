@@ -30,6 +30,7 @@ struct TensorDef {
   bool decay = true;                 // takes weight decay: at least two dimensions
   bool trainable = true;             // false: frozen, without gradient
   bool linear = false;               // the weight of a linear in a layer or beside the embeddings: may be held in 4 bits when frozen
+  bool routed = false;               // of the experts a token is sent to: num_experts_per_tok of num_experts work on it
   AdapterPart adapter = AdapterPart::kNone;  // otherwise not in the model's files: an adapter's own
   int64_t numel() const;
 };
@@ -69,7 +70,21 @@ struct DecoderInputs {
 // What a block's backward needs again. Contents are the block's own business.
 struct BlockSaved {
   std::vector<at::Tensor> tensors;
+  std::vector<at::Tensor> experts;
   ops::AttentionSaved attention;
+};
+
+// What the routers of all layers did with a micro-batch's tokens. The load-balancing loss is a product of two means over layers and
+// tokens, so that it and its gradient are known when the last layer's forward is done:
+//   E * sum over experts e of (times e was chosen / rows) * (sum of e's probabilities / rows), rows = tokens * layers with experts
+// (Fedus et al., "Switch Transformers", 2021, as transformers' load_balancing_loss_func).
+struct RouterSums {
+  at::Tensor chosen, probability;  // fp64 [E]; undefined until a router adds to them
+  int64_t rows = 0;
+
+  at::Tensor loss() const;  // fp64 scalar; 0 without rows
+  // [E], fp64: of the loss, by the probabilities of any one token in any one layer.
+  at::Tensor gradient() const;
 };
 
 class Decoder {
@@ -98,10 +113,12 @@ class Decoder {
   virtual at::Tensor embedding_forward(const BlockTensors& block, const DecoderInputs& in, const RunMode& mode, BlockSaved* saved) const = 0;
   virtual void embedding_backward(const BlockTensors& block, const at::Tensor& grad, const DecoderInputs& in, const RunMode& mode,
                                   BlockSaved& saved) const = 0;
+  // A layer with experts adds to `routers` (null: not wanted, as when activations are computed again). router_grad [E]: of the objective,
+  // by the probabilities of any one token; undefined: none.
   virtual at::Tensor layer_forward(int64_t layer, const BlockTensors& block, const at::Tensor& x, const DecoderInputs& in,
-                                   const RunMode& mode, BlockSaved* saved) const = 0;
+                                   const RunMode& mode, BlockSaved* saved, RouterSums* routers) const = 0;
   virtual at::Tensor layer_backward(int64_t layer, const BlockTensors& block, const at::Tensor& grad, const DecoderInputs& in,
-                                    const RunMode& mode, BlockSaved& saved) const = 0;
+                                    const RunMode& mode, BlockSaved& saved, const at::Tensor& router_grad) const = 0;
 
   struct HeadOutput {
     at::Tensor loss_sum;  // fp64 scalar

@@ -35,10 +35,21 @@ struct RopeSpec {
   double attention_factor = 1.0;  // multiplies cos and sin
 };
 
+// A mixture of experts in place of an MLP: a router gives each token num_experts_per_tok of num_experts gated MLPs without biases.
+struct MixtureSpec {
+  int64_t num_experts = 0, num_experts_per_tok = 0;
+  int64_t expert_size = 0;         // intermediate size of an expert
+  int64_t shared_expert_size = 0;  // of an expert for all tokens, with a gate of its own; 0: there is none
+  bool norm_topk_prob = false;     // the weights of a token's experts add up to 1
+  bool stacked_experts = false;    // files hold the experts' gates and ups in one tensor and their downs in one
+  double router_aux_loss_coef = 0.0;  // of the load-balancing loss, as config.json has it
+};
+
 // What differs from layer to layer.
 struct LayerSpec {
   std::optional<int64_t> sliding_window;  // keys a query sees, its own included
   std::optional<int> rope = 0;            // index into DecoderSpec::ropes; none: no positions in this layer
+  bool has_experts = false;               // DecoderSpec::mixture instead of an MLP
 };
 
 // Names of fields follow Hugging Face config.json where one exists.
@@ -75,10 +86,12 @@ struct DecoderSpec {
   double attention_scale = 1.0;  // of the scores; usually head_dim^-0.5
   std::optional<double> attention_softcap, logit_softcap;
   double embedding_scale = 1.0, logit_scale = 1.0;
+  bool scaled_embedding = false;  // the scale belongs to the embedding: NEFTune's noise comes after it
   QkNorm qk_norm = QkNorm::kNone;
   bool attention_bias = false, attention_out_bias = false;
   bool gated_mlp = true, mlp_bias = false;
   ops::Activation activation = ops::Activation::kSilu;
+  std::optional<MixtureSpec> mixture;
 
   bool tie_word_embeddings = false;
   bool output_embedding_from_input = false;  // its own tensor here, but in the model's files that of the input (adapters untie them)

@@ -23,6 +23,8 @@ struct EvaluatorOptions {
   bool trl_compat = false;
   bool token_metrics = false;      // as the engine's LossOptions
   bool loss_is_perplexity = true;  // the loss is a plain cross-entropy
+  // Above 0: eval_aux_loss, the mean of the micro-batches' load-balancing losses. Part of eval_loss in trl_compat only.
+  double router_aux_loss_coef = 0;
 };
 
 class Evaluator {
@@ -32,15 +34,17 @@ class Evaluator {
             parallel::Communicator& comm, base::PhaseTimers& timers);
 
   // Collective. eval_loss, eval_perplexity (loss_is_perplexity), eval_runtime (s), eval_samples_per_second,
-  // eval_steps_per_second, eval_entropy and eval_mean_token_accuracy (token_metrics); of a named set,
-  // eval_<name>_loss ...
+  // eval_steps_per_second, eval_entropy and eval_mean_token_accuracy (token_metrics), eval_aux_loss
+  // (router_aux_loss_coef); of a named set, eval_<name>_loss ...
   metrics::Values run();
   int64_t num_rows() const { return dataset_.size(); }
 
  private:
   struct Means {
-    double loss = 0;
+    double loss = 0;  // cross-entropy
+    double weighted_aux_loss = 0;  // what eval_loss is more than that
     TokenMetrics tokens = {};
+    engine::AuxLoss aux_loss = {};
   };
   Means exact();
   Means as_trl();

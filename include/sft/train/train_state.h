@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sft/data/loader.h"
+#include "sft/engine/engine.h"
 #include "sft/train/best_model.h"
 #include "sft/train/spike.h"
 #include "sft/train/token_metrics.h"
@@ -31,6 +32,7 @@ struct TrainState {
   int64_t window_steps = 0;    // finite steps since then
   BestModel best;
   TokenMetrics window_tokens;  // of those steps
+  engine::AuxLoss window_aux_loss;  // likewise
 
   // JSON object; doubles survive the round trip bit for bit.
   std::string to_json() const;

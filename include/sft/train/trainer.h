@@ -57,6 +57,7 @@ struct TrainerOptions {
   double max_grad_norm = 1.0;
   int64_t max_non_finite_steps = 10;
   std::optional<double> skip_spike_zscore;
+  double router_aux_loss_coef = 0;   // of the mean of the micro-batches' load-balancing losses; 0: none
   int64_t check_replicas_steps = 0;  // 0: never
   bool trl_compat = false;
   std::string identity;                          // run_identity()
@@ -79,6 +80,7 @@ class Trainer {
   struct WindowCounts {
     int64_t num_targets = 0, num_first_labels = 0;
     int64_t num_tokens = 0;  // as logged
+    int64_t num_micro_batches = 0;  // that hold tokens
     bool stop_requested = false, final_stop = false;  // final: not to be run again
     bool save_requested = false;
     metrics::StepWork work = {}, own_work = {};  // own: of this rank alone
@@ -87,6 +89,7 @@ class Trainer {
   WindowCounts count(const data::Window& window);
   bool left_out_by_trl(const data::Window& window) const;
   double loss_divisor(const WindowCounts& counts) const;
+  double aux_scale(const WindowCounts& counts) const;
   void update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate);
   void skip_non_finite(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);
   void advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const;

@@ -4,6 +4,7 @@
 #include <array>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "model/config_reader.h"
 #include "model/tensor_role.h"
@@ -13,7 +14,7 @@ namespace sft::model {
 
 struct RoleName {
   Role role;
-  std::string_view name;        // without ".weight"; {} stands for the layer's number
+  std::string_view name;        // without ".weight"; {} stands for the layer's number, a second one for the expert's
   std::string_view alias = {};  // another name that files have it under
 };
 
@@ -32,6 +33,11 @@ std::span<const Family* const> all_families();
 
 // The names that most rotary models since Llama share. Which of them a model has, its spec says.
 std::span<const RoleName> llama_names();
+// The same, but for the roles in `changes`.
+std::vector<RoleName> llama_names_with(std::span<const RoleName> changes);
+
+// Llama's keys.
+DecoderSpec read_llama(const ConfigReader& config);
 
 // What transformers' configuration class takes for a size that config.json leaves out.
 struct SizeDefaults {
@@ -42,6 +48,13 @@ struct SizeDefaults {
 };
 // Reads vocab_size ... max_position_embeddings; scores are scaled by head_dim^-0.5.
 DecoderSpec read_sizes(const ConfigReader& config, const SizeDefaults& defaults);
+
+// The keys that GPT-2 and GPT-J share: sizes (n_embd ...), norm_eps, activation and dropout; a plain MLP with biases.
+struct GptDefaults {
+  int64_t vocab_size, hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings;
+  double dropout;
+};
+DecoderSpec read_gpt(const ConfigReader& config, const GptDefaults& defaults);
 
 struct RopeKeys {
   double theta = 10000.0;
@@ -63,6 +76,15 @@ void read_layer_types(const ConfigReader& config, DecoderSpec& spec, bool (*is_s
                       int64_t parameter = 0);
 // sliding_window, when there is one, in every layer.
 void read_uniform_window(const ConfigReader& config, DecoderSpec& spec, std::optional<int64_t> fallback);
+
+// What transformers' configuration class takes for a key of a mixture of experts that config.json leaves out.
+struct MixtureDefaults {
+  int64_t num_experts, num_experts_per_tok;
+  int64_t expert_size = 0;  // of moe_intermediate_size; 0: the key is intermediate_size
+  double router_aux_loss_coef = 0.001;
+};
+// Sets spec.mixture, and has_experts in every layer.
+void read_mixture(const ConfigReader& config, DecoderSpec& spec, const MixtureDefaults& defaults);
 
 // The activation that transformers calls so in ACT2FN.
 ops::Activation activation_named(const ConfigReader& config, const char* key, const std::string& fallback);

@@ -8,24 +8,16 @@
 namespace sft::model {
 namespace {
 
-constexpr std::array kSandwichNames = {
-    RoleName{Role::kTokenEmbedding, "model.embed_tokens"},
-    RoleName{Role::kQuery, "model.layers.{}.self_attn.q_proj"},
-    RoleName{Role::kKey, "model.layers.{}.self_attn.k_proj"},
-    RoleName{Role::kValue, "model.layers.{}.self_attn.v_proj"},
-    RoleName{Role::kAttentionOut, "model.layers.{}.self_attn.o_proj"},
-    RoleName{Role::kQueryNorm, "model.layers.{}.self_attn.q_norm"},
-    RoleName{Role::kKeyNorm, "model.layers.{}.self_attn.k_norm"},
-    RoleName{Role::kGate, "model.layers.{}.mlp.gate_proj"},
-    RoleName{Role::kUp, "model.layers.{}.mlp.up_proj"},
-    RoleName{Role::kDown, "model.layers.{}.mlp.down_proj"},
-    RoleName{Role::kAttentionNorm, "model.layers.{}.input_layernorm"},
+constexpr std::array kSandwichNorms = {
     RoleName{Role::kAttentionOutputNorm, "model.layers.{}.post_attention_layernorm"},
     RoleName{Role::kMlpNorm, "model.layers.{}.pre_feedforward_layernorm"},
     RoleName{Role::kMlpOutputNorm, "model.layers.{}.post_feedforward_layernorm"},
-    RoleName{Role::kOutputEmbedding, "lm_head"},
-    RoleName{Role::kFinalNorm, "model.norm"},
 };
+
+std::span<const RoleName> sandwich_names() {
+  static const std::vector<RoleName> kNames = llama_names_with(kSandwichNorms);
+  return kNames;
+}
 
 DecoderSpec read_common(const ConfigReader& config, const SizeDefaults& defaults) {
   config.require_flag("use_bidirectional_attention", false);
@@ -35,6 +27,7 @@ DecoderSpec read_common(const ConfigReader& config, const SizeDefaults& defaults
   spec.norm_eps = config.positive_number("rms_norm_eps", 1e-6);
   // transformers keeps the scale as a float32 tensor.
   spec.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec.hidden_size)));
+  spec.scaled_embedding = true;
   spec.attention_bias = spec.attention_out_bias = config.flag("attention_bias", false);
   spec.attention_dropout = config.probability("attention_dropout", 0.0);
   spec.tie_word_embeddings = config.flag("tie_word_embeddings", true);
@@ -114,12 +107,12 @@ const Family& gemma_family() {
 }
 
 const Family& gemma2_family() {
-  static const Family kFamily{"gemma2", "model.", &read_gemma2, kSandwichNames};
+  static const Family kFamily{"gemma2", "model.", &read_gemma2, sandwich_names()};
   return kFamily;
 }
 
 const Family& gemma3_text_family() {
-  static const Family kFamily{"gemma3_text", "model.", &read_gemma3_text, kSandwichNames};
+  static const Family kFamily{"gemma3_text", "model.", &read_gemma3_text, sandwich_names()};
   return kFamily;
 }
 

@@ -1,6 +1,4 @@
 // GPT-J: attention and MLP side by side behind one norm, rotary positions of neighbouring features.
-#include <cmath>
-
 #include "model/families/family.h"
 
 namespace sft::model {
@@ -20,17 +18,7 @@ constexpr std::array kNames = {
 };
 
 DecoderSpec read_config(const ConfigReader& config) {
-  DecoderSpec spec;
-  spec.vocab_size = config.positive("vocab_size", 50400);
-  spec.hidden_size = spec.embedding_size = config.positive("n_embd", 4096);
-  spec.intermediate_size = config.positive("n_inner", 4 * spec.hidden_size);
-  spec.num_hidden_layers = config.positive("n_layer", 28);
-  spec.num_attention_heads = spec.num_key_value_heads = config.positive("n_head", 16);
-  spec.head_dim = divided(config, "n_embd", spec.hidden_size, "n_head", spec.num_attention_heads);
-  spec.max_position_embeddings = config.positive("n_positions", 2048);
-  spec.longest_row = spec.max_position_embeddings;  // transformers' table of angles ends there
-  spec.norm_eps = config.positive_number("layer_norm_epsilon", 1e-5);
-
+  DecoderSpec spec = read_gpt(config, {50400, 4096, 28, 16, 2048, 0.0});
   // A null rotary_dim makes transformers take angles for the hidden size: no checkpoint does.
   if (config.contains("rotary_dim") && !config.has("rotary_dim"))
     config.unsupported("rotary_dim", "a number");
@@ -43,13 +31,7 @@ DecoderSpec read_config(const ConfigReader& config) {
   spec.rotary_layout = ops::RotaryLayout::kInterleaved;
 
   spec.parallel_residual = spec.shared_parallel_norm = true;
-  spec.attention_scale = 1.0 / std::sqrt(static_cast<double>(spec.head_dim));
-  spec.mlp_bias = spec.head_bias = true;
-  spec.gated_mlp = false;
-  spec.activation = activation_named(config, "activation_function", "gelu_new");
-  spec.embedding_dropout = config.probability("embd_pdrop", 0.0);
-  spec.residual_dropout = config.probability("resid_pdrop", 0.0);
-  spec.attention_dropout = config.probability("attn_pdrop", 0.0);
+  spec.head_bias = true;
   spec.tie_word_embeddings = config.flag("tie_word_embeddings", false);
   return spec;
 }

@@ -1,31 +1,44 @@
-// Granite: Llama with multipliers on embeddings, scores, what sublayers add, and logits.
+// Granite: Llama with multipliers on embeddings, scores, what sublayers add, and logits; with dense MLPs or a
+// mixture of experts.
 #include "model/families/family.h"
 
 namespace sft::model {
 namespace {
 
-DecoderSpec read_config(const ConfigReader& config) {
-  DecoderSpec spec = read_sizes(config, {32000, 4096, 11008, 32, 32});
-  spec.norm_kind = ops::NormKind::kRmsNorm;
-  spec.norm_eps = config.positive_number("rms_norm_eps", 1e-6);
-  read_rope(config, spec);
+constexpr std::array kMixtureNames = {
+    RoleName{Role::kRouter, "model.layers.{}.block_sparse_moe.router.layer"},
+    RoleName{Role::kStackedGateUp, "model.layers.{}.block_sparse_moe.input_linear"},
+    RoleName{Role::kStackedDown, "model.layers.{}.block_sparse_moe.output_linear"},
+};
+
+DecoderSpec read_granite(const ConfigReader& config) {
+  DecoderSpec spec = read_llama(config);
   spec.embedding_scale = config.positive_number("embedding_multiplier", 1.0);
   spec.attention_scale = config.positive_number("attention_multiplier", 1.0);
   spec.residual_multiplier = config.positive_number("residual_multiplier", 1.0);
   spec.logit_scale = 1.0 / config.positive_number("logits_scaling", 1.0);
-  spec.attention_bias = spec.attention_out_bias = config.flag("attention_bias", false);
-  spec.attention_dropout = config.probability("attention_dropout", 0.0);
-  spec.mlp_bias = config.flag("mlp_bias", false);
-  spec.activation = activation_named(config, "hidden_act", "silu");
-  spec.tie_word_embeddings = config.flag("tie_word_embeddings", false);
-  spec.padding_idx = padding_index(config, std::nullopt, spec.vocab_size);
+  return spec;
+}
+
+DecoderSpec read_granitemoe(const ConfigReader& config) {
+  DecoderSpec spec = read_granite(config);
+  read_mixture(config, spec, {.num_experts = 8, .num_experts_per_tok = 2});
+  // The softmax is that of the chosen experts' logits: the same as of all, brought to a sum of 1.
+  spec.mixture->norm_topk_prob = true;
+  spec.mixture->stacked_experts = true;
   return spec;
 }
 
 }  // namespace
 
 const Family& granite_family() {
-  static const Family kFamily{"granite", "model.", &read_config, llama_names()};
+  static const Family kFamily{"granite", "model.", &read_granite, llama_names()};
+  return kFamily;
+}
+
+const Family& granitemoe_family() {
+  static const std::vector<RoleName> kNames = llama_names_with(kMixtureNames);
+  static const Family kFamily{"granitemoe", "model.", &read_granitemoe, kNames};
   return kFamily;
 }
 

@@ -2,9 +2,8 @@
 #include "model/families/family.h"
 
 namespace sft::model {
-namespace {
 
-DecoderSpec read_config(const ConfigReader& config) {
+DecoderSpec read_llama(const ConfigReader& config) {
   DecoderSpec spec = read_sizes(config, {32000, 4096, 11008, 32, 32});
   spec.norm_kind = ops::NormKind::kRmsNorm;
   spec.norm_eps = config.positive_number("rms_norm_eps", 1e-6);
@@ -18,10 +17,8 @@ DecoderSpec read_config(const ConfigReader& config) {
   return spec;
 }
 
-}  // namespace
-
 const Family& llama_family() {
-  static const Family kFamily{"llama", "model.", &read_config, llama_names()};
+  static const Family kFamily{"llama", "model.", &read_llama, llama_names()};
   return kFamily;
 }
 

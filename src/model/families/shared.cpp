@@ -1,4 +1,5 @@
 // Keys of config.json that many families read alike.
+#include <algorithm>
 #include <cmath>
 
 #include "model/families/family.h"
@@ -31,6 +32,14 @@ std::span<const RoleName> llama_names() {
   return kLlamaNames;
 }
 
+std::vector<RoleName> llama_names_with(std::span<const RoleName> changes) {
+  std::vector<RoleName> names(changes.begin(), changes.end());
+  for (const RoleName& name : kLlamaNames) {
+    if (std::ranges::find(changes, name.role, &RoleName::role) == changes.end()) names.push_back(name);
+  }
+  return names;
+}
+
 DecoderSpec read_sizes(const ConfigReader& config, const SizeDefaults& defaults) {
   DecoderSpec spec;
   spec.vocab_size = config.positive("vocab_size", defaults.vocab_size);
@@ -50,6 +59,29 @@ DecoderSpec read_sizes(const ConfigReader& config, const SizeDefaults& defaults)
           : divided(config, "hidden_size", spec.hidden_size, "num_attention_heads", spec.num_attention_heads);
   spec.max_position_embeddings = config.positive("max_position_embeddings", defaults.max_position_embeddings);
   spec.attention_scale = 1.0 / std::sqrt(static_cast<double>(spec.head_dim));
+  return spec;
+}
+
+DecoderSpec read_gpt(const ConfigReader& config, const GptDefaults& defaults) {
+  DecoderSpec spec;
+  spec.vocab_size = config.positive("vocab_size", defaults.vocab_size);
+  spec.hidden_size = spec.embedding_size = config.positive("n_embd", defaults.hidden_size);
+  spec.intermediate_size = config.positive("n_inner", 4 * spec.hidden_size);
+  spec.num_hidden_layers = config.positive("n_layer", defaults.num_hidden_layers);
+  spec.num_attention_heads = spec.num_key_value_heads =
+      config.positive("n_head", defaults.num_attention_heads);
+  spec.head_dim = divided(config, "n_embd", spec.hidden_size, "n_head", spec.num_attention_heads);
+  spec.attention_scale = 1.0 / std::sqrt(static_cast<double>(spec.head_dim));
+  // Learned positions, or transformers' table of angles, end there.
+  spec.max_position_embeddings = config.positive("n_positions", defaults.max_position_embeddings);
+  spec.longest_row = spec.max_position_embeddings;
+  spec.norm_eps = config.positive_number("layer_norm_epsilon", 1e-5);
+  spec.gated_mlp = false;
+  spec.mlp_bias = true;
+  spec.activation = activation_named(config, "activation_function", "gelu_new");
+  spec.embedding_dropout = config.probability("embd_pdrop", defaults.dropout);
+  spec.residual_dropout = config.probability("resid_pdrop", defaults.dropout);
+  spec.attention_dropout = config.probability("attn_pdrop", defaults.dropout);
   return spec;
 }
 
@@ -80,6 +112,24 @@ void read_uniform_window(const ConfigReader& config, DecoderSpec& spec, std::opt
   if (!config.has("sliding_window") && !fallback) return;
   const int64_t window = config.positive("sliding_window", fallback.value_or(0));
   for (LayerSpec& layer : spec.layers) layer.sliding_window = window;
+}
+
+void read_mixture(const ConfigReader& config, DecoderSpec& spec, const MixtureDefaults& defaults) {
+  MixtureSpec mixture;
+  const char* count_key = config.has("num_local_experts") ? "num_local_experts" : "num_experts";
+  mixture.num_experts = config.positive(count_key, defaults.num_experts);
+  mixture.num_experts_per_tok = config.positive("num_experts_per_tok", defaults.num_experts_per_tok);
+  if (mixture.num_experts_per_tok > mixture.num_experts)
+    config.unsupported("num_experts_per_tok", "at most " + std::to_string(mixture.num_experts) + " experts");
+  mixture.expert_size = defaults.expert_size == 0
+                            ? spec.intermediate_size
+                            : config.positive("moe_intermediate_size", defaults.expert_size);
+  mixture.norm_topk_prob = config.flag("norm_topk_prob", false);
+  mixture.router_aux_loss_coef = config.number("router_aux_loss_coef", defaults.router_aux_loss_coef);
+  if (mixture.router_aux_loss_coef < 0) config.unsupported("router_aux_loss_coef", "a number, 0 or more");
+  spec.mixture = mixture;
+  spec.layers.resize(static_cast<std::size_t>(spec.num_hidden_layers));
+  for (LayerSpec& layer : spec.layers) layer.has_experts = true;
 }
 
 ops::Activation activation_named(const ConfigReader& config, const char* key, const std::string& fallback) {

@@ -14,6 +14,7 @@ namespace sft::engine {
 namespace {
 
 using testing::tiny_llama;
+using testing::tiny_mixture;
 
 struct Fixture : testing::TinyEngine<testing::SoloCommunicator> {
   explicit Fixture(EngineOptions options = {}, model::DecoderSpec spec = tiny_llama())
@@ -166,6 +167,67 @@ TEST(Engine, NoiseIsInTrainingOnlyAndDoesNotDependOnHowRowsAreCut) {
   }
   const data::MicroBatch batch = data::pack(r);
   EXPECT_EQ(noisy.engine.evaluate(batch).loss, quiet.engine.evaluate(batch).loss);
+}
+
+struct MixtureFixture : Fixture {
+  explicit MixtureFixture(EngineOptions options = {}) : Fixture(options, tiny_mixture()) { aux_scale = 0.5; }
+};
+
+TEST(MixtureEngine, RecomputedActivationsGiveTheSameBits) {
+  MixtureFixture kept, recomputed({.gradient_checkpointing = true});
+  const auto& r = kept.rows;
+  const auto a = kept.gradients({{r[0], r[1]}, {r[2], r[3]}}),
+             b = recomputed.gradients({{r[0], r[1]}, {r[2], r[3]}});
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(a[i].equal(b[i])) << "block " << i;
+  EXPECT_EQ(recomputed.engine.metrics().aux_loss.sum, kept.engine.metrics().aux_loss.sum)
+      << "counted once more when activations are computed again";
+}
+
+TEST(MixtureEngine, AuxLossesOfMicroBatchesAddUp) {
+  MixtureFixture fixture;
+  const auto& r = fixture.rows;
+  fixture.gradients({{r[0], r[1]}, {}, {r[2], r[3], r[4], r[5]}});
+  const double expected = fixture.engine.evaluate(data::pack({r[0], r[1]})).aux_loss.sum +
+                          fixture.engine.evaluate(data::pack({r[2], r[3], r[4], r[5]})).aux_loss.sum;
+  const StepMetrics metrics = fixture.engine.metrics();
+  EXPECT_EQ(metrics.aux_loss.count, 2);
+  EXPECT_NEAR(metrics.aux_loss.sum, expected, 1e-12);
+  EXPECT_EQ(metrics.counted_aux_loss.sum, metrics.aux_loss.sum);
+  EXPECT_GT(metrics.aux_loss.mean(), 2)
+      << "2 of 4 experts: 2 where all are chosen alike, more where they are not";
+  const StepMetrics left_out = fixture.engine.metrics(/*count_tokens=*/false);
+  EXPECT_EQ(left_out.counted_aux_loss.count, 0);
+  EXPECT_EQ(left_out.aux_loss.sum, metrics.aux_loss.sum);
+  Fixture dense;
+  dense.gradients({dense.rows});
+  EXPECT_EQ(dense.engine.metrics().aux_loss.count, 0);
+  EXPECT_EQ(dense.engine.evaluate(data::pack(r)).aux_loss.count, 0);
+}
+
+// Tokens without targets are balanced too, as long as that is wanted; along the gradient g the weighted loss
+// grows by h |g|^2.
+TEST(MixtureEngine, GradientOfRowsWithoutTargetsIsTheSlopeOfTheAuxLoss) {
+  MixtureFixture fixture;
+  std::vector<data::TokenRow> rows = fixture.rows;
+  for (data::TokenRow& row : rows) std::fill(row.labels.begin(), row.labels.end(), data::kIgnoreIndex);
+  const data::MicroBatch batch = data::pack(rows);
+  double squares = 0;
+  for (const at::Tensor& gradient : fixture.gradients({rows}))
+    squares += std::pow(gradient.norm().item<double>(), 2);
+  EXPECT_EQ(fixture.engine.metrics().loss_sum, 0);
+  ASSERT_GT(squares, 1e-6);
+  const double step = 1e-4 / std::sqrt(squares);  // too little to send a token elsewhere
+  const auto loss_at = [&](double h) {
+    for (const ParameterBlock& block : fixture.engine.blocks()) block.parameters().add_(block.gradients(), h);
+    const double loss = fixture.engine.evaluate(batch).aux_loss.sum;
+    for (const ParameterBlock& block : fixture.engine.blocks())
+      block.parameters().add_(block.gradients(), -h);
+    return fixture.aux_scale * loss;
+  };
+  EXPECT_NEAR((loss_at(step) - loss_at(-step)) / (2 * step), squares, 2e-2 * squares);
+  fixture.aux_scale = 0;
+  for (const at::Tensor& gradient : fixture.gradients({rows}))
+    EXPECT_EQ(gradient.count_nonzero().item<int64_t>(), 0);
 }
 
 TEST(Engine, NonFiniteGradientIsSeen) {

@@ -163,6 +163,37 @@ TEST(AdaptedDecoder, TargetsThatCannotBeAdaptedAreNamed) {
   }
 }
 
+TEST(AdaptedDecoder, OfAMixtureOnlyTheAttentionIsAdapted) {
+  const DecoderSpec spec = spec_from_config_json(
+      R"({"model_type": "qwen2_moe", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "num_key_value_heads": 2, "num_experts": 3, "num_experts_per_tok": 2, "mlp_only_layers": [0]})",
+      "config.json");
+  AdapterSpec attention = targeting({"q_proj", "o_proj"});
+  attention.modules_to_save = {"model.norm"};
+  EXPECT_EQ(Decoder::create(spec, &attention)->adapted_modules(),
+            (std::vector<std::string>{"o_proj", "q_proj"}));
+  const auto expect_refused = [&](const AdapterSpec& adapter, const std::string& module) {
+    try {
+      Decoder::create(spec, &adapter);
+      ADD_FAILURE() << module << " was taken";
+    } catch (const base::Error& error) {
+      EXPECT_EQ(error.code(), base::ExitCode::kConfig);
+      for (const std::string& part :
+           {module, std::string("lora_target_modules = q_proj, k_proj, v_proj, o_proj")})
+        EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  };
+  expect_refused(targeting({"gate_proj"}), "layers.0.mlp.gate_proj");
+  expect_refused(targeting({"experts.1.up_proj"}), "layers.1.mlp.experts.1.up_proj");
+  expect_refused(targeting({"shared_expert.down_proj"}), "layers.1.mlp.shared_expert.down_proj");
+  expect_refused(targeting({"mlp.gate"}), "layers.1.mlp.gate");
+  AdapterSpec all = targeting({});
+  all.all_linear = true;
+  expect_refused(all, "layers.0.mlp.gate_proj");
+  attention.modules_to_save = {"mlp.gate"};
+  expect_refused(attention, "lora_modules_to_save takes in model.layers.1.mlp.gate");
+}
+
 struct Moments {
   double mean, deviation, largest;
 };

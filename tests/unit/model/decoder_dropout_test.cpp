@@ -2,6 +2,9 @@
 // backward is that of the masked forward.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
 
 #include "unit/model/golden_model.h"
 
@@ -87,6 +90,33 @@ TEST_P(DecoderDropout, BackwardIsThatOfTheMaskedForward) {
   moved.move_weights(direction, -2 * kStep);
   const double down = moved.forward_backward(batch, 1.0, mode);
   EXPECT_NEAR((up - down) / (2 * kStep), expected, 1e-5 * std::abs(expected) + 1e-4);
+}
+
+// NEFTune adds its noise to what the embedding module gives: in Gemma that is scaled already, in Granite it
+// is not. With all embeddings 0, what reaches the first layer is the noise alone, up to its bound for a row
+// of 14 tokens.
+TEST(EmbeddingNoise, ComesWhereTransformersEmbeddingEnds) {
+  for (const auto& [name, scale] : std::vector<std::pair<std::string, double>>{{"gemma", 1},
+                                                                               {"gemma2", 1},
+                                                                               {"gemma3", 1},
+                                                                               {"granite", 3},
+                                                                               {"granitemoe", 3},
+                                                                               {"llama-untied", 1}}) {
+    const fs::path config = kGoldens / name / "config.json";
+    const auto decoder = Decoder::create(spec_from_config_json(base::read_text(config), config.string()));
+    const DecoderSpec& spec = decoder->spec();
+    const std::vector<at::Tensor> weights{at::zeros({spec.vocab_size, spec.hidden_size})};
+    const std::vector<int64_t> ids(14, 1);
+    const data::MicroBatch batch = pack(std::vector<Row>{{ids, ids, 0}});
+    RunMode mode = training(5);
+    mode.neftune_alpha = 7;
+    const at::Tensor x =
+        decoder->embedding_forward({weights, {}}, decoder->make_inputs(batch, at::kCPU), mode, nullptr);
+    const double bound = scale * 7 / std::sqrt(14.0 * static_cast<double>(spec.hidden_size));
+    const double largest = x.abs().max().item<double>();
+    EXPECT_LE(largest, bound * (1 + 1e-6)) << name;
+    EXPECT_GT(largest, 0.95 * bound) << name;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DecoderDropout,

@@ -140,23 +140,29 @@ class Model {
     }
   }
 
-  // Adds the gradients of loss_scale * (sum of cross-entropy); returns that sum.
-  double forward_backward(const data::MicroBatch& batch, double loss_scale, const RunMode& mode) {
+  // Adds the gradients of loss_scale * (sum of cross-entropy) + aux_scale * (load-balancing loss); returns
+  // that sum.
+  double forward_backward(const data::MicroBatch& batch, double loss_scale, const RunMode& mode,
+                          double aux_scale = 0.0) {
     const DecoderInputs in = decoder_->make_inputs(batch, at::kCPU);
     const int64_t layers = decoder_->num_layers();
     std::vector<BlockSaved> saved(static_cast<std::size_t>(layers) + 1);
+    RouterSums routers;
     at::Tensor x = decoder_->embedding_forward(block(0), in, mode, saved.data());
     for (int64_t l = 0; l < layers; ++l) {
-      x = decoder_->layer_forward(l, block(l + 1), x, in, mode, &saved[static_cast<std::size_t>(l) + 1]);
+      x = decoder_->layer_forward(l, block(l + 1), x, in, mode, &saved[static_cast<std::size_t>(l) + 1],
+                                  &routers);
     }
+    aux_loss_ = routers.loss().item<double>();
+    const at::Tensor router_grad = aux_scale > 0 ? routers.gradient() * aux_scale : at::Tensor();
     logits_ = decoder_->head_logits(block(layers + 1), block(0), x, mode);
     const auto head = decoder_->head_forward_backward(block(layers + 1), block(0), x, in, mode, loss_scale);
     EXPECT_EQ(decoder_->head_forward(block(layers + 1), block(0), x, in, mode).loss_sum.item<double>(),
               head.loss_sum.item<double>());
     at::Tensor grad = head.grad;
     for (int64_t l = layers - 1; l >= 0; --l) {
-      grad =
-          decoder_->layer_backward(l, block(l + 1), grad, in, mode, saved[static_cast<std::size_t>(l) + 1]);
+      grad = decoder_->layer_backward(l, block(l + 1), grad, in, mode, saved[static_cast<std::size_t>(l) + 1],
+                                      router_grad);
     }
     decoder_->embedding_backward(block(0), grad, in, mode, saved[0]);
     return head.loss_sum.item<double>();
@@ -184,6 +190,7 @@ class Model {
   const std::vector<FlatBlock>& blocks() const { return blocks_; }
   const Decoder& decoder() const { return *decoder_; }
   const at::Tensor& logits() const { return logits_; }
+  double aux_loss() const { return aux_loss_; }  // of the last batch
   std::vector<std::pair<std::string, at::Tensor>> gradients() const {
     std::vector<std::pair<std::string, at::Tensor>> all;
     for (int64_t b = 0; b < decoder_->num_blocks(); ++b) {
@@ -200,6 +207,7 @@ class Model {
   std::unique_ptr<Decoder> decoder_;
   std::vector<FlatBlock> blocks_;
   at::Tensor logits_;
+  double aux_loss_ = 0.0;
 };
 
 }  // namespace sft::model::test

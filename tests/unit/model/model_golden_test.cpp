@@ -20,11 +20,16 @@ double relative_l2(const at::Tensor& actual, const at::Tensor& expected) {
 
 // Gradients, each by its relative L2 distance. A key bias of a model without rotary positions has a true
 // gradient of zero (softmax does not see it): there only the size counts.
-void expect_gradients(const Model& model, const TensorSource& golden, double tolerance) {
+void expect_gradients(const Model& model, const TensorSource& golden, double tolerance,
+                      const std::string& prefix = "grad.") {
   std::size_t compared = 0;
   double largest = 0.0;
   for (const auto& [name, grad] : model.gradients()) {
-    const at::Tensor expected = read_tensor(golden, "grad." + name);
+    if (prefix != "grad." && !golden.contains(prefix + name)) {  // it does not reach this tensor
+      EXPECT_EQ(grad.norm().item<double>(), 0.0) << name;
+      continue;
+    }
+    const at::Tensor expected = read_tensor(golden, prefix + name);
     ASSERT_EQ(grad.sizes(), expected.sizes()) << name;
     if (expected.norm().item<double>() < 1e-12) {
       EXPECT_LE(grad.norm().item<double>(), 1e-6) << name;
@@ -37,7 +42,8 @@ void expect_gradients(const Model& model, const TensorSource& golden, double tol
   }
   testing::Test::RecordProperty("largest_gradient_difference", std::to_string(largest * 1e9) + "e-9");
   std::size_t stored = 0;
-  for (const std::string& name : golden.names()) stored += name.starts_with("grad.") ? 1 : 0;
+  for (const std::string& name : golden.names()) stored += name.starts_with(prefix) ? 1 : 0;
+  EXPECT_GT(stored, 0U);
   EXPECT_EQ(compared, stored) << "every gradient of transformers has its counterpart";
 }
 
@@ -129,6 +135,32 @@ TEST_P(ModelGolden, CountsItsParametersAndNamesThemAsTheFileDoes) {
     }
   }
 }
+
+// The load-balancing loss of mixtures of experts, apart from the cross-entropy.
+class BalanceGolden : public ModelGolden {
+ protected:
+  void expect_balance(at::ScalarType dtype, const Tolerance& tolerance) const {
+    const auto reference = golden();
+    Model model(folder(), dtype, Spacing::kAligned);
+    model.forward_backward(pack(read_rows(*reference)), /*loss_scale=*/0.0, {}, /*aux_scale=*/1.0);
+    EXPECT_NEAR(model.aux_loss(), read_tensor(*reference, "aux_loss.float64").item<double>(),
+                4 * tolerance.loss);
+    expect_gradients(model, *reference, tolerance.gradient, "aux_grad.");
+  }
+};
+
+TEST_P(BalanceGolden, LossAndGradient) {
+  expect_balance(at::kDouble, kFloat64);
+  expect_balance(at::kFloat, kFloat32);
+}
+
+INSTANTIATE_TEST_SUITE_P(Mixtures, BalanceGolden,
+                         testing::Values("granitemoe", "mixtral", "olmoe", "qwen2-moe", "qwen3-moe"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
 
 std::vector<std::string> all_goldens() {
   std::vector<std::string> names;

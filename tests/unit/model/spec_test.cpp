@@ -110,8 +110,9 @@ TEST(Spec, PaddingIndex) {
 TEST(Spec, RefusesWhatItCannotRun) {
   expect_refused(json::array(), {"JSON object"});
   expect_refused({{"model_type", "mamba"}},
-                 {"model_type", "mamba", "gpt2, gpt_neox, gptj, granite, llama, mistral"});
-  expect_refused(json::object(), {"model_type", "missing", "gpt2, gpt_neox, gptj, granite, llama, mistral"});
+                 {"model_type", "mamba", "gpt2, gpt_neox, gptj, granite, granitemoe, llama, mistral"});
+  expect_refused(json::object(),
+                 {"model_type", "missing", "gpt2, gpt_neox, gptj, granite, granitemoe, llama, mistral"});
   expect_refused(llama({{"hidden_act", "mish"}}), {"hidden_act", "mish", "silu"});
   expect_refused(llama({{"hidden_size", "32"}}), {"hidden_size", "\"32\"", "whole number"});
   expect_refused(llama({{"hidden_size", 0}}), {"hidden_size", "0"});
@@ -163,6 +164,11 @@ TEST(Spec, RefusesWhatAFamilyCannotRun) {
                                    {"sliding_window", nullptr}}),
                  {"sliding_window", "window"});
   expect_refused(of_type("smollm3", {{"no_rope_layers", {1}}}), {"no_rope_layers"});
+  expect_refused(of_type("mixtral", {{"router_jitter_noise", 0.1}}), {"router_jitter_noise", "0.1"});
+  expect_refused(of_type("mixtral", {{"num_local_experts", 2}, {"num_experts_per_tok", 3}}),
+                 {"num_experts_per_tok", "3", "at most 2"});
+  expect_refused(of_type("qwen3_moe", {{"router_aux_loss_coef", -1}}), {"router_aux_loss_coef", "-1"});
+  expect_refused(of_type("olmoe", {{"clip_qkv", 8.0}}), {"clip_qkv", "8.0"});
   expect_refused(of_type("gptj", {{"rotary_dim", nullptr}}), {"rotary_dim"});
   expect_refused(of_type("bloom", {{"apply_residual_connection_post_layernorm", true}}),
                  {"apply_residual_connection_post_layernorm"});
@@ -178,6 +184,52 @@ TEST(Spec, LayersDiffer) {
   const DecoderSpec smol = parse(of_type("smollm3", {{"num_hidden_layers", 4}, {"pad_token_id", 0}}));
   EXPECT_TRUE(smol.layers[2].rope.has_value());
   EXPECT_FALSE(smol.layers[3].rope.has_value());
+}
+
+std::vector<bool> layers_with_experts(const DecoderSpec& spec) {
+  std::vector<bool> layers;
+  for (const LayerSpec& layer : spec.layers) layers.push_back(layer.has_experts);
+  return layers;
+}
+
+// As transformers' configuration classes document them, and the layers that its decoder layers choose.
+TEST(Spec, MixturesOfExperts) {
+  const DecoderSpec mixtral = parse({{"model_type", "mixtral"}, {"num_hidden_layers", 2}});
+  EXPECT_EQ(std::tuple(mixtral.mixture->num_experts, mixtral.mixture->num_experts_per_tok,
+                       mixtral.mixture->expert_size),
+            std::tuple(8, 2, 14336));
+  EXPECT_EQ(std::pair(mixtral.ropes.at(0).theta, mixtral.norm_eps), std::pair(1e6, 1e-5));
+  EXPECT_TRUE(mixtral.mixture->norm_topk_prob && !mixtral.mixture->stacked_experts);
+  EXPECT_EQ(mixtral.mixture->router_aux_loss_coef, 0.001);
+  EXPECT_EQ(layers_with_experts(mixtral), std::vector<bool>(2, true));
+
+  const DecoderSpec qwen2 =
+      parse({{"model_type", "qwen2_moe"}, {"num_hidden_layers", 4}, {"mlp_only_layers", {0, 2}}});
+  EXPECT_EQ(std::tuple(qwen2.mixture->num_experts, qwen2.mixture->num_experts_per_tok,
+                       qwen2.mixture->expert_size, qwen2.mixture->shared_expert_size),
+            std::tuple(60, 4, 1408, 5632));
+  EXPECT_EQ(layers_with_experts(qwen2), (std::vector<bool>{false, true, false, true}));
+  EXPECT_TRUE(qwen2.attention_bias && !qwen2.attention_out_bias && !qwen2.mixture->norm_topk_prob);
+
+  const DecoderSpec qwen3 = parse({{"model_type", "qwen3_moe"},
+                                   {"num_hidden_layers", 4},
+                                   {"decoder_sparse_step", 3},
+                                   {"norm_topk_prob", true}});
+  EXPECT_EQ(std::tuple(qwen3.mixture->num_experts, qwen3.mixture->num_experts_per_tok,
+                       qwen3.mixture->expert_size, qwen3.mixture->shared_expert_size),
+            std::tuple(128, 8, 768, 0));
+  EXPECT_EQ(layers_with_experts(qwen3), (std::vector<bool>{false, false, true, false}));
+  EXPECT_TRUE(qwen3.mixture->norm_topk_prob);
+  const DecoderSpec dense =
+      parse({{"model_type", "qwen3_moe"}, {"num_hidden_layers", 2}, {"decoder_sparse_step", 3}});
+  EXPECT_FALSE(dense.mixture.has_value());
+
+  const DecoderSpec olmoe = parse({{"model_type", "olmoe"}, {"num_local_experts", 12}});
+  EXPECT_EQ(std::tuple(olmoe.mixture->num_experts, olmoe.mixture->num_experts_per_tok,
+                       olmoe.mixture->router_aux_loss_coef),
+            std::tuple(12, 8, 0.01));
+  const DecoderSpec granite = parse({{"model_type", "granitemoe"}});
+  EXPECT_TRUE(granite.mixture->norm_topk_prob && granite.mixture->stacked_experts);
 }
 
 json longrope(const json& short_factor) {

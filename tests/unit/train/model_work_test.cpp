@@ -20,6 +20,16 @@ TEST(ModelWork, CountsTheLinearMapsOfALlama) {
   EXPECT_EQ(work.head_dim, 8);
 }
 
+TEST(ModelWork, CountsTheExpertsThatATokenIsSentTo) {
+  const int64_t attention = 32 * 32 + 2 * 16 * 32 + 32 * 32, dense = 3 * 32 * 48;
+  const int64_t router = 4 * 32, two_experts = 2 * 3 * 32 * 24, shared = 3 * 32 * 16 + 32;
+  const metrics::ModelWork work = model_work(*model::Decoder::create(testing::tiny_mixture()));
+  EXPECT_EQ(work.block_linear_parameters, 3 * attention + dense + 2 * (router + two_experts + shared));
+  const model::AdapterSpec adapter = testing::tiny_adapter({"q_proj"});
+  const metrics::ModelWork adapted = model_work(*model::Decoder::create(testing::tiny_mixture(), &adapter));
+  EXPECT_EQ(adapted.frozen_block_linear_parameters, work.block_linear_parameters);
+}
+
 TEST(ModelWork, CountsTheProjectionsOfANarrowEmbedding) {
   const std::string file = SFT_SOURCE_DIR "/tests/golden/models/opt-350m-kind/config.json";
   const auto decoder = model::Decoder::create(model::spec_from_config_json(base::read_text(file), file));
