@@ -26,6 +26,7 @@
 #include "sft/data/dataset.h"
 #include "sft/parallel/environment.h"
 #include "sft/train/agree.h"
+#include "sft/train/bench.h"
 #include "sft/train/export.h"
 #include "sft/train/generate.h"
 #include "sft/train/run.h"
@@ -201,6 +202,12 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
     const config::ParsedOptions parsed = read_options_once(command_line, *control);
     sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank,
                    topology.world_size, topology.host);
+    if (command_line.command == config::Command::kBench) {
+      sft::train::run_bench(parsed, env,
+                            {.steps = config::parse_integer(command_line.operands[0], "--steps"),
+                             .json = command_line.operands[1] == "json"});
+      return;
+    }
     code = sft::train::run_training(parsed, env, *watchdog);
   });
   if (!failure) return leave_together(env, code);
@@ -222,7 +229,7 @@ int main(int argc, char** argv) {
     command_line = config::parse_command_line(argc, argv);
     const auto command = command_line.command;
     needs_mpi = command == config::Command::kTrain || command == config::Command::kGenerate ||
-                command == config::Command::kExport;
+                command == config::Command::kExport || command == config::Command::kBench;
     if (!needs_mpi) code = static_cast<int>(run_local(command_line));
   });
   if (failure) {

@@ -100,13 +100,7 @@ bool Trainer::left_out_by_trl(const data::Window& window) const {
 Trainer::WindowCounts Trainer::count(const data::Window& window) {
   const auto timed = parts_.timers.scope(Phase::kCommunication);
   const int64_t num_tokens = left_out_by_trl(window) ? 0 : window.num_tokens;
-  int64_t squared_lengths = 0;
-  for (const data::MicroBatch& batch : window.micro_batches) {
-    for (std::size_t row = 0; row + 1 < batch.cu_seqlens.size(); ++row) {
-      const int64_t length = batch.cu_seqlens[row + 1] - batch.cu_seqlens[row];
-      squared_lengths += length * length;
-    }
-  }
+  const auto squared_lengths = static_cast<int64_t>(step_work(window).sum_squared_lengths);
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
   std::array<int64_t, 8> sums{window.num_targets,

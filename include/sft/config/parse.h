@@ -16,14 +16,14 @@ struct ParsedOptions {
 };
 
 // What the command line asks for besides training.
-enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kPrintOptionsDoc, kCheckConfig, kVerify, kGenerate, kExport };
+enum class Command { kTrain, kHelp, kVersion, kPrintConfig, kPrintConfigJson, kPrintOptionsDoc, kCheckConfig, kVerify, kGenerate, kExport, kBench };
 
 struct CommandLine {
   Command command = Command::kTrain;
   std::vector<std::string> ini_texts_from;  // --args files, in order
   std::vector<std::string> settings;        // "key=value" of --key value / --key=value, in order; they win over files
   std::vector<std::string> operands;        // verify: paths; generate: model folder, comma-separated ids, max_new_tokens;
-                                            // export: adapter folder, output folder
+                                            // export: adapter folder, output folder; bench: steps, "table" | "json"
 };
 
 // Local. Throws Error(kConfig) for what it does not understand.
