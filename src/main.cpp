@@ -27,6 +27,7 @@
 #include "sft/data/inspector.h"
 #include "sft/parallel/environment.h"
 #include "sft/train/agree.h"
+#include "sft/train/bench.h"
 #include "sft/train/doctor.h"
 #include "sft/train/export.h"
 #include "sft/train/generate.h"
@@ -203,10 +204,9 @@ int leave_together(sft::parallel::MpiEnv& env, ExitCode code) {
 int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
   std::optional<sft::base::Watchdog> watchdog;
   const bool is_run = command_line.command == config::Command::kTrain;
-  if (is_run || command_line.command == config::Command::kDoctor) {
-    watchdog.emplace(start_seconds(command_line));
-    sft::data::start_inspector();
-  }
+  const bool is_doctor = command_line.command == config::Command::kDoctor;
+  if (is_run || is_doctor) watchdog.emplace(start_seconds(command_line));
+  if (is_run || is_doctor || command_line.command == config::Command::kBench) sft::data::start_inspector();
   sft::parallel::MpiEnv env(&argc, &argv);
   const sft::parallel::Topology& topology = env.topology();
   ExitCode code = ExitCode::kDone;
@@ -225,6 +225,12 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
     const config::ParsedOptions parsed = read_options_once(command_line, *control);
     sft::log::init(sft::log::level_from_name(parsed.options.logging.log_level), topology.rank,
                    topology.world_size, topology.host);
+    if (command_line.command == config::Command::kBench) {
+      sft::train::run_bench(parsed, env,
+                            {.steps = config::parse_integer(command_line.operands[0], "--steps"),
+                             .json = command_line.operands[1] == "json"});
+      return;
+    }
     code = is_run ? sft::train::run_training(parsed, env, *watchdog)
                   : sft::train::examine_allocation(parsed.options, env, *control);
   });
@@ -247,7 +253,8 @@ int main(int argc, char** argv) {
     command_line = config::parse_command_line(argc, argv);
     const auto command = command_line.command;
     needs_mpi = command == config::Command::kTrain || command == config::Command::kGenerate ||
-                command == config::Command::kExport || command == config::Command::kDoctor;
+                command == config::Command::kExport || command == config::Command::kDoctor ||
+                command == config::Command::kBench;
     if (!needs_mpi) code = static_cast<int>(run_local(command_line));
   });
   if (failure) {

@@ -34,6 +34,8 @@ po::options_description own_options() {
   add("max-new-tokens", po::value<std::string>()->default_value("40"));
   add("step", po::value<std::string>());
   add("ranks", po::value<std::string>()->default_value(""));
+  add("steps", po::value<std::string>()->default_value("5"));
+  add("json", "");
   add(kSetting, po::value<Words>()->composing());
   add(kOperand, po::value<Words>()->composing());
   return description;
@@ -145,6 +147,16 @@ Command flag_command_of(const po::variables_map& values) {
   return values.count("check-config") ? Command::kCheckConfig : Command::kTrain;
 }
 
+// bench [--steps N] [--json]
+void read_bench(CommandLine& result, const po::variables_map& values) {
+  result.command = Command::kBench;
+  if (!result.operands.empty())
+    fail(ExitCode::kConfig, "usage: sft-dist bench --args run.ini [--steps N] [--json]");
+  const std::string& steps = values["steps"].as<std::string>();
+  if (parse_integer(steps, "--steps") < 1) fail(ExitCode::kConfig, "--steps = {}: must be 1 or more", steps);
+  result.operands = {steps, values.count("json") ? "json" : "table"};
+}
+
 // verify PATH ..., generate MODEL --ids 1,2,3, export --merge ADAPTER OUT, inspect-step --step N, doctor
 void read_command_word(CommandLine& result, const po::variables_map& values) {
   const std::string word = result.operands.front();
@@ -159,6 +171,8 @@ void read_command_word(CommandLine& result, const po::variables_map& values) {
     }
     for (const char* name : {"ids", "max-new-tokens"})
       result.operands.push_back(values[name].as<std::string>());
+  } else if (word == "bench") {
+    read_bench(result, values);
   } else if (word == "export") {
     result.command = Command::kExport;
     if (result.operands.size() != 2 || !values.count("merge"))
@@ -189,6 +203,10 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   if (result.command != Command::kHelp && !result.operands.empty()) read_command_word(result, values);
   if (result.command != Command::kInspectStep && (values.count("step") || !values["ranks"].defaulted()))
     fail(ExitCode::kConfig, "command line: --step and --ranks belong to: sft-dist inspect-step");
+  for (const char* name : {"steps", "json"}) {
+    if (values.count(name) && !values[name].defaulted() && result.command != Command::kBench)
+      fail(ExitCode::kConfig, "command line: --{} belongs to sft-dist bench", name);
+  }
   return result;
 }
 

@@ -93,6 +93,11 @@ void add_training(Rows& rows) {
   rows.add(SFT_OPTION(batch, global_batch_size),
            "rows of a step over all ranks; when set, gradient_accumulation_steps is derived from it",
            at_least(1));
+  rows.add(
+      SFT_OPTION(batch, micro_batch_tokens),
+      "cut a rank's rows of a step, and its evaluation rows, into micro-batches of at most this many tokens "
+      "(a longer row is one by itself) instead of per_device_train_batch_size rows; None: by rows",
+      at_least(1));
   rows.add(SFT_OPTION(batch, allow_batch_change), "let a resumed run use another global batch size");
 
   rows.group("Loss");

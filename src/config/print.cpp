@@ -21,6 +21,7 @@ constexpr const char* kUsage =
     "  sft-dist --args run.ini --check-config                   check the options and stop\n"
     "  sft-dist --args run.ini --print-config[=json]            print every option with its value\n"
     "  sft-dist verify PATH ...                                 check a checkpoint, model or data set\n"
+    "  sft-dist bench --args run.ini [--steps N] [--json]       measure the machine and steps of a run\n"
     "  sft-dist generate MODEL --ids 1,2,3                      print a greedy continuation, as token ids\n"
     "  sft-dist export --merge ADAPTER OUT                      write a model with its adapter in it\n"
     "  mpirun -np N sft-dist doctor --args run.ini              check hosts, files and network before a run\n"

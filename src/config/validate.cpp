@@ -110,6 +110,12 @@ std::vector<Contradiction> contradictions(const Options& o) {
              "global_batch_size = {} is not a multiple of per_device_train_batch_size = {}", global,
              per_device);
 
+  found.when(
+      o.batch.micro_batch_tokens && o.runtime.trl_compat, {"micro_batch_tokens", "trl_compat"},
+      "micro_batch_tokens = {} cuts micro-batches by tokens; trl_compat = true reproduces means over those "
+      "of TRL, which are cut by rows: leave one of them out",
+      o.batch.micro_batch_tokens.value_or(0));
+
   check_steps(found, "logging", o.logging.logging_strategy, o.logging.logging_steps);
   check_steps(found, "eval", o.eval.eval_strategy, o.eval.eval_steps.value_or(o.logging.logging_steps));
   check_steps(found, "save", o.save.save_strategy, o.save.save_steps);

@@ -26,7 +26,7 @@ void check(const TokenDataset& dataset, const LoaderOptions& options) {
          layout.micro_batch_size, layout.world_size, layout.gradient_accumulation_steps);
   }
   if (options.rank < 0 || options.rank >= layout.world_size || options.prefetch_windows < 0 ||
-      layout.num_rows != dataset.size()) {
+      options.micro_batch_tokens < 0 || layout.num_rows != dataset.size()) {
     fail(ExitCode::kInternal, "loader of rank {} of {}, {} windows ahead, {} of {} rows", options.rank,
          layout.world_size, options.prefetch_windows, layout.num_rows, dataset.size());
   }

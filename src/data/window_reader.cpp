@@ -5,6 +5,7 @@
 
 #include "sft/base/checked.h"
 #include "sft/base/error.h"
+#include "sft/data/token_groups.h"
 
 namespace sft::data {
 
@@ -52,8 +53,8 @@ Window WindowReader::read(const Cursor& cursor) {
     window.global_rows.insert(window.global_rows.end(), numbers.begin(), numbers.end());
   }
   const int64_t micro_steps = cut_.micro_steps(window.begin);
-  for (int64_t s = 0; s < micro_steps; ++s) {
-    MicroBatch batch = read_micro_batch(window.begin, s);
+  for (const Positions& rows_at : micro_batches(window.begin, micro_steps)) {
+    MicroBatch batch = read_micro_batch(window.begin, rows_at);
     window.num_tokens += batch.num_tokens();
     window.num_targets += batch.num_targets();
     window.num_rows += batch.num_rows();
@@ -83,9 +84,38 @@ std::vector<Slot> WindowReader::slots(const Cursor& cursor) {
   return result;
 }
 
-MicroBatch WindowReader::read_micro_batch(const Cursor& begin, int64_t micro_step) const {
+std::vector<WindowReader::Positions> WindowReader::micro_batches(const Cursor& begin,
+                                                                 int64_t micro_steps) const {
+  std::vector<Positions> mine;
+  if (options_.micro_batch_tokens == 0) {
+    for (int64_t s = 0; s < micro_steps; ++s) mine.push_back(positions(begin, s, options_.rank));
+    return mine;
+  }
+  std::size_t most = 1;
+  for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
+    std::vector<Positions> groups = micro_batches_by_tokens(begin, micro_steps, rank);
+    most = std::max(most, groups.size());
+    if (rank == options_.rank) mine = std::move(groups);
+  }
+  mine.insert(mine.begin(), most - mine.size(), Positions());
+  return mine;
+}
+
+std::vector<WindowReader::Positions> WindowReader::micro_batches_by_tokens(const Cursor& begin,
+                                                                           int64_t micro_steps,
+                                                                           int64_t rank) const {
+  Positions all;
+  for (int64_t s = 0; s < micro_steps; ++s) {
+    const Positions more = positions(begin, s, rank);
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  const auto length = [&](int64_t position) { return dataset_.length(index_at(position)); };
+  return group_by_tokens(all, length, options_.micro_batch_tokens);
+}
+
+MicroBatch WindowReader::read_micro_batch(const Cursor& begin, const Positions& rows_at) const {
   std::vector<TokenRow> rows;
-  for (const int64_t position : positions(begin, micro_step, options_.rank)) {
+  for (const int64_t position : rows_at) {
     TokenRow row = dataset_.read(index_at(position));
     row.id.epoch = begin.epoch;
     row.id.position = position;
@@ -94,7 +124,7 @@ MicroBatch WindowReader::read_micro_batch(const Cursor& begin, int64_t micro_ste
   return pack(rows);
 }
 
-std::vector<int64_t> WindowReader::positions(const Cursor& begin, int64_t micro_step, int64_t rank) const {
+WindowReader::Positions WindowReader::positions(const Cursor& begin, int64_t micro_step, int64_t rank) const {
   return micro_batch_positions(options_.layout, micro_step, rank, begin.position);
 }
 

@@ -38,10 +38,16 @@ class WindowReader {
   const EpochCut& cut() const { return cut_; }
 
  private:
-  std::vector<int64_t> positions(const Cursor& begin, int64_t micro_step, int64_t rank) const;
+  using Positions = std::vector<int64_t>;
+  Positions positions(const Cursor& begin, int64_t micro_step, int64_t rank) const;
+  // The rows of each of this rank's micro-batches. As many on every rank: empty ones stand at the front, so
+  // that a rank's last one, whose backward hides the reductions, is its fullest.
+  std::vector<Positions> micro_batches(const Cursor& begin, int64_t micro_steps) const;
+  std::vector<Positions> micro_batches_by_tokens(const Cursor& begin, int64_t micro_steps,
+                                                 int64_t rank) const;
   int64_t index_at(int64_t position) const;  // row at this position of the current epoch's order
   void enter_epoch(const Cursor& begin);
-  MicroBatch read_micro_batch(const Cursor& begin, int64_t micro_step) const;
+  MicroBatch read_micro_batch(const Cursor& begin, const Positions& rows_at) const;
 
   const TokenDataset& dataset_;
   LoaderOptions options_;

@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "sft/data/token_groups.h"
+
 namespace sft::train {
 
 Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& options,
@@ -22,9 +24,21 @@ Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& 
              .wrap_around = options.trl_compat};
 }
 
-data::MicroBatch Evaluator::batch(int64_t micro_step) const {
+std::vector<Evaluator::Positions> Evaluator::batches() const {
+  std::vector<Positions> by_rows;
+  for (int64_t step = 0; step < layout_.micro_steps_per_epoch(); ++step)
+    by_rows.push_back(data::micro_batch_positions(layout_, step, comm_.rank()));
+  if (options_.micro_batch_tokens == 0) return by_rows;
+
+  Positions all;
+  for (const Positions& positions : by_rows) all.insert(all.end(), positions.begin(), positions.end());
+  const auto length = [&](int64_t position) { return dataset_.length(position); };
+  return data::group_by_tokens(all, length, options_.micro_batch_tokens);
+}
+
+data::MicroBatch Evaluator::read(const Positions& positions) const {
   std::vector<data::TokenRow> rows;
-  for (const int64_t position : data::micro_batch_positions(layout_, micro_step, comm_.rank())) {
+  for (const int64_t position : positions) {
     rows.push_back(dataset_.read(position));
     rows.back().id.position = position;
   }
@@ -34,8 +48,8 @@ data::MicroBatch Evaluator::batch(int64_t micro_step) const {
 Evaluator::Means Evaluator::exact() {
   engine::BatchSums mine;
   int64_t targets = 0;
-  for (int64_t step = 0; step < layout_.micro_steps_per_epoch(); ++step) {
-    const data::MicroBatch micro_batch = batch(step);
+  for (const Positions& positions : batches()) {
+    const data::MicroBatch micro_batch = read(positions);
     const engine::BatchSums sums = engine_.evaluate(micro_batch);
     mine.loss += sums.loss;
     mine.tokens.num_right += sums.tokens.num_right;
@@ -65,7 +79,7 @@ Evaluator::Means Evaluator::as_trl() {
   std::vector<double> tokens(static_cast<std::size_t>(steps) * 3, 0.0);
   std::array<double, 2> aux_loss{};
   for (int64_t step = 0; step < steps; ++step) {
-    const data::MicroBatch micro_batch = batch(step);
+    const data::MicroBatch micro_batch = read(data::micro_batch_positions(layout_, step, comm_.rank()));
     const engine::BatchSums sums = engine_.evaluate(micro_batch);
     const double targets = static_cast<double>(std::max<int64_t>(1, micro_batch.num_targets()));
     const auto entry = static_cast<std::size_t>(step * world_size + comm_.rank());

@@ -38,4 +38,15 @@ metrics::ModelWork model_work(const model::Decoder& decoder) {
   return work;
 }
 
+metrics::StepWork step_work(const data::Window& window) {
+  metrics::StepWork work{.num_tokens = window.num_tokens, .num_targets = window.num_targets};
+  for (const data::MicroBatch& batch : window.micro_batches) {
+    for (std::size_t row = 0; row + 1 < batch.cu_seqlens.size(); ++row) {
+      const auto length = static_cast<double>(batch.cu_seqlens[row + 1] - batch.cu_seqlens[row]);
+      work.sum_squared_lengths += length * length;
+    }
+  }
+  return work;
+}
+
 }  // namespace sft::train

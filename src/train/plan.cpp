@@ -48,6 +48,7 @@ RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t worl
                  .gradient_accumulation_steps = accumulation_steps(options.batch, world_size),
                  .drop_last = options.data.dataloader_drop_last,
                  .wrap_around = options.runtime.trl_compat};
+  plan.micro_batch_tokens = options.batch.micro_batch_tokens.value_or(0);
   if (plan.layout.micro_steps_per_epoch() == 0) {
     throw base::Error(
         base::ExitCode::kConfig,
@@ -81,6 +82,7 @@ data::LoaderOptions loader_options_of(const config::DataOptions& options, const 
                         : name == "group_by_length" ? data::SamplingStrategy::kGroupByLength
                                                     : data::SamplingStrategy::kRandom;
   return {.layout = plan.layout,
+          .micro_batch_tokens = plan.micro_batch_tokens,
           .rank = rank,
           .strategy = strategy,
           .seed = static_cast<uint64_t>(options.data_seed.value_or(options.seed))};

@@ -12,11 +12,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "adapter_setup.h"
-#include "dataset_checks.h"
 #include "goodput.h"
 #include "heartbeat.h"
 #include "resume.h"
+#include "run_parts.h"
 #include "sft/base/file.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
@@ -36,19 +35,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using base::ExitCode;
-
-// What is read from files before anything is allocated.
-struct Inputs {
-  fs::path model_dir;
-  std::string config_json;
-  std::optional<AdapterPlan> adapter;
-  std::string adapter_identity;
-  std::unique_ptr<model::Decoder> decoder;
-  std::unique_ptr<data::TokenDataset> train;
-  std::vector<EvaluationSet> eval;
-  std::vector<checkpoint::SideFile> side_files;
-  double router_aux_loss_coef = 0;
-};
 
 // Special tokens that the run chose instead of the model's, as sft-prepare found them.
 struct ChosenTokens {
@@ -113,6 +99,13 @@ double router_aux_loss_coef(const config::LossOptions& options, const model::Dec
   return 0;
 }
 
+engine::FrozenLinears frozen_linears(const config::AdapterOptions& options) {
+  if (!options.load_in_4bit) return engine::FrozenLinears::kPlain;
+  return options.use_bnb_nested_quant ? engine::FrozenLinears::kNf4Nested : engine::FrozenLinears::kNf4;
+}
+
+}  // namespace
+
 Inputs read_inputs(const config::Options& options) {
   Inputs inputs;
   inputs.model_dir = model::resolve_model_dir(options.model.model_name_or_path);
@@ -164,6 +157,24 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions&
   return optim::Optimizer::create(options, std::move(ranges), warmup_steps);
 }
 
+engine::EngineOptions engine_options(const config::Options& options, const std::string& device,
+                                     const parallel::Topology& topology) {
+  return {.compute = options.precision.bf16 ? ops::ComputeDtype::kBf16 : ops::ComputeDtype::kFp32,
+          .gradient_checkpointing = options.precision.gradient_checkpointing,
+          .seed = static_cast<uint64_t>(options.data.seed),
+          .neftune_alpha = options.loss.neftune_noise_alpha.value_or(0),
+          .loss = {.kind = options.loss.loss_type == "dft" ? ops::LossKind::kDft : ops::LossKind::kNll,
+                   .label_smoothing = options.loss.label_smoothing_factor,
+                   .token_metrics = options.logging.log_token_metrics},
+          .device = device == "cuda"
+                        ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
+                        : c10::Device(c10::kCPU),
+          .frozen_dtype = options.adapter.base_dtype == "bfloat16" ? c10::kBFloat16 : c10::kFloat,
+          .frozen_linears = frozen_linears(options.adapter)};
+}
+
+namespace {
+
 std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, const RunPlan& plan, int rank) {
   const bool on_terminal = ::isatty(STDERR_FILENO) != 0;
   const std::string& report_to = options.logging.report_to;
@@ -201,12 +212,8 @@ void watch(base::Watchdog& watchdog, const config::Options& options, parallel::C
                      .finish = limit(options.runtime.watchdog_checkpoint_seconds)});
 }
 
-engine::FrozenLinears frozen_linears(const config::AdapterOptions& options) {
-  if (!options.load_in_4bit) return engine::FrozenLinears::kPlain;
-  return options.use_bnb_nested_quant ? engine::FrozenLinears::kNf4Nested : engine::FrozenLinears::kNf4;
-}
+}  // namespace
 
-// First values of a new run's adapters.
 void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engine,
                    parallel::Communicator& comm) {
   if (plan.start_from.empty()) return engine.initialize_adapters(plan.init, seed);
@@ -219,8 +226,6 @@ void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engin
   });
   engine.load_trainable(*source);
 }
-
-}  // namespace
 
 ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env, base::Watchdog& watchdog) {
   const config::Options& options = parsed.options;
@@ -270,21 +275,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   if (first)
     base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
 
-  engine::Engine engine(
-      *inputs.decoder,
-      {.compute = options.precision.bf16 ? ops::ComputeDtype::kBf16 : ops::ComputeDtype::kFp32,
-       .gradient_checkpointing = options.precision.gradient_checkpointing,
-       .seed = static_cast<uint64_t>(options.data.seed),
-       .neftune_alpha = options.loss.neftune_noise_alpha.value_or(0),
-       .loss = {.kind = options.loss.loss_type == "dft" ? ops::LossKind::kDft : ops::LossKind::kNll,
-                .label_smoothing = options.loss.label_smoothing_factor,
-                .token_metrics = options.logging.log_token_metrics},
-       .device = device == "cuda"
-                     ? c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(topology.local_rank))
-                     : c10::Device(c10::kCPU),
-       .frozen_dtype = options.adapter.base_dtype == "bfloat16" ? c10::kBFloat16 : c10::kFloat,
-       .frozen_linears = frozen_linears(options.adapter)},
-      *comm, timers);
+  engine::Engine engine(*inputs.decoder, engine_options(options, device, topology), *comm, timers);
   std::unique_ptr<optim::Optimizer> optimizer;
   on_all_ranks(*comm,
                [&] { optimizer = make_optimizer(options.optimizer, engine, schedule->warmup_steps()); });
@@ -298,6 +289,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
         EvaluatorOptions{
             .name = set.name,
             .per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
+            .micro_batch_tokens = plan.micro_batch_tokens,
             .trl_compat = options.runtime.trl_compat,
             .token_metrics = options.logging.log_token_metrics,
             .loss_is_perplexity = options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0,

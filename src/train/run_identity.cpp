@@ -104,6 +104,8 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   json bits;
   bits["world_size"] = plan.layout.world_size;
   bits["per_device_train_batch_size"] = plan.layout.micro_batch_size;
+  const auto& tokens = options.batch.micro_batch_tokens;
+  bits["micro_batch_tokens"] = tokens ? json(*tokens) : json();
   bits["threads_per_rank"] = threads_per_rank;
   bits["device"] = device;
   bits["bf16"] = options.precision.bf16;

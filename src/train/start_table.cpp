@@ -77,9 +77,12 @@ std::vector<std::pair<std::string, std::string>> start_table(
                       dataset_text(set.path, *set.dataset, options.data,
                                    options.eval.eval_packing.value_or(options.data.packing)));
   }
-  rows.emplace_back("global batch", fmt::format("{} rows = {} per device x {} accumulation x {} ranks",
+  const std::string cut = plan.micro_batch_tokens > 0
+                              ? fmt::format("; micro-batches of up to {} tokens", plan.micro_batch_tokens)
+                              : "";
+  rows.emplace_back("global batch", fmt::format("{} rows = {} per device x {} accumulation x {} ranks{}",
                                                 layout.global_batch_size(), layout.micro_batch_size,
-                                                layout.gradient_accumulation_steps, layout.world_size));
+                                                layout.gradient_accumulation_steps, layout.world_size, cut));
   rows.emplace_back("steps", fmt::format("{} ({} per epoch)", plan.max_steps, plan.steps_per_epoch));
   rows.emplace_back("optimizer",
                     fmt::format("{}, learning rate {} ({})", options.optimizer.optim,

@@ -110,16 +110,11 @@ bool Trainer::left_out_by_trl(const data::Window& window) const {
 Trainer::WindowCounts Trainer::count(const data::Window& window) {
   const auto timed = parts_.timers.scope(Phase::kCommunication);
   const int64_t num_tokens = left_out_by_trl(window) ? 0 : window.num_tokens;
-  int64_t squared_lengths = 0, num_micro_batches = 0;
-  for (const data::MicroBatch& batch : window.micro_batches) {
-    if (batch.num_tokens() > 0) ++num_micro_batches;
-    for (std::size_t row = 0; row + 1 < batch.cu_seqlens.size(); ++row) {
-      const int64_t length = batch.cu_seqlens[row + 1] - batch.cu_seqlens[row];
-      squared_lengths += length * length;
-    }
-  }
-  const metrics::StepWork own_work{window.num_tokens, window.num_targets,
-                                   static_cast<double>(squared_lengths)};
+  const metrics::StepWork own_work = step_work(window);
+  const auto squared_lengths = static_cast<int64_t>(own_work.sum_squared_lengths);
+  const auto num_micro_batches =
+      std::count_if(window.micro_batches.begin(), window.micro_batches.end(),
+                    [](const data::MicroBatch& batch) { return batch.num_tokens() > 0; });
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
   std::array<int64_t, 9> sums{

@@ -14,6 +14,8 @@ def run_trl(work: Workload, dtype: str, threads: int, scratch: Path) -> dict:
     out = scratch / "trl"
     job = {"out": str(out), "model": str(work.model), "tokenizer": str(work.model), "train_h5": str(work.data), "threads": threads,
            "settings": work.settings | {"bf16": dtype == "bf16"}, "save_model": False, "save_rows": False}
+    if work.adapter:
+        job["adapter"] = str(work.adapter)
     (scratch / "jobs.json").write_text(json.dumps([job]))
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
            "HF_DATASETS_CACHE": str(scratch / "cache"), "CUDA_VISIBLE_DEVICES": ""}
@@ -30,7 +32,8 @@ def run_trl(work: Workload, dtype: str, threads: int, scratch: Path) -> dict:
 def run_ours(work: Workload, dtype: str, threads: int, scratch: Path) -> dict:
     out = scratch / "ours"
     ini = scratch / "run.ini"
-    ini.write_text(ours.ini_text(work.settings | {
+    adapter = {"use_peft": True, "adapter_name_or_path": work.adapter} if work.adapter else {}
+    ini.write_text(ours.ini_text(work.settings | adapter | {
         "model_name_or_path": work.model, "train_dataset": work.data, "output_dir": out, "overwrite_output_dir": True, "save_strategy": "no",
         "bf16": dtype == "bf16", "threads_per_rank": threads, "device": "cpu", "report_to": "none"}))
     done = measure.run(ours.command(ini, ranks=0), ours.environment(), timeout=3600)

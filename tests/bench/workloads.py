@@ -5,7 +5,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from parity import models, token_file
 
@@ -28,6 +31,7 @@ class Workload:
     data: Path
     settings: dict
     steps: int
+    adapter: Path | None = None  # folder of the PEFT adapter that both sides train
 
 
 def settings(batch: int, accumulation: int, max_length: int, steps: int) -> dict:
@@ -49,8 +53,6 @@ def _model_of_shape(folder: Path, config: dict) -> Path:
         small = {"initializer_range": 0.02, "init_std": 0.02}
         weights = {name: values * np.float32(0.25) if values.ndim > 1 else values
                    for name, values in models.random_weights(config).items()}
-        from safetensors.numpy import save_file
-
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config | small | {"dtype": "float32"}, indent=1))
     return folder
@@ -97,3 +99,79 @@ def make(case: str, folder: Path, steps: int, model: Path | None = None, data: P
     if case == "tiny":
         return tiny(folder, steps)
     return {"smollm2-135m": smollm2, "opt-350m": opt_350m}[case](folder, steps, model, data)
+
+
+def uneven(work: Workload, folder: Path) -> Workload:
+    """The same model on rows of very uneven lengths, up to 2048 tokens or what the model has positions for."""
+    config = json.loads((work.model / "config.json").read_text())
+    longest = min(2048, config["max_position_embeddings"])
+    random = np.random.RandomState(4)
+    lengths = np.clip(np.exp(np.log(longest / 34) + 1.3 * random.standard_normal(400)), 8, longest).astype(int)
+    rows = [random.randint(4, config["vocab_size"], size=length).tolist() for length in lengths]
+    work.data = token_file.write_token_file(folder / f"{work.name}-uneven.h5", rows, work.model, vocab_size=config["vocab_size"],
+                                            eos=config["eos_token_id"])
+    work.settings["max_length"] = longest
+    return work
+
+
+PROMPT_SHARE = 0.65
+
+
+def chat_labels(row: list[int]) -> list[int]:
+    """As a chat of turns of 120 tokens (a shorter row is one turn), of which the first 65 % are not learnt."""
+    turn = min(len(row), 120)
+    return [-100 if at % turn < PROMPT_SHARE * turn else token for at, token in enumerate(row)]
+
+
+def as_chat(work: Workload, folder: Path) -> None:
+    path = folder / f"{work.data.stem}-chat.h5"
+    if not path.exists():
+        with h5py.File(work.data) as file:
+            ids, offsets = file["input_ids"][:].tolist(), file["offsets"][:].tolist()
+            special = {key: file.attrs.get(f"{key}_token_id") for key in ("bos", "eos", "pad")}
+            vocab_size = int(file.attrs["vocab_size"])
+        rows = [ids[a:b] for a, b in zip(offsets, offsets[1:])]
+        token_file.write_token_file(path, rows, work.model, labels=list(map(chat_labels, rows)), vocab_size=vocab_size,
+                                    **{key: None if value is None else int(value) for key, value in special.items()})
+    work.data = path
+
+
+def as_packed(work: Workload, folder: Path) -> None:
+    work.settings |= {"packing": True, "packing_strategy": "bfd"}
+
+
+def as_recomputed(work: Workload, folder: Path) -> None:
+    work.settings["gradient_checkpointing"] = True
+
+
+def as_lora(work: Workload, folder: Path) -> None:
+    """r = 16 on queries and values, PEFT's choice for these models: A random, B zero, as new adapters are."""
+    work.adapter = folder / f"{work.model.name}-lora"
+    if (work.adapter / "adapter_config.json").exists():
+        return
+    work.adapter.mkdir(parents=True, exist_ok=True)
+    rank, random, tensors = 16, np.random.RandomState(5), {}
+    for file in sorted(work.model.glob("*.safetensors")):
+        with safe_open(file, "numpy") as weights:
+            for name in weights.keys():
+                module = name.removesuffix(".weight")
+                if module.endswith((".q_proj", ".v_proj")):
+                    outputs, inputs = weights.get_slice(name).get_shape()
+                    bound = inputs ** -0.5
+                    tensors[f"base_model.model.{module}.lora_A.weight"] = random.uniform(-bound, bound, (rank, inputs)).astype(np.float32)
+                    tensors[f"base_model.model.{module}.lora_B.weight"] = np.zeros((outputs, rank), np.float32)
+    save_file(tensors, work.adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    (work.adapter / "adapter_config.json").write_text(json.dumps({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(work.model), "r": rank, "lora_alpha": 32,
+        "lora_dropout": 0.0, "bias": "none", "target_modules": ["q_proj", "v_proj"], "init_lora_weights": True}, indent=1))
+
+
+# What a workload can be changed to, one after the other, on both sides alike.
+CHANGES = {"chat": as_chat, "packed": as_packed, "lora": as_lora, "recomputed": as_recomputed}
+
+
+def changed(work: Workload, changes: list[str], folder: Path) -> Workload:
+    for name in changes:
+        CHANGES[name](work, folder)
+    work.name = ", ".join([work.name, *changes])
+    return work

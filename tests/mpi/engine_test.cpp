@@ -8,6 +8,7 @@
 
 #include "sft/base/error.h"
 #include "sft/base/hash.h"
+#include "sft/data/loader.h"
 #include "sft/engine/replica_check.h"
 #include "support/delaying_communicator.h"
 #include "support/mpi_test.h"
@@ -151,6 +152,71 @@ TEST(DistributedEngine, MixturesBalanceEveryMicroBatch) {
   EXPECT_EQ(metrics.aux_loss.count, comm.size());
   EXPECT_EQ(metrics.counted_aux_loss.count, 1);
   EXPECT_NEAR(metrics.aux_loss.sum, expected_metrics.aux_loss.sum, 1e-9);
+}
+
+// Rows held in memory.
+class Rowset final : public data::TokenDataset {
+ public:
+  explicit Rowset(Rows rows) : rows_(std::move(rows)) {}
+  const data::DatasetInfo& info() const override { return info_; }
+  int64_t size() const override { return static_cast<int64_t>(rows_.size()); }
+  int64_t length(int64_t index) const override { return static_cast<int64_t>(read(index).input_ids.size()); }
+  std::vector<int64_t> row_numbers(int64_t index) const override { return {index}; }
+  data::TokenRow read(int64_t index) const override { return rows_[static_cast<std::size_t>(index)]; }
+  int64_t num_rows_truncated() const override { return 0; }
+  int64_t num_tokens_lost() const override { return 0; }
+  int64_t num_rows_dropped() const override { return 0; }
+
+ private:
+  Rows rows_;
+  data::DatasetInfo info_;
+};
+
+// Micro-batches cut by tokens, of which ranks would have different numbers: the same gradient, dropout and
+// noise included, the same number of collectives, and the same bits on every rank.
+TEST(DistributedEngine, MicroBatchesCutByTokensGiveTheSameGradient) {
+  parallel::Communicator& comm = testing::world();
+  model::DecoderSpec spec = testing::tiny_llama();
+  spec.attention_dropout = spec.residual_dropout = spec.embedding_dropout = 0.1;
+  DistributedEngine distributed({.neftune_alpha = 5}, spec, comm);
+  const Rowset dataset(distributed.rows);  // of 5, 8, 11, 14, 17 and 20 tokens
+  const auto window = [&](int64_t micro_batch_tokens) {
+    const int64_t ranks = comm.size();
+    const auto loader =
+        data::DataLoader::create(dataset, {.layout = {.num_rows = 6,
+                                                      .micro_batch_size = 1,
+                                                      .world_size = ranks,
+                                                      .gradient_accumulation_steps = 6 / ranks},
+                                           .micro_batch_tokens = micro_batch_tokens,
+                                           .rank = comm.rank(),
+                                           .strategy = data::SamplingStrategy::kSequential});
+    return loader->next({});
+  };
+  const auto train = [&](const data::Window& part) {
+    distributed.engine.zero_grad();
+    for (const data::MicroBatch& batch : part.micro_batches)
+      distributed.engine.forward_backward(batch, 1.0 / 100, &batch == &part.micro_batches.back());
+    distributed.engine.finish_reduction();
+    std::vector<at::Tensor> gradients;
+    for (const ParameterBlock& block : distributed.engine.blocks())
+      gradients.push_back(block.gradients().clone());
+    return std::pair(gradients, distributed.engine.metrics());
+  };
+  const auto [expected, expected_metrics] = train(window(0));
+  bool some_rank_had_an_empty_one = false;
+  for (const int64_t tokens : {1, 25, 33, 1000}) {
+    const data::Window part = window(tokens);
+    const auto [found, metrics] = train(part);
+    EXPECT_NEAR(metrics.loss_sum, expected_metrics.loss_sum, 1e-6 * expected_metrics.loss_sum);
+    for (std::size_t b = 0; b < found.size(); ++b) {
+      const double difference = found[b].sub(expected[b]).norm().item<double>();
+      EXPECT_LE(difference, 1e-5 * expected[b].norm().item<double>()) << tokens << " tokens, block " << b;
+    }
+    const std::string mine = bits(found);
+    for (const std::string& other : comm.all_gather_bytes(mine)) EXPECT_EQ(other, mine);
+    some_rank_had_an_empty_one |= comm.sum(int64_t{part.micro_batches.front().empty()}) > 0;
+  }
+  EXPECT_EQ(some_rank_had_an_empty_one, comm.size() > 1);
 }
 
 TEST(DistributedEngine, ARankWithoutRowsJoins) {

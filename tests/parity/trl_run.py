@@ -26,12 +26,14 @@ def seconds_since_process_start() -> float:
     return uptime - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
-def read_rows(path: str) -> list[list[int]]:
+def read_columns(path: str) -> dict[str, list[list[int]]]:
+    """input_ids, and labels where the file holds some."""
     import h5py
 
     with h5py.File(path) as file:
-        ids, offsets = file["input_ids"][:].tolist(), file["offsets"][:].tolist()
-    return [ids[a:b] for a, b in zip(offsets, offsets[1:])]
+        offsets = file["offsets"][:].tolist()
+        values = {name: file[name][:].tolist() for name in ("input_ids", "labels") if name in file}
+    return {name: [column[a:b] for a, b in zip(offsets, offsets[1:])] for name, column in values.items()}
 
 
 def with_adapter(model, job: dict):
@@ -60,7 +62,7 @@ def run(job: dict) -> None:
 
     def dataset(part: str):
         if f"{part}_h5" in job:
-            return Dataset.from_dict({"input_ids": read_rows(job[f"{part}_h5"])})
+            return Dataset.from_dict(read_columns(job[f"{part}_h5"]))
         if f"{part}_columns" in job:
             return Dataset.from_dict(job[f"{part}_columns"])
         return Dataset.from_dict({"text": job[f"{part}_texts"]}) if f"{part}_texts" in job else None

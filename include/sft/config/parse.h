@@ -28,7 +28,8 @@ enum class Command {
   kGenerate,
   kExport,
   kInspectStep,
-  kDoctor
+  kDoctor,
+  kBench
 };
 
 struct CommandLine {
@@ -37,6 +38,7 @@ struct CommandLine {
   std::vector<std::string> settings;        // "key=value" of --key value / --key=value, in order; they win over files
   std::vector<std::string> operands;        // verify: paths; generate: model folder, comma-separated ids, max_new_tokens;
                                             // export: adapter folder, output folder; inspect-step: step, ranks or ""
+                                            // bench: steps, "table" | "json"
 };
 
 // Local. Throws Error(kConfig) for what it does not understand.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "sft/data/dataset.h"
 #include "sft/data/sampler.h"
@@ -18,6 +19,8 @@ namespace sft::train {
 struct EvaluatorOptions {
   std::string name;  // of the set, where there are several: its metrics are eval_<name>_loss ...
   int64_t per_device_eval_batch_size = 8;
+  // Batches of at most this many tokens instead, as the training's; 0: by rows. Not with trl_compat.
+  int64_t micro_batch_tokens = 0;
   // false: sums over all targets / number of targets, whatever the batch and world size.
   // true: what TRL reports, means of batch means (docs/numerics.md).
   bool trl_compat = false;
@@ -48,7 +51,9 @@ class Evaluator {
   };
   Means exact();
   Means as_trl();
-  data::MicroBatch batch(int64_t micro_step) const;
+  using Positions = std::vector<int64_t>;
+  std::vector<Positions> batches() const;  // this rank's
+  data::MicroBatch read(const Positions& positions) const;
 
   const data::TokenDataset& dataset_;
   engine::Engine& engine_;

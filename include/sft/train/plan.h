@@ -12,6 +12,7 @@ namespace sft::train {
 
 struct RunPlan {
   data::BatchLayout layout;  // this run's micro-batch, world and accumulation
+  int64_t micro_batch_tokens = 0;  // 0: micro-batches are cut by rows
   int64_t max_steps = 0;
   int64_t steps_per_epoch = 0;
   double num_train_epochs = 0;                                // what max_steps comes to

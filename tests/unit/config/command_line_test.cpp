@@ -100,6 +100,19 @@ TEST(CommandLine, InspectStepTakesAStepAndRanks) {
             "command line: --step and --ranks belong to: sft-dist inspect-step");
 }
 
+TEST(CommandLine, BenchTakesStepsAndAForm) {
+  const CommandLine line = parse({"bench", "--args", "a.ini", "--max_length", "9"});
+  EXPECT_EQ(line.command, Command::kBench);
+  EXPECT_EQ(line.operands, (Words{"5", "table"}));
+  EXPECT_EQ(line.settings, (Words{"max_length=9"}));
+  EXPECT_EQ(parse({"bench", "--steps", "2", "--json"}).operands, (Words{"2", "json"}));
+  EXPECT_EQ(error_of({"bench", "--steps", "0"}), "--steps = 0: must be 1 or more");
+  EXPECT_NE(error_of({"bench", "--steps", "two"}).find("--steps"), std::string::npos);
+  EXPECT_EQ(error_of({"bench", "a.ini"}), "usage: sft-dist bench --args run.ini [--steps N] [--json]");
+  EXPECT_EQ(error_of({"--steps", "2"}), "command line: --steps belongs to sft-dist bench");
+  EXPECT_EQ(error_of({"verify", "a", "--json"}), "command line: --json belongs to sft-dist bench");
+}
+
 TEST(CommandLine, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(error_of({"run.ini"}),
             "command line: 'run.ini' is no command; options are given as --key value, files as --args FILE");

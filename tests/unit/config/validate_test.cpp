@@ -76,6 +76,16 @@ TEST(Validate, LossOptions) {
             "run.ini:1: label_smoothing_factor = 1: must be a number, in [0, 1)");
 }
 
+TEST(Contradictions, MicroBatchesOfTrlAreCutByRows) {
+  EXPECT_EQ(*parse_text("micro_batch_tokens = 2048").options.batch.micro_batch_tokens, 2048);
+  EXPECT_FALSE(parse_text("micro_batch_tokens = None").options.batch.micro_batch_tokens);
+  EXPECT_EQ(error_of_text("micro_batch_tokens = 2048\ntrl_compat = true"),
+            "micro_batch_tokens = 2048 cuts micro-batches by tokens; trl_compat = true reproduces means over "
+            "those of "
+            "TRL, which are cut by rows: leave one of them out");
+  EXPECT_NE(error_of_text("micro_batch_tokens = 0").find("micro_batch_tokens = 0"), std::string::npos);
+}
+
 TEST(Contradictions, OfEvaluationSetsAreNamed) {
   EXPECT_EQ(
       error_of_text("eval_file = a=x.jsonl, b=y.jsonl\neval_dataset = a=x.h5, c=y.h5"),

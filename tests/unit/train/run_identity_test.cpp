@@ -43,6 +43,14 @@ TEST(RunIdentity, SameRunAndChangedScheduleOrThreadsMayResume) {
   EXPECT_EQ(refusal(before, now), "");
 }
 
+TEST(RunIdentity, MicroBatchesMayBeCutOtherwise) {
+  RunSettings before, now;
+  now.options.batch.micro_batch_tokens = 512;
+  EXPECT_EQ(refusal(before, now), "");
+  EXPECT_EQ(refusal(now, before), "");
+  EXPECT_NE(before.identity(), now.identity()) << "the bits depend on it";
+}
+
 TEST(RunIdentity, OtherDataOrderOrModelIsRefusedByName) {
   const RunSettings before;
   RunSettings data, seed, model;
