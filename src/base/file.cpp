@@ -9,13 +9,11 @@
 #include <cstring>
 #include <utility>
 
-#include "sft/base/error.h"
-
 namespace sft::base {
 namespace {
 
 [[noreturn]] void fail_errno(ExitCode code, const char* action, const std::filesystem::path& path) {
-  fail(code, "cannot {} {}: {}", action, path.string(), std::strerror(errno));
+  fail_file(code, action, path, std::strerror(errno));
 }
 
 int open_retrying(const char* path, int flags, mode_t mode) {
@@ -27,6 +25,11 @@ int open_retrying(const char* path, int flags, mode_t mode) {
 }
 
 }  // namespace
+
+void fail_file(ExitCode code, const char* action, const std::filesystem::path& path,
+               const std::string& reason) {
+  throw FileError(code, fmt::format("cannot {} {}: {}", action, path.string(), reason), path, reason);
+}
 
 File::File(const std::filesystem::path& path, Mode mode) : path_(path) {
   // O_NONBLOCK: a pipe with no writer is refused below instead of being waited for.
@@ -90,6 +93,7 @@ void File::write_at(int64_t offset, std::span<const std::byte> bytes) {
     const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail_errno(ExitCode::kStorage, "write", path_);
+    if (count == 0) fail_file(ExitCode::kStorage, "write", path_, "nothing was taken");
     offset += count;
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }

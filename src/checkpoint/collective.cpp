@@ -1,37 +1,80 @@
 #include "checkpoint/collective.h"
 
 #include <exception>
-#include <map>
-#include <vector>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "checkpoint/directory.h"
+#include "sft/base/file.h"
 
 namespace sft::checkpoint {
 namespace {
 
-constexpr int kMessagesShown = 4;
+using nlohmann::json;
+
+constexpr std::size_t kMessagesShown = 4;
+
+std::string to_text(const Failure& failure) {
+  const json value{failure.host, failure.message, failure.file, failure.reason};
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Failure from_text(int rank, const std::string& text) {
+  const json value = json::parse(text);
+  return {rank, value[0], value[1], value[2], value[3]};
+}
 
 }  // namespace
 
-std::string failures_of(parallel::Communicator& comm, const std::function<void()>& action) {
-  std::string mine;
+std::optional<Failure> failure_of(const std::function<void()>& action) {
+  Failure failure;
   try {
     action();
+    return std::nullopt;
+  } catch (const base::FileError& error) {
+    failure.message = error.what();
+    failure.file = error.path().string();
+    failure.reason = error.reason();
+  } catch (const std::filesystem::filesystem_error& error) {
+    failure.message = error.what();
+    failure.file = error.path1().string();
+    failure.reason = error.code().message();
   } catch (const std::exception& error) {
-    mine = error.what();
-    if (mine.empty()) mine = "unknown error";
+    failure.message = failure.reason = error.what();
   }
-  const std::vector<std::string> messages = comm.all_gather_bytes(mine);
-  std::map<std::string, std::size_t> first_rank;
+  return failure;
+}
+
+std::vector<Failure> gather_failures(parallel::Communicator& comm, const std::optional<Failure>& mine) {
   std::string text;
-  for (std::size_t rank = 0; rank < messages.size(); ++rank) {
-    if (messages[rank].empty() || !first_rank.try_emplace(messages[rank], rank).second) continue;
-    if (first_rank.size() > kMessagesShown) continue;
-    if (!text.empty()) text += "; ";
-    if (messages.size() > 1) text += fmt::format("[rank {}] ", rank);
-    text += messages[rank];
+  if (mine) {
+    Failure failure = *mine;
+    failure.host = host_name();
+    text = to_text(failure);
   }
-  if (first_rank.size() > kMessagesShown)
-    text += fmt::format("; and {} more", first_rank.size() - kMessagesShown);
+  const std::vector<std::string> texts = comm.all_gather_bytes(text);
+  std::vector<Failure> failures;
+  for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+    if (!texts[rank].empty()) failures.push_back(from_text(static_cast<int>(rank), texts[rank]));
+  }
+  return failures;
+}
+
+std::string describe(const std::vector<Failure>& failures, int world_size) {
+  std::set<std::string> seen;
+  std::string text;
+  for (const Failure& failure : failures) {
+    if (!seen.insert(failure.message).second || seen.size() > kMessagesShown) continue;
+    if (!text.empty()) text += "; ";
+    if (world_size > 1) text += fmt::format("[rank {} {}] ", failure.rank, failure.host);
+    text += failure.message;
+  }
+  if (seen.size() > kMessagesShown) text += fmt::format("; and {} more", seen.size() - kMessagesShown);
   return text;
+}
+
+std::string failures_of(parallel::Communicator& comm, const std::function<void()>& action) {
+  return describe(gather_failures(comm, failure_of(action)), comm.size());
 }
 
 void run_agreed(parallel::Communicator& comm, base::ExitCode code, const std::string& what,

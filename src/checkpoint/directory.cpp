@@ -38,9 +38,7 @@ bool is_real_folder(const fs::path& path) {
 void rename_or_fail(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
-  if (error)
-    fail(ExitCode::kStorage, "cannot rename {} to {}: {}", from.string(), to.filename().string(),
-         error.message());
+  if (error) base::fail_file(ExitCode::kStorage, "rename", from, error.message());
 }
 
 fs::path trash_path(const fs::path& path) {

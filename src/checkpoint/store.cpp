@@ -10,17 +10,14 @@
 #include <utility>
 
 #include "checkpoint/collective.h"
-#include "checkpoint/deal.h"
 #include "checkpoint/directory.h"
-#include "checkpoint/layout.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/reader.h"
-#include "checkpoint/writer.h"
+#include "checkpoint/saving.h"
+#include "checkpoint/side_file.h"
 #include "sft/base/error.h"
-#include "sft/base/hash.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
-#include "sft/base/timer.h"
 
 namespace sft::checkpoint {
 namespace {
@@ -29,36 +26,28 @@ namespace fs = std::filesystem;
 using base::ExitCode;
 using base::fail;
 
-constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr auto kSharedPatience =
     std::chrono::seconds(5);  // for network file systems that cache a folder's listing
-
-void write_side_file(const fs::path& folder, const SideFile& side_file) {
-  const fs::path path = folder / side_file.name;
-  fs::create_directories(path.parent_path());
-  base::File file(path, base::File::Mode::kCreate);
-  file.write_at(0, std::as_bytes(std::span(side_file.bytes)));
-  file.sync();
-  file.close();
-}
-
-FileRecord record_of(const SideFile& file, int64_t chunk_bytes) {
-  FileRecord record{file.name, std::ssize(file.bytes), {}};
-  if (file.bytes.empty()) return record;
-  HashedRange range{record.bytes, {}};
-  for (int64_t begin = 0; begin < record.bytes; begin += chunk_bytes) {
-    range.digests +=
-        base::xxh3_hex(std::string_view(file.bytes)
-                           .substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(chunk_bytes)));
-  }
-  record.ranges.push_back(std::move(range));
-  return record;
-}
 
 std::string as_json_object(const std::string& text, const char* what) {
   const nlohmann::json parsed = base::parse_json(text, what);
   if (!parsed.is_object()) fail(ExitCode::kInternal, "the checkpoint's {} is not a JSON object", what);
   return parsed.dump();
+}
+
+// A loader would take the weights of an earlier save with another number of shards, or of another kind, for
+// a part of the new one, whose files have these names.
+void remove_stale_weights(const fs::path& folder, const std::set<std::string>& names) {
+  std::vector<fs::path> stale;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const bool weights = name == "model.safetensors" ||
+                         (name.starts_with("model-") && name.ends_with(".safetensors")) ||
+                         name == "model.safetensors.index.json" || name == "adapter_model.safetensors" ||
+                         name == "adapter_config.json";
+    if (weights && !names.contains(name)) stale.push_back(entry.path());
+  }
+  for (const fs::path& path : stale) fs::remove(path);
 }
 
 void sync_folders(const fs::path& folder) {
@@ -67,14 +56,6 @@ void sync_folders(const fs::path& folder) {
   }
   base::sync_directory(folder);
 }
-
-// A folder with everything but the manifest, not yet in its place.
-struct Draft {
-  fs::path folder;
-  int64_t chunk_bytes = 0;
-  std::vector<FileRecord> files;
-  int64_t bytes = 0, bytes_this_rank = 0;
-};
 
 class DirectoryStore final : public Store {
  public:
@@ -107,6 +88,10 @@ class DirectoryStore final : public Store {
   bool has_checkpoint(int64_t step) override;
   SaveReport save(const Contents& contents) override;
   SaveReport save_final_model(const Contents& contents) override;
+  void start_save(const Contents& contents) override;
+  bool ready() const override { return !saving_ || saving_->ready(); }
+  std::optional<SaveReport> advance() override;
+  SaveReport finish_save() override;
   std::unique_ptr<Reader> open_newest() override;
   std::unique_ptr<Reader> open_checkpoint(const fs::path& path) override;
 
@@ -115,11 +100,12 @@ class DirectoryStore final : public Store {
   const fs::path& dir() const { return options_.output_dir; }
   void claim_output_dir();
   void check_shared();
-  Draft write_draft(const std::string& name, const Contents& contents);
-  void prepare_draft(const Draft& draft, const Layout& layout, const std::vector<SideFile>& side_files) const;
-  void remove_draft(const Draft& draft) const;
-  void commit(const Draft& draft, const Contents& contents);
-  void replace_final_files(const Draft& draft) const;
+  void check_idle() const {
+    if (saving_) fail(ExitCode::kInternal, "a save was begun while another is under way");
+  }
+  void begin(const Contents& contents, std::vector<std::byte>* buffer);
+  void commit(const Draft& draft, const Retry& retry, const Contents& head) const;
+  void replace_final_files(const Draft& draft, const Retry& retry) const;
   // Collective. Null and the reasons in `failures` when it does not verify.
   std::unique_ptr<CheckpointReader> open_verified(const fs::path& path, std::optional<int64_t> step,
                                                   std::string& failures);
@@ -130,7 +116,19 @@ class DirectoryStore final : public Store {
   std::unique_ptr<Lease> lease_;  // rank 0
   fs::path probe_;                // the file that all hosts must see
   bool has_results_ = false;
+  std::vector<std::byte> buffer_;   // the copy that a save in the background writes; kept for the next
+  std::unique_ptr<Saving> saving_;  // the save under way
 };
+
+// What a manifest needs besides the files.
+Contents without_data(const Contents& contents) {
+  Contents head;
+  head.step = contents.step;
+  head.train_state = contents.train_state;
+  head.environment = contents.environment;
+  head.best_step = contents.best_step;
+  return head;
+}
 
 void DirectoryStore::claim_output_dir() {
   std::string nonce = make_nonce();
@@ -194,26 +192,44 @@ bool DirectoryStore::has_checkpoint(int64_t step) {
   return !comm_.broadcast_bytes(has ? "yes" : "", 0).empty();
 }
 
-SaveReport DirectoryStore::save(const Contents& contents) {
-  const double start = base::monotonic_seconds();
+void DirectoryStore::begin(const Contents& contents, std::vector<std::byte>* buffer) {
+  check_idle();
   comm_.check_same("the step of a checkpoint", std::to_string(contents.step));
   const fs::path target = checkpoint_path(dir(), contents.step);
-  const Draft draft = write_draft(target.filename().string(), contents);
-  try {
-    run_agreed(comm_, ExitCode::kStorage, target.string() + " could not be saved", [&] {
-      if (is_root()) commit(draft, contents);
-    });
-  } catch (...) {
-    remove_draft(draft);
-    throw;
-  }
-  if (is_root() && options_.save_total_limit)
-    apply_limit(dir(), contents.step, contents.best_step, *options_.save_total_limit);
-  return {target, draft.bytes, draft.bytes_this_rank, base::monotonic_seconds() - start};
+  SavePlan plan{.name = target.filename().string(),
+                .target = target,
+                .what = target.string() + " could not be saved",
+                .place = [this, head = without_data(contents)](const Draft& draft, const Retry& retry) {
+                  commit(draft, retry, head);
+                  if (options_.save_total_limit)
+                    apply_limit(dir(), head.step, head.best_step, *options_.save_total_limit);
+                }};
+  saving_ = std::make_unique<Saving>(contents, std::move(plan), options_, hooks_, comm_, buffer);
+}
+
+SaveReport DirectoryStore::save(const Contents& contents) {
+  begin(contents, nullptr);
+  return finish_save();
+}
+
+void DirectoryStore::start_save(const Contents& contents) {
+  begin(contents, &buffer_);
+}
+
+std::optional<SaveReport> DirectoryStore::advance() {
+  std::unique_ptr<Saving> saving = std::move(saving_);
+  std::optional<SaveReport> report = saving->advance();
+  if (!report) saving_ = std::move(saving);
+  return report;
+}
+
+SaveReport DirectoryStore::finish_save() {
+  const std::unique_ptr<Saving> saving = std::move(saving_);
+  return saving->finish();
 }
 
 SaveReport DirectoryStore::save_final_model(const Contents& contents) {
-  const double start = base::monotonic_seconds();
+  check_idle();
   Contents model_only;
   model_only.step = contents.step;
   model_only.model_part = contents.model_part;
@@ -221,124 +237,46 @@ SaveReport DirectoryStore::save_final_model(const Contents& contents) {
   for (const SideFile& file : contents.files) {
     if (!file.name.starts_with("state/")) model_only.files.push_back(file);
   }
-  const Draft draft = write_draft(".final", model_only);
-  try {
-    run_agreed(comm_, ExitCode::kStorage, "the final model could not be saved in " + dir().string(), [&] {
-      if (is_root()) replace_final_files(draft);
-    });
-  } catch (...) {
-    remove_draft(draft);
-    throw;
-  }
-  remove_draft(draft);
-  return {dir(), draft.bytes, draft.bytes_this_rank, base::monotonic_seconds() - start};
+  SavePlan plan{
+      .name = ".final",
+      .target = dir(),
+      .what = "the final model could not be saved in " + dir().string(),
+      .place = [this](const Draft& draft, const Retry& retry) { replace_final_files(draft, retry); }};
+  return Saving(model_only, std::move(plan), options_, hooks_, comm_, nullptr).finish();
 }
 
-Draft DirectoryStore::write_draft(const std::string& name, const Contents& contents) {
-  const Layout layout =
-      make_layout(gather_groups(contents, comm_), options_.max_shard_bytes, contents.model_part);
-  std::vector<SideFile> side_files = contents.files;
-  if (!layout.model_index.empty()) side_files.push_back({kIndexName, layout.model_index});
-  std::vector<int64_t> load(static_cast<std::size_t>(comm_.size()), 0);
-  int64_t side_bytes = 0;
-  for (const SideFile& file : side_files) side_bytes += std::ssize(file.bytes);
-  side_bytes = std::stoll(comm_.broadcast_bytes(std::to_string(side_bytes), 0));
-  load[0] = side_bytes;
-  const Deal deal = deal_ranges(layout, std::move(load));
-
-  Draft draft;
-  draft.folder = temporary_path(dir(), name, comm_.broadcast_bytes(make_nonce(), 0));
-  draft.bytes = layout.tensor_bytes() + side_bytes;
-  draft.chunk_bytes = choose_chunk_bytes(draft.bytes);
-  const std::string what = (dir() / name).string() + " could not be saved";
-  try {
-    std::optional<TensorWriter> writer;
-    run_agreed(comm_, ExitCode::kStorage, what, [&] {
-      if (is_root()) prepare_draft(draft, layout, side_files);
-      writer.emplace(contents, layout, deal, comm_.rank());
-      hooks_.at("prepared");
-    });
-    writer->exchange_fragments(comm_);
-    run_agreed(comm_, ExitCode::kStorage, what, [&] {
-      writer->write(draft.folder, draft.chunk_bytes);
-      hooks_.at("written");
-    });
-    draft.files = writer->collect_records(comm_, draft.chunk_bytes);
-    for (const SideFile& file : side_files) draft.files.push_back(record_of(file, draft.chunk_bytes));
-    draft.bytes_this_rank = writer->bytes_this_rank() + (is_root() ? side_bytes : 0);
-  } catch (...) {
-    remove_draft(draft);
-    throw;
-  }
-  return draft;
-}
-
-// Rank 0: the folder, its side files, and the tensor files at their full size for all ranks to write into.
-void DirectoryStore::prepare_draft(const Draft& draft, const Layout& layout,
-                                   const std::vector<SideFile>& side_files) const {
-  const int64_t needed = draft.bytes + draft.bytes / 10;
-  const int64_t free = hooks_.free_bytes(dir());
-  if (free < needed) {
-    fail(ExitCode::kStorage,
-         "it needs {} MB and {} MB are free: free space, or set save_total_limit or save_only_model",
-         needed / 1'000'000 + 1, free / 1'000'000);
-  }
-  std::error_code error;
-  fs::create_directories(draft.folder / "state", error);
-  if (error) fail(ExitCode::kStorage, "cannot create {}: {}", draft.folder.string(), error.message());
-  for (const TensorFile& tensor_file : layout.files) {
-    base::File file(draft.folder / tensor_file.name, base::File::Mode::kCreate);
-    file.resize(tensor_file.size);
-    file.close();
-  }
-  for (const SideFile& file : side_files) {
-    if (!is_safe_name(file.name))
-      fail(ExitCode::kInternal, "'{}' cannot be the name of a file in a checkpoint", file.name);
-    write_side_file(draft.folder, file);
-  }
-}
-
-void DirectoryStore::remove_draft(const Draft& draft) const {
-  if (!is_root()) return;
-  std::error_code error;
-  fs::remove_all(draft.folder, error);
-  if (error) log::warning("cannot delete {}: {}", draft.folder.string(), error.message());
-}
-
-void DirectoryStore::commit(const Draft& draft, const Contents& contents) {
+void DirectoryStore::commit(const Draft& draft, const Retry& retry, const Contents& head) const {
   Manifest manifest;
-  manifest.step = contents.step;
+  manifest.step = head.step;
   manifest.world_size = comm_.size();
   manifest.chunk_bytes = draft.chunk_bytes;
-  manifest.train_state = as_json_object(contents.train_state, "train_state");
-  manifest.environment = as_json_object(contents.environment, "environment");
+  manifest.train_state = as_json_object(head.train_state, "train_state");
+  manifest.environment = as_json_object(head.environment, "environment");
   manifest.files = draft.files;
-  write_side_file(draft.folder, {kManifestName, manifest_text(manifest)});
-  sync_folders(draft.folder);
-  hooks_.at("manifest");
-  put_in_place(draft.folder, checkpoint_path(dir(), contents.step));
+  const SideFile file{kManifestName, manifest_text(manifest)};
+  retry(draft.folder / kManifestName, [&] {
+    fs::remove(draft.folder / kManifestName);  // of an attempt that failed
+    write_side_file(draft.folder, file);
+    sync_folders(draft.folder);
+    hooks_.at("manifest");
+    put_in_place(draft.folder, checkpoint_path(dir(), head.step));
+  });
   hooks_.at("renamed");
 }
 
-void DirectoryStore::replace_final_files(const Draft& draft) const {
+void DirectoryStore::replace_final_files(const Draft& draft, const Retry& retry) const {
   std::set<std::string> names;
   for (const FileRecord& file : draft.files) names.insert(file.name);
   for (const std::string& name : names) {
-    fs::create_directories((dir() / name).parent_path());
-    fs::rename(draft.folder / name, dir() / name);
+    retry(dir() / name, [&] {
+      fs::create_directories((dir() / name).parent_path());
+      fs::rename(draft.folder / name, dir() / name);
+    });
   }
-  // A loader would take the weights of an earlier save with another number of shards, or of another kind, for
-  // a part of this one.
-  std::vector<fs::path> stale;
-  for (const fs::directory_entry& entry : fs::directory_iterator(dir())) {
-    const std::string name = entry.path().filename().string();
-    const bool weights =
-        name == "model.safetensors" || (name.starts_with("model-") && name.ends_with(".safetensors")) ||
-        name == kIndexName || name == "adapter_model.safetensors" || name == "adapter_config.json";
-    if (weights && !names.contains(name)) stale.push_back(entry.path());
-  }
-  for (const fs::path& path : stale) fs::remove(path);
-  base::sync_directory(dir());
+  retry(dir(), [&] {
+    remove_stale_weights(dir(), names);
+    base::sync_directory(dir());
+  });
 }
 
 std::unique_ptr<CheckpointReader> DirectoryStore::open_verified(const fs::path& path,

@@ -104,25 +104,59 @@ void TensorWriter::exchange_fragments(parallel::Communicator& comm) {
   }
 }
 
-void TensorWriter::write(const std::filesystem::path& folder, int64_t chunk_bytes) {
-  std::vector<std::byte> buffer;
-  digests_.clear();
+void TensorWriter::capture(std::vector<std::byte>& buffer) {
+  buffer.resize(static_cast<std::size_t>(bytes_this_rank()));
+  std::span<std::byte> rest = buffer;
   for (const WriteRange& range : deal_.ranges) {
     if (range.rank != rank_) continue;
-    base::File file(folder / layout_.files[range.file].name, base::File::Mode::kReadWrite);
-    for (int64_t begin = range.begin; begin < range.end; begin += kWriteBytes) {
-      buffer.resize(static_cast<std::size_t>(std::min(kWriteBytes, range.end - begin)));
-      copy(range.file, begin, buffer);
-      for (int64_t chunk = 0; chunk < std::ssize(buffer); chunk += chunk_bytes) {
-        const int64_t size = std::min(chunk_bytes, std::ssize(buffer) - chunk);
-        digests_ += base::xxh3_hex(std::span<const std::byte>(buffer).subspan(
-            static_cast<std::size_t>(chunk), static_cast<std::size_t>(size)));
-      }
-      file.write_at(begin, buffer);
-    }
-    file.sync();
-    file.close();
+    const auto size = static_cast<std::size_t>(range.end - range.begin);
+    copy(range.file, range.begin, rest.first(size));
+    rest = rest.subspan(size);
   }
+  captured_ = buffer;
+  for (auto& pieces : pieces_) pieces.clear();  // they lead to the contents
+}
+
+void TensorWriter::write(const std::filesystem::path& folder, int64_t chunk_bytes, const Retry& retry) {
+  digests_.clear();
+  std::span<const std::byte> rest = captured_;
+  for (const WriteRange& range : deal_.ranges) {
+    if (range.rank != rank_) continue;
+    const std::filesystem::path path = folder / layout_.files[range.file].name;
+    const auto captured =
+        rest.first(captured_.empty() ? 0 : static_cast<std::size_t>(range.end - range.begin));
+    rest = rest.subspan(captured.size());
+    retry(path, [&] { digests_ += write_range(range, captured, path, chunk_bytes, retry); });
+  }
+}
+
+std::string TensorWriter::write_range(const WriteRange& range, std::span<const std::byte> captured,
+                                      const std::filesystem::path& path, int64_t chunk_bytes,
+                                      const Retry& retry) const {
+  std::string digests;
+  std::vector<std::byte> buffer;
+  base::File file(path, base::File::Mode::kReadWrite);
+  for (int64_t begin = range.begin; begin < range.end; begin += kWriteBytes) {
+    retry.check_wanted();
+    const auto size = static_cast<std::size_t>(std::min(kWriteBytes, range.end - begin));
+    std::span<const std::byte> bytes;
+    if (captured.empty()) {
+      buffer.resize(size);
+      copy(range.file, begin, buffer);
+      bytes = buffer;
+    } else {
+      bytes = captured.subspan(static_cast<std::size_t>(begin - range.begin), size);
+    }
+    for (int64_t chunk = 0; chunk < std::ssize(bytes); chunk += chunk_bytes) {
+      const int64_t end = std::min(chunk + chunk_bytes, std::ssize(bytes));
+      digests += base::xxh3_hex(
+          bytes.subspan(static_cast<std::size_t>(chunk), static_cast<std::size_t>(end - chunk)));
+    }
+    file.write_at(begin, bytes);
+  }
+  file.sync();
+  file.close();
+  return digests;
 }
 
 std::vector<FileRecord> TensorWriter::collect_records(parallel::Communicator& comm,

@@ -12,6 +12,7 @@
 #include "checkpoint/deal.h"
 #include "checkpoint/layout.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/retry.h"
 #include "sft/parallel/communicator.h"
 
 namespace sft::checkpoint {
@@ -24,9 +25,12 @@ class TensorWriter {
   // Collective. Hands over the bytes at the edges of ranges; nothing to do where all cuts fall between two
   // owners' pages.
   void exchange_fragments(parallel::Communicator& comm);
-  // Local. This rank's ranges of the files in folder, which exist with their full size; synced.
-  // Error(kStorage).
-  void write(const std::filesystem::path& folder, int64_t chunk_bytes);
+  // Local. Copies this rank's bytes into `buffer`, which must outlive the writer. From then on the contents
+  // are not needed any more.
+  void capture(std::vector<std::byte>& buffer);
+  // Local. This rank's ranges of the files in folder, which exist with their full size; synced. Each file is
+  // retried by itself. Error(kStorage).
+  void write(const std::filesystem::path& folder, int64_t chunk_bytes, const Retry& retry);
   // Collective. After write() on every rank: what the manifest says of the files.
   std::vector<FileRecord> collect_records(parallel::Communicator& comm, int64_t chunk_bytes) const;
 
@@ -42,12 +46,16 @@ class TensorWriter {
 
   void add_slices(std::size_t file, const std::vector<TensorSlice>& slices);
   void copy(std::size_t file, int64_t begin, std::span<std::byte> out) const;
+  // The digests of its chunks. captured: the range's bytes, or empty where they are still to be copied.
+  std::string write_range(const WriteRange& range, std::span<const std::byte> captured,
+                          const std::filesystem::path& path, int64_t chunk_bytes, const Retry& retry) const;
 
   const Layout& layout_;
   const Deal& deal_;
   int rank_;
   std::vector<std::map<int64_t, Piece>> pieces_;  // by file, keyed by end
   std::vector<std::string> fragments_;            // what other ranks sent
+  std::span<const std::byte> captured_;           // this rank's ranges, in order; empty: not captured
   std::string digests_;                           // of the chunks of this rank's ranges, in order
 };
 

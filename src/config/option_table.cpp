@@ -237,6 +237,10 @@ void add_around_training(Rows& rows) {
            "checkpoints to keep, the newest and the best always among them; None: all", at_least(1));
   rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs");
   rows.add(SFT_OPTION(save, max_shard_size), "largest safetensors file of a checkpoint", size());
+  rows.add(SFT_OPTION(save, async_save),
+           "copy what a checkpoint holds and write it while training goes on; costs memory for the copy");
+  rows.add(SFT_OPTION(save, storage_failures_max),
+           "checkpoints in a row that could not be written before the run ends with code 91", at_least(1));
   rows.add(SFT_OPTION(save, resume_from_checkpoint),
            "true: go on from the newest checkpoint that verifies, if there is one; a folder: from that one",
            resume());

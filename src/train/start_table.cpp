@@ -26,10 +26,11 @@ std::string dataset_text(const std::string& path, const data::TokenDataset& data
 }
 
 // Exact for what is allocated for the whole run; activations depend on the rows.
-std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimizer) {
-  double parameters = static_cast<double>(engine.frozen_bytes()), gradients = 0, states = 0;
+std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimizer,
+                        const config::SaveOptions& save, int world_size) {
+  double trained = 0, gradients = 0, states = 0;
   for (const engine::ParameterBlock& block : engine.blocks()) {
-    parameters += static_cast<double>(block.parameters().nbytes());
+    trained += static_cast<double>(block.parameters().nbytes());
     gradients += static_cast<double>(block.gradients().nbytes());
   }
   for (const optim::RangeState& range : optimizer.states()) {
@@ -37,10 +38,16 @@ std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimize
     for (const optim::TensorState& tensor : range.of_tensors)
       states += static_cast<double>(tensor.data.nbytes());
   }
+  const double parameters = trained + static_cast<double>(engine.frozen_bytes());
+  // Of what a checkpoint holds, each rank copies the share that it writes.
+  const double copied = save.async_save ? (trained + (save.save_only_model ? 0 : states)) / world_size : 0;
   constexpr double kMega = 1e6;
-  return fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}, plus activations",
-                     (parameters + gradients + states) / kMega, parameters / kMega, gradients / kMega,
-                     states / kMega);
+  std::string text = fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}",
+                                 (parameters + gradients + states + copied) / kMega, parameters / kMega,
+                                 gradients / kMega, states / kMega);
+  if (save.async_save)
+    text += fmt::format(" + copy for checkpoints {:.0f} (from the first on)", copied / kMega);
+  return text + ", plus activations";
 }
 
 std::string parameters_text(const config::Options& options, const engine::Engine& engine) {
@@ -90,7 +97,7 @@ std::vector<std::pair<std::string, std::string>> start_table(
   rows.emplace_back("ranks", fmt::format("{} on {} host{}, {}, {} thread{} each, {} communicator",
                                          comm.size(), topology.num_hosts, topology.num_hosts == 1 ? "" : "s",
                                          device, threads, threads == 1 ? "" : "s", comm.name()));
-  rows.emplace_back("memory per rank", memory_text(engine, optimizer));
+  rows.emplace_back("memory per rank", memory_text(engine, optimizer, options.save, comm.size()));
   rows.emplace_back("output_dir", options.save.output_dir);
   return rows;
 }

@@ -36,9 +36,20 @@ Trainer::Trainer(const TrainerParts& parts, TrainerOptions options)
       save_trigger_(options_.save.save_strategy, options_.plan.save_steps),
       best_rule_(options_.best),
       spike_rule_(options_.skip_spike_zscore),
-      stop_vote_(parts.signals, parts.comm) {}
+      stop_vote_(parts.signals, parts.comm),
+      saver_({parts.comm, parts.checkpoints, parts.log, parts.watchdog, parts.timers},
+             options_.save.storage_failures_max) {}
 
 ExitCode Trainer::run(TrainState state) {
+  try {
+    return train(state);
+  } catch (const base::Error& error) {
+    if (error.seen_by() == base::SeenBy::kAllRanks) saver_.finish(state);  // what was copied is worth keeping
+    throw;
+  }
+}
+
+ExitCode Trainer::train(TrainState& state) {
   parts_.comm.check_same("training state", state.to_json());
   started_ = log_started_ = base::monotonic_seconds();
   first_step_ = state.step;
@@ -56,7 +67,9 @@ ExitCode Trainer::run(TrainState state) {
       return parts_.loader.next(state.cursor);
     }();
     const WindowCounts counts = count(window);
+    if (!counts.is_writing) saver_.advance(state);
     if (counts.stop_requested) return save_and_leave(state, counts.final_stop);
+    saver_.check_storage();
 
     parts_.engine.zero_grad();
     const double divisor = loss_divisor(counts);
@@ -117,12 +130,16 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
                     [](const data::MicroBatch& batch) { return batch.num_tokens() > 0; });
   RunRequests::Asked asked;
   if (parts_.comm.rank() == 0) asked = parts_.requests.look();
-  std::array<int64_t, 9> sums{
-      window.num_targets, window.num_first_labels,
-      num_tokens,         parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
-      asked.stop ? 1 : 0, asked.save ? 1 : 0,
-      window.num_tokens,  squared_lengths,
-      num_micro_batches};
+  std::array<int64_t, 10> sums{window.num_targets,
+                               window.num_first_labels,
+                               num_tokens,
+                               parts_.signals.requested() || asked.requeue || asked.stop ? 1 : 0,
+                               asked.stop ? 1 : 0,
+                               asked.save ? 1 : 0,
+                               window.num_tokens,
+                               squared_lengths,
+                               num_micro_batches,
+                               saver_.is_writing() ? 1 : 0};
   parts_.comm.all_reduce(sums);
   return {
       sums[0],
@@ -132,6 +149,7 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
       sums[3] > 0,
       sums[4] > 0,
       sums[5] > 0,
+      sums[9] > 0,
       {.num_tokens = sums[6], .num_targets = sums[0], .sum_squared_lengths = static_cast<double>(sums[7])},
       own_work};
 }
@@ -259,22 +277,13 @@ std::filesystem::path Trainer::checkpoint_path(int64_t step) const {
 }
 
 void Trainer::save(TrainState& state) {
-  if (last_saved_step_ == state.step) return;
-  if (state.best.step == state.step) state.best.checkpoint_step = state.step;
-  const auto timed = parts_.timers.scope(Phase::kCheckpoint);
-  const auto watched = parts_.watchdog.scope(base::Section::kCheckpoint);
+  if (saver_.has(state.step)) return;
+  saver_.finish(state);  // one at a time
+  saver_.check_storage();
   const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
-  const checkpoint::SaveReport report = parts_.checkpoints.save(contents(state));
-  last_saved_step_ = state.step;
+  saver_.save(state, contents(Saver::as_saved(state)), options_.save.async_save && !finished(state));
   if (parts_.comm.rank() == 0) parts_.requests.saved();
-  parts_.log.event(
-      "checkpoint", state.step,
-      nlohmann::json{{"path", report.path.string()}, {"bytes", report.bytes}, {"seconds", report.seconds}}
-          .dump());
-  if (parts_.comm.rank() == 0) {
-    log::info("saved {} ({:.1f} MB in {:.1f} s)", report.path.string(),
-              static_cast<double>(report.bytes) / 1e6, report.seconds);
-  }
+  saver_.check_storage();
 }
 
 checkpoint::Contents Trainer::contents(const TrainState& state) const {
@@ -320,7 +329,9 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
   return result;
 }
 
-ExitCode Trainer::finish(const TrainState& state) {
+ExitCode Trainer::finish(TrainState& state) {
+  saver_.finish(state);
+  saver_.check_storage();
   parts_.watchdog.enter(base::Section::kFinish);
   const double seconds = base::monotonic_seconds() - started_;
   const double steps = static_cast<double>(state.step - first_step_);
@@ -355,6 +366,12 @@ void Trainer::load_best_model(const TrainState& state) {
           "load_best_model_at_end: no checkpoint was made at a best evaluation; the last weights stay");
     return;
   }
+  if (first && state.best.checkpoint_step != state.best.step) {
+    log::warning(
+        "load_best_model_at_end: the evaluation after step {} was best, but there is no checkpoint of it; "
+        "checkpoint-{}, the best before it, is taken",
+        state.best.step, state.best.checkpoint_step);
+  }
   if (state.best.checkpoint_step != state.step) {
     const auto best = parts_.checkpoints.open_checkpoint(checkpoint_path(state.best.checkpoint_step));
     parts_.engine.load_trainable(best->model());
@@ -372,7 +389,12 @@ void Trainer::load_best_model(const TrainState& state) {
 
 ExitCode Trainer::save_and_leave(TrainState& state, bool final_stop) {
   if (parts_.comm.rank() == 0) log::warning("stop requested: leaving after step {}", state.step);
-  save(state);
+  saver_.finish(state);
+  if (!saver_.has(state.step)) {
+    const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
+    saver_.save_last(state, contents(Saver::as_saved(state)));
+    if (parts_.comm.rank() == 0) parts_.requests.saved();
+  }
   parts_.watchdog.enter(base::Section::kFinish);
   parts_.log.event("stopped", state.step, "{}");
   parts_.account.end(state.step);

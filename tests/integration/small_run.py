@@ -51,12 +51,12 @@ def write_ini(settings: dict) -> Path:
     return ini
 
 
-def start(settings: dict, ranks: int) -> subprocess.Popen:
+def start(settings: dict, ranks: int, env: dict | None = None) -> subprocess.Popen:
     """In a session of its own; output goes to <output_dir>.out."""
     output = open(f"{settings['output_dir']}.out", "ab")
     with output:
         return subprocess.Popen(ours.command(write_ini(settings), ranks), stdout=output, stderr=subprocess.STDOUT,
-                                stdin=subprocess.DEVNULL, env=ours.environment(), start_new_session=True)
+                                stdin=subprocess.DEVNULL, env=ours.environment(env), start_new_session=True)
 
 
 def ranks_of(process: subprocess.Popen) -> list[int]:

@@ -39,7 +39,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
     kills = kills_in_save = 0
     while kills < KILLS:
         newest = max(small.checkpoints(output_dir), default=0)
-        process, started = small.start(settings, RANKS), time.time()
+        process, started = small.start(settings | {"async_save": kills % 4 >= 2}, RANKS), time.time()
         try:
             # In turn: while a checkpoint is written; at any moment of the next steps; while it starts.
             if kills % 5 == 4:

@@ -1,8 +1,10 @@
 // Checkpoints over MPI: any world size reads what any other wrote, work is shared, one rank's trouble is
 // everybody's.
+#include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "checkpoint/store.h"
 #include "sft/base/error.h"
 #include "sft/checkpoint/checkpoint.h"
 #include "support/checkpoint_contents.h"
@@ -112,10 +115,50 @@ TEST(CheckpointMpi, RanksShareTheBytes) {
   }
 }
 
-// One rank may write no more than some bytes of a file, as on a full disk.
-TEST(CheckpointMpi, OneRanksWriteErrorIsGivenUpByAll) {
+// As the training loop does it: collectives of both planes go on while every rank writes, and say when all
+// are ready.
+TEST(CheckpointMpi, StepsGoOnDuringASave) {
   const SharedFolder folder;
   const auto store = Store::open(options_for(folder.path()), world());
+  const ContentsMaker maker(world().rank(), world().size(), Ownership::kShardedState);
+  const at::Tensor gradient = at::empty({10'000}, at::kFloat);
+  for (const int64_t step : {3, 4, 5}) {
+    store->start_save(maker.make(step));
+    std::optional<SaveReport> report;
+    int64_t wrong = 0, reduced = 0;
+    while (!report) {
+      gradient.fill_(static_cast<float>(world().rank() + 1));
+      parallel::Work work = world().all_reduce(gradient);
+      const bool ready = world().all(store->ready());
+      if (ready) report = store->advance();
+      work.wait();
+      const auto expected = static_cast<float>(world().size() * (world().size() + 1)) / 2;
+      wrong += gradient.ne(expected).sum().item<int64_t>();
+      ++reduced;
+    }
+    EXPECT_EQ(wrong, 0);
+    EXPECT_GE(reduced, 3);  // stages end between steps
+    EXPECT_EQ(world().sum(report->bytes_this_rank), report->bytes);
+    const auto reader = store->open_newest();
+    EXPECT_TRUE(reader && reader->step() == step && count_wrong(*reader, step) == 0);
+  }
+}
+
+void save(Store& store, const Contents& contents, bool in_background) {
+  if (in_background) {
+    store.start_save(contents);
+    store.finish_save();
+  } else {
+    store.save(contents);
+  }
+}
+
+// One rank may write no more than some bytes of a file, as on a full disk.
+void expect_one_ranks_error_to_be_given_up_by_all(bool in_background) {
+  const SharedFolder folder;
+  StoreHooks hooks;
+  hooks.first_pause = std::chrono::milliseconds(1);
+  const auto store = open_store(options_for(folder.path()), world(), hooks);
   const ContentsMaker maker(world().rank(), world().size(), Ownership::kReplicated);
   store->save(maker.make(1));
 
@@ -128,18 +171,21 @@ TEST(CheckpointMpi, OneRanksWriteErrorIsGivenUpByAll) {
     EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
   }
   std::string message;
-  std::optional<base::ExitCode> code;
+  Failure first;
   try {
-    store->save(maker.make(2));
-  } catch (const base::Error& error) {
+    save(*store, maker.make(2), in_background);
+  } catch (const SaveFailed& error) {
     message = error.what();
-    code = error.code();
+    first = error.first();
+    EXPECT_EQ(error.code(), base::ExitCode::kStorage);
     EXPECT_EQ(error.seen_by(), base::SeenBy::kAllRanks);
   }
   if (limited) {
     EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
   }
-  EXPECT_EQ(code, base::ExitCode::kStorage);
+  EXPECT_EQ(first.rank, world().size() - 1);
+  EXPECT_EQ(first.reason, "File too large");
+  EXPECT_NE(first.file.find("checkpoint-2.tmp-"), std::string::npos) << first.file;
   EXPECT_NE(message.find("File too large"), std::string::npos) << message;
   EXPECT_EQ(world().broadcast_bytes(message, 0), message);
 
@@ -153,9 +199,17 @@ TEST(CheckpointMpi, OneRanksWriteErrorIsGivenUpByAll) {
   // The older one is intact, and the same store can save again.
   const auto reader = store->open_newest();
   EXPECT_TRUE(reader && reader->step() == 1);
-  store->save(maker.make(3));
+  save(*store, maker.make(3), in_background);
   const auto newest = store->open_newest();
   EXPECT_TRUE(newest && newest->step() == 3);
+}
+
+TEST(CheckpointMpi, OneRanksWriteErrorIsGivenUpByAll) {
+  expect_one_ranks_error_to_be_given_up_by_all(/*in_background=*/false);
+}
+
+TEST(CheckpointMpi, OneRanksWriteErrorInTheBackgroundIsGivenUpByAll) {
+  expect_one_ranks_error_to_be_given_up_by_all(/*in_background=*/true);
 }
 
 TEST(CheckpointMpi, RanksMustAgreeOnTheStep) {

@@ -1,6 +1,6 @@
 // Files that are complete or absent, and positioned reads and writes that check every return code.
 //
-// Failures throw Error: kStorage for writes and for I/O errors, kInvalidData for a missing or short file that is read.
+// Failures throw FileError or Error: kStorage for writes and for I/O errors, kInvalidData for a missing or short file that is read.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,26 @@
 #include <string>
 #include <string_view>
 
+#include "sft/base/error.h"
+
 namespace sft::base {
+
+// Which file is to blame, and the operating system's words for why.
+class FileError : public Error {
+ public:
+  FileError(ExitCode code, const std::string& message, const std::filesystem::path& path, const std::string& reason)
+      : Error(code, message), path_(path), reason_(reason) {}
+  const std::filesystem::path& path() const { return path_; }
+  const std::string& reason() const { return reason_; }
+
+ private:
+  std::filesystem::path path_;
+  std::string reason_;
+};
+
+// Throws FileError(code): "cannot <action> <path>: <reason>".
+[[noreturn]] void fail_file(ExitCode code, const char* action, const std::filesystem::path& path,
+                            const std::string& reason);
 
 // An open file descriptor; move-only, closed by the destructor (quietly: call close() where the result matters).
 class File {

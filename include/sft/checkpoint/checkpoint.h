@@ -9,8 +9,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "sft/base/error.h"
 #include "sft/model/weights.h"
 #include "sft/parallel/communicator.h"
 
@@ -47,7 +49,26 @@ struct Contents {
 struct SaveReport {
   std::filesystem::path path;
   int64_t bytes = 0, bytes_this_rank = 0;
-  double seconds = 0;
+  double seconds = 0;       // from the start to the commit
+  double file_seconds = 0;  // of these, what this rank spent on its files
+};
+
+// What went wrong on a rank.
+struct Failure {
+  int rank = 0;
+  std::string host, message;
+  std::string file, reason;  // the file to blame and the operating system's words; without one: empty, and the message
+};
+
+// A save that was given up on all ranks: nothing of it is left, older checkpoints are intact.
+class SaveFailed : public base::Error {
+ public:
+  SaveFailed(const std::string& message, Failure first)
+      : Error(base::ExitCode::kStorage, message, base::SeenBy::kAllRanks), first_(std::move(first)) {}
+  const Failure& first() const { return first_; }  // of the lowest rank that failed
+
+ private:
+  Failure first_;
 };
 
 // A verified checkpoint, open for reading.
@@ -89,10 +110,22 @@ class Store {
   // Collective. Whether output_dir has a checkpoint of that step.
   virtual bool has_checkpoint(int64_t step) = 0;
 
-  // Collective. Returns after the commit; applies save_total_limit. Error(kStorage): nothing of this checkpoint is visible, older ones are intact.
+  // Collective. Returns after the commit; applies save_total_limit. What storage refuses is tried again a few times, then SaveFailed.
   virtual SaveReport save(const Contents& contents) = 0;
   // Collective. The model part (an adapter's too) and side files into output_dir itself (each file replaced atomically), as `trainer.save_model()` does.
   virtual SaveReport save_final_model(const Contents& contents) = 0;
+
+  // A save in the background, one at a time; no other save meanwhile.
+  // Collective. Copies what this rank writes of `contents` into a buffer that is kept for the next time (bytes_this_rank of it; Error(kOutOfMemory))
+  // and returns; files are written by a thread of its own, which takes part in no collective.
+  virtual void start_save(const Contents& contents) = 0;
+  // Local. Whether that thread of this rank has nothing to do; true without a save.
+  virtual bool ready() const = 0;
+  // Collective, with a save under way; best when all ranks are ready(), else it waits. Takes the save one stage further: writing, commit, and
+  // the report once it is committed. SaveFailed as for save().
+  virtual std::optional<SaveReport> advance() = 0;
+  // Collective. Waits for the save under way.
+  virtual SaveReport finish_save() = 0;
 
   // Collective: the newest checkpoint that verifies; says (log) which were skipped and why. Null when there is none.
   virtual std::unique_ptr<Reader> open_newest() = 0;

@@ -138,6 +138,8 @@ struct SaveOptions {
   std::optional<int64_t> save_total_limit;
   bool save_only_model = false;
   std::string max_shard_size = "5GB";                // 1000-based units, as huggingface_hub
+  bool async_save = false;                           // write checkpoints in the background
+  int64_t storage_failures_max = 3;                  // checkpoints in a row that could not be written, then exit 91
   std::string resume_from_checkpoint;                // "": no, "true": newest that verifies, else a folder
 };
 

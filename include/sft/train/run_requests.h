@@ -24,7 +24,7 @@ class RunRequests {
   };
   Asked look() const;
 
-  void saved();    // a checkpoint is complete: forgets save-now, and the interval starts anew
+  void saved();    // a save was made, or is on its way: forgets save-now, and the interval starts anew
   void stopped();  // forgets stop: the next run must not meet it
 
  private:

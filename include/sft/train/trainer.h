@@ -23,6 +23,7 @@
 #include "sft/train/evaluator.h"
 #include "sft/train/plan.h"
 #include "sft/train/run_requests.h"
+#include "sft/train/saver.h"
 #include "sft/train/spike.h"
 #include "sft/train/stop_signals.h"
 #include "sft/train/train_state.h"
@@ -83,9 +84,11 @@ class Trainer {
     int64_t num_micro_batches = 0;  // that hold tokens
     bool stop_requested = false, final_stop = false;  // final: not to be run again
     bool save_requested = false;
+    bool is_writing = false;  // a checkpoint, in the background
     metrics::StepWork work = {}, own_work = {};  // own: of this rank alone
   };
 
+  base::ExitCode train(TrainState& state);
   WindowCounts count(const data::Window& window);
   bool left_out_by_trl(const data::Window& window) const;
   double loss_divisor(const WindowCounts& counts) const;
@@ -100,7 +103,7 @@ class Trainer {
   bool evaluate_for_best(TrainState& state);
   void save(TrainState& state);
   checkpoint::Contents contents(const TrainState& state) const;
-  base::ExitCode finish(const TrainState& state);
+  base::ExitCode finish(TrainState& state);
   void load_best_model(const TrainState& state);
   base::ExitCode save_and_leave(TrainState& state, bool final_stop = false);
   std::filesystem::path checkpoint_path(int64_t step) const;
@@ -114,7 +117,7 @@ class Trainer {
   BestModelRule best_rule_;
   SpikeRule spike_rule_;
   StopVote stop_vote_;
-  int64_t last_saved_step_ = -1;
+  Saver saver_;
   int64_t first_step_ = 0, first_num_tokens_ = 0;  // of this process
   double started_ = 0;                             // monotonic seconds
   // Since the last log entry.

@@ -1,17 +1,19 @@
-// checkpoint_tool save MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP   a model folder as checkpoint-STEP, by two
-// ranks (threads) checkpoint_tool final MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP  the same as the final model
-// checkpoint_tool newest OUTPUT_DIR...                            prints the step of the newest valid
-// checkpoint of each, or -1 The optimizer state exp_avg is half of each parameter, so that a reader can tell
-// where it came from.
+// checkpoint_tool save MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP    a model folder as checkpoint-STEP, by two
+// ranks (threads) checkpoint_tool background MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP   the same, written in
+// the background checkpoint_tool final MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP   the same as the final model
+// checkpoint_tool newest OUTPUT_DIR...    prints the step of the newest valid checkpoint of each, or -1
+// The optimizer state exp_avg is half of each parameter, so that a reader can tell where it came from.
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
 
+#include <chrono>
 #include <exception>
 #include <filesystem>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "checkpoint/store.h"
 #include "sft/base/file.h"
 #include "sft/checkpoint/checkpoint.h"
 #include "support/checkpoint_contents.h"
@@ -39,15 +41,24 @@ sft::checkpoint::Contents read_model(const std::filesystem::path& model_dir, int
   return contents;
 }
 
+sft::checkpoint::SaveReport save_by(const std::string& way, sft::checkpoint::Store& store,
+                                    const sft::checkpoint::Contents& contents) {
+  if (way == "final") return store.save_final_model(contents);
+  if (way == "save") return store.save(contents);
+  store.start_save(contents);
+  return store.finish_save();
+}
+
 void save(const std::vector<std::string>& arguments) {
+  sft::checkpoint::StoreHooks hooks;
+  hooks.first_pause = std::chrono::milliseconds(1);
   sft::checkpoint::StoreOptions options;
   options.output_dir = arguments.at(2);
   options.max_shard_bytes = sft::checkpoint::parse_size(arguments.at(3));
   const int64_t step = std::stoll(arguments.at(4));
   sft::test::run_ranks(2, [&](sft::parallel::Communicator& comm) {
-    const auto store = sft::checkpoint::Store::open(options, comm);
-    const auto contents = read_model(arguments.at(1), step);
-    const auto report = arguments[0] == "final" ? store->save_final_model(contents) : store->save(contents);
+    const auto store = sft::checkpoint::open_store(options, comm, hooks);
+    const auto report = save_by(arguments[0], *store, read_model(arguments.at(1), step));
     if (comm.rank() == 0) sft::checkpoint::verify_directory(report.path);
   });
 }
@@ -66,7 +77,8 @@ void print_newest(const std::filesystem::path& output_dir) {
 
 int main(int argc, char** argv) try {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (arguments.size() == 5 && (arguments[0] == "save" || arguments[0] == "final")) {
+  if (arguments.size() == 5 &&
+      (arguments[0] == "save" || arguments[0] == "background" || arguments[0] == "final")) {
     save(arguments);
   } else if (arguments.size() >= 2 && arguments[0] == "newest") {
     for (std::size_t i = 1; i < arguments.size(); ++i) print_newest(arguments[i]);

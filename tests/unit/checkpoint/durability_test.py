@@ -84,8 +84,8 @@ def test_an_error_at_any_call_keeps_the_old_checkpoint(model, first, tmp_path, s
     for number in numbers_worth_trying(calls, step):
         folder = tmp_path / f"error-{number}"
         shutil.copytree(first, folder)
-        code = (errno.EIO, errno.ENOSPC)[number % 2]
-        status, message, made = save_traced(model, folder, step, f"{number}:{code}")
+        code = (errno.EIO, errno.ENOSPC, errno.ESTALE)[number % 3]
+        status, message, made = save_traced(model, folder, step, f"{number}+:{code}", ("save", "background")[number // 3 % 2])
         failed = made[number]
         # Emptying the lease at the end is a courtesy, and where exchanging two names fails, renaming twice does it.
         harmless = failed == ("resize", "/.lease") and number > 0 or failed[0] == "exchange"
@@ -98,6 +98,24 @@ def test_an_error_at_any_call_keeps_the_old_checkpoint(model, first, tmp_path, s
     assert newest_steps(folders) == expected
 
 
+def test_an_error_that_passes_is_overcome(model, first, tmp_path):
+    shutil.copytree(first, tmp_path / "count")
+    _, _, calls = save_traced(model, tmp_path / "count", 3)
+    folders = []
+    for number, (call, path) in enumerate(calls):
+        if not path.startswith("/checkpoint-3.tmp-") and (call, path) != ("fsync", ""):
+            continue  # opening and leaving output_dir
+        folder = tmp_path / f"once-{number}"
+        shutil.copytree(first, folder)
+        status, message, made = save_traced(model, folder, 3, f"{number}:{errno.EIO}", ("save", "background")[number % 2])
+        assert status == 0 and "trying again" in message, (call, path, message)
+        assert len(made) > len(calls), "nothing was done again"
+        assert leftovers(folder) == []
+        folders.append(folder)
+    assert len(folders) > 15
+    assert newest_steps(folders) == [3] * len(folders)
+
+
 @pytest.mark.parametrize("step", [3, 1], ids=["new step", "same step again"])
 def test_death_at_any_call_leaves_a_valid_checkpoint(model, first, tmp_path, step):
     shutil.copytree(first, tmp_path / "count")
@@ -106,7 +124,7 @@ def test_death_at_any_call_leaves_a_valid_checkpoint(model, first, tmp_path, ste
     for number in numbers_worth_trying(calls, step):
         folder = tmp_path / f"death-{number}"
         shutil.copytree(first, folder)
-        status, _, _ = save_traced(model, folder, step, f"{number}:kill")
+        status, _, _ = save_traced(model, folder, step, f"{number}:kill", ("save", "background")[number % 2])
         assert status == -9
         folders.append(folder)
     committed = [(folder / "checkpoint-3").exists() for folder in folders]

@@ -175,7 +175,18 @@ TEST_F(DamageTest, AStepWithoutManifestIsNoCheckpoint) {
   EXPECT_EQ(newest_step(folder_.path(), 2), 2);
 }
 
-TEST(Interruption, DeathAtAnyPointLeavesAValidCheckpoint) {
+class Interruption : public ::testing::TestWithParam<bool> {};  // whether in the background
+
+void save_once(Store& store, const Contents& contents, bool in_background) {
+  if (!in_background) {
+    store.save(contents);
+    return;
+  }
+  store.start_save(contents);
+  store.finish_save();
+}
+
+TEST_P(Interruption, DeathAtAnyPointLeavesAValidCheckpoint) {
   for (const std::string point : {"prepared", "written", "manifest", "renamed"}) {
     const test::TempDir folder;
     save(folder.path(), {1});
@@ -186,8 +197,8 @@ TEST(Interruption, DeathAtAnyPointLeavesAValidCheckpoint) {
         if (reached == point) ::_exit(42);
       };
       run_ranks(1, [&](parallel::Communicator& comm) {
-        open_store(options_for(folder.path()), comm, hooks)
-            ->save(ContentsMaker(0, 1, Ownership::kReplicated).make(2));
+        const auto store = open_store(options_for(folder.path()), comm, hooks);
+        save_once(*store, ContentsMaker(0, 1, Ownership::kReplicated).make(2), GetParam());
       });
       ::_exit(1);
     }
@@ -202,14 +213,15 @@ TEST(Interruption, DeathAtAnyPointLeavesAValidCheckpoint) {
   }
 }
 
-void expect_given_up(const fs::path& folder, int world_size, const StoreHooks& hooks,
-                     const std::string& part) {
+void expect_given_up(const fs::path& folder, int world_size, StoreHooks hooks, const std::string& part,
+                     bool in_background) {
+  hooks.first_pause = std::chrono::milliseconds(1);
   run_ranks(world_size, [&](parallel::Communicator& comm) {
     const auto store = open_store(options_for(folder), comm, hooks);
     const Contents contents = ContentsMaker(comm.rank(), comm.size(), Ownership::kShardedState).make(2);
     for (int attempt = 0; attempt < 2; ++attempt) {
       try {
-        store->save(contents);
+        save_once(*store, contents, in_background);
         ADD_FAILURE() << "saved, although: " << part;
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), ExitCode::kStorage);
@@ -229,7 +241,7 @@ void expect_given_up(const fs::path& folder, int world_size, const StoreHooks& h
   EXPECT_EQ(newest_step(folder, 2), 1);
 }
 
-TEST(Interruption, AFailureOnOneRankIsGivenUpByAll) {
+TEST_P(Interruption, AFailureOnOneRankIsGivenUpByAll) {
   const test::TempDir folder;
   save(folder.path(), {1});
   for (const char* point : {"prepared", "written", "manifest"}) {
@@ -241,19 +253,23 @@ TEST(Interruption, AFailureOnOneRankIsGivenUpByAll) {
         base::fail(ExitCode::kStorage, "the disk is full");
       }
     };
-    expect_given_up(folder.path(), 3, hooks, "the disk is full");
+    expect_given_up(folder.path(), 3, hooks, "the disk is full", GetParam());
   }
 }
 
-TEST(Interruption, TooLittleSpaceIsSeenBeforeWriting) {
+TEST_P(Interruption, TooLittleSpaceIsSeenBeforeWriting) {
   const test::TempDir folder;
   save(folder.path(), {1});
   StoreHooks hooks;
   hooks.free_bytes = [](const fs::path&) { return int64_t{5'000}; };
   // Only rank 0 looks and stops; the others must not be let further than that point.
   hooks.at = [](std::string_view reached) { EXPECT_EQ(reached, "prepared"); };
-  expect_given_up(folder.path(), 2, hooks, "0 MB are free");
+  expect_given_up(folder.path(), 2, hooks, "0 MB are free", GetParam());
 }
+
+INSTANTIATE_TEST_SUITE_P(Saves, Interruption, ::testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "InBackground" : "InForeground");
+});
 
 TEST(VerifyDirectory, LooksAtPlainModelFolders) {
   const test::TempDir folder;

@@ -1,6 +1,8 @@
-// LD_PRELOAD library: every write, sync, resize and rename below the folder SFT_IO_ROOT gets a number,
-// counted from 0, and a line "call path" in the file SFT_IO_TRACE. With SFT_IO_FAIL=<number>:<errno> that
-// call fails; with <number>:kill the process dies there.
+// LD_PRELOAD library: every write, sync, resize and rename of a path that begins with SFT_IO_ROOT gets a
+// number, counted from 0, and a line "call path" in the file SFT_IO_TRACE. With SFT_IO_FAIL=<number>:<errno>
+// that call fails; with <number>+:<errno> the same call on the same path later too; with always:<errno> all
+// do; with <number>:kill the process dies there. With SFT_IO_RANK only calls of that rank count (as mpirun
+// numbers them). While the file SFT_IO_HOLD exists, calls wait.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -11,6 +13,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <string>
 
 namespace {
 
@@ -19,25 +23,52 @@ Function* next(const char* name) {
   return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
 }
 
+bool counts(const char* path) {
+  static const char* const root = std::getenv("SFT_IO_ROOT");
+  static const char* const rank = std::getenv("SFT_IO_RANK");
+  static const char* const my_rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (rank && (!my_rank || std::strcmp(rank, my_rank) != 0)) return false;
+  return root && std::strncmp(path, root, std::strlen(root)) == 0;
+}
+
+void trace(const char* call, const char* path) {
+  const char* file = std::getenv("SFT_IO_TRACE");
+  if (!file) return;
+  char line[4200];
+  const int length = std::snprintf(line, sizeof line, "%s %s\n", call, path);
+  const int descriptor = ::open(file, O_WRONLY | O_CREAT | O_APPEND, 0644);
+  [[maybe_unused]] const ssize_t written = ::write(descriptor, line, static_cast<size_t>(length));
+  ::close(descriptor);
+}
+
+// What SFT_IO_FAIL says of this call: the text after the colon, or null.
+const char* verdict(long number, const std::string& call_and_path) {
+  const char* fail = std::getenv("SFT_IO_FAIL");
+  if (!fail) return nullptr;
+  const char* colon = std::strchr(fail, ':');
+  if (std::strncmp(fail, "always", 6) == 0) return colon + 1;
+  static std::mutex mutex;
+  static std::string chosen;
+  const std::lock_guard lock(mutex);
+  if (std::strtol(fail, nullptr, 10) == number) {
+    if (colon[-1] == '+') chosen = call_and_path;
+    return colon + 1;
+  }
+  return chosen == call_and_path ? colon + 1 : nullptr;
+}
+
 // False: the call is to fail, errno is set.
 bool allow(const char* call, const char* path) {
   static std::atomic<long> count{0};
-  static const char* const root = std::getenv("SFT_IO_ROOT");
-  if (!root || std::strncmp(path, root, std::strlen(root)) != 0) return true;
+  if (!counts(path)) return true;
   const long number = count++;
-  if (const char* trace = std::getenv("SFT_IO_TRACE")) {
-    char line[4200];
-    const int length = std::snprintf(line, sizeof line, "%s %s\n", call, path);
-    const int descriptor = ::open(trace, O_WRONLY | O_CREAT | O_APPEND, 0644);
-    [[maybe_unused]] const ssize_t written = ::write(descriptor, line, static_cast<size_t>(length));
-    ::close(descriptor);
-  }
-  const char* fail = std::getenv("SFT_IO_FAIL");
-  if (!fail) return true;
-  char* end = nullptr;
-  if (std::strtol(fail, &end, 10) != number || *end != ':') return true;
-  if (std::strcmp(end + 1, "kill") == 0) ::kill(::getpid(), SIGKILL);
-  errno = std::atoi(end + 1);
+  trace(call, path);
+  const char* hold = std::getenv("SFT_IO_HOLD");
+  while (hold && ::access(hold, F_OK) == 0) ::usleep(2000);
+  const char* what = verdict(number, std::string(call) + " " + path);
+  if (!what) return true;
+  if (std::strcmp(what, "kill") == 0) ::kill(::getpid(), SIGKILL);
+  errno = std::atoi(what);
   return false;
 }
 

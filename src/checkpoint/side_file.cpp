@@ -1,0 +1,33 @@
+#include "checkpoint/side_file.h"
+
+#include <string_view>
+#include <utility>
+
+#include "sft/base/file.h"
+#include "sft/base/hash.h"
+
+namespace sft::checkpoint {
+
+void write_side_file(const std::filesystem::path& folder, const SideFile& side_file) {
+  const std::filesystem::path path = folder / side_file.name;
+  std::filesystem::create_directories(path.parent_path());
+  base::File file(path, base::File::Mode::kCreate);
+  file.write_at(0, std::as_bytes(std::span(side_file.bytes)));
+  file.sync();
+  file.close();
+}
+
+FileRecord record_of(const SideFile& file, int64_t chunk_bytes) {
+  FileRecord record{file.name, std::ssize(file.bytes), {}};
+  if (file.bytes.empty()) return record;
+  HashedRange range{record.bytes, {}};
+  for (int64_t begin = 0; begin < record.bytes; begin += chunk_bytes) {
+    range.digests +=
+        base::xxh3_hex(std::string_view(file.bytes)
+                           .substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(chunk_bytes)));
+  }
+  record.ranges.push_back(std::move(range));
+  return record;
+}
+
+}  // namespace sft::checkpoint

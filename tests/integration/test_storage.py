@@ -1,0 +1,238 @@
+"""Checkpoints in the background, and storage that is slow, full or broken: the run goes on and ends with the bits of an undisturbed one."""
+
+import errno
+import os
+import signal
+import subprocess
+
+import pytest
+
+import small_run as small
+from parity import ours
+
+SHIM = ours.BUILD_DIR / "tests/unit/checkpoint/libio_shim.so"
+EVERY = [4, 8, 12, 16, 20]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> small.Workspace:
+    return small.Workspace(tmp_path_factory.mktemp("storage"))
+
+
+def settings_at(workspace, ranks, output, **more):
+    """Six rows a step on 1 (2 x 3), 2 (1 x 3) or 3 (2 x 1) ranks; 20 steps, a checkpoint every four."""
+    batch, accumulation = {1: (2, 3), 2: (1, 3), 3: (2, 1)}[ranks]
+    return workspace.settings(output, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **more)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workspace):
+    """undisturbed(ranks): the run with async_save = false on storage that works."""
+    done = {}
+
+    def run(ranks: int) -> ours.Run:
+        if ranks not in done:
+            done[ranks] = ours.run(settings_at(workspace, ranks, f"whole-{ranks}"), ranks)
+        return done[ranks]
+
+    return run
+
+
+def shim(path, **settings) -> dict:
+    """Calls on paths that begin with `path` are held up (hold=file) or fail (fail=always:<errno>), perhaps on one rank only."""
+    assert SHIM.is_file(), f"{SHIM} is not built"
+    return {"LD_PRELOAD": str(SHIM), "SFT_IO_ROOT": str(path)} | {f"SFT_IO_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def assert_ends_like(run_dir, whole: ours.Run, steps) -> None:
+    """Weights, losses and the checkpoints of `steps`, byte for byte; nothing unfinished is left."""
+    assert small.checkpoints(run_dir) == list(steps)
+    for step in steps:
+        small.assert_same_state(whole.output_dir / f"checkpoint-{step}", run_dir / f"checkpoint-{step}")
+    small.assert_same_weights(whole.output_dir, run_dir)
+    assert small.by_step(ours.read_log(run_dir)) == small.by_step(whole.log)
+    assert not leftovers(run_dir)
+
+
+def leftovers(output_dir) -> list[str]:
+    return [path.name for path in output_dir.iterdir() if ".tmp-" in path.name or path.name.startswith(".trash")]
+
+
+def verify(checkpoint) -> None:
+    done = subprocess.run([str(ours.program()), "verify", str(checkpoint)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def order_of(output_dir) -> list[tuple[str, int]]:
+    return [(entry["event"], entry["step"]) for entry in ours.read_log(output_dir)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_same_bits_as_without(workspace, undisturbed, ranks):
+    whole = undisturbed(ranks)
+    run = ours.run(settings_at(workspace, ranks, f"async-{ranks}", async_save=True), ranks)
+    assert_ends_like(run.output_dir, whole, EVERY)
+    events = run.events("checkpoint")
+    assert [event["step"] for event in events] == EVERY
+    assert [event["in_background"] for event in events] == [True] * 4 + [False]  # nothing is left to overlap with the last
+    for event in events:
+        assert event["seconds"] >= event["write_seconds"] > 0 and event["stall_seconds"] > 0
+    assert "copy for checkpoints" in run.output and "copy for checkpoints" not in whole.output
+
+
+def test_best_model_and_limit(workspace):
+    more = {"eval_dataset": workspace.eval, "eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True, "save_total_limit": 1,
+            "greater_is_better": True}  # the first is best: it must outlive the others
+    whole = ours.run(settings_at(workspace, 2, "best", **more), 2)
+    run = ours.run(settings_at(workspace, 2, "best-async", async_save=True, **more), 2)
+    (event,) = run.events("best_model")
+    assert event["checkpoint_step"] < 20
+    assert_ends_like(run.output_dir, whole, small.checkpoints(whole.output_dir))
+
+
+def test_steps_go_on_while_storage_is_slow_and_the_next_save_waits(workspace, undisturbed, tmp_path):
+    hold = tmp_path / "hold"
+    hold.touch()
+    settings = settings_at(workspace, 2, "slow", async_save=True)
+    output_dir = settings["output_dir"]
+    process = small.start(settings, 2, shim(output_dir / "checkpoint-4.tmp", hold=hold))
+    try:
+        small.wait_for(lambda: small.last_step(output_dir) >= 8, "step 8", process)
+        assert small.checkpoints(output_dir) == [] and leftovers(output_dir)
+        hold.unlink()
+        assert process.wait(60) == 0
+    finally:
+        small.kill_everything(process)
+    order = order_of(output_dir)
+    committed = order.index(("checkpoint", 4))
+    assert order.index(("train", 8)) < committed < order.index(("train", 9))
+    assert_ends_like(output_dir, undisturbed(2), EVERY)
+
+
+@pytest.mark.parametrize("async_save, error, rank", [(False, errno.ENOSPC, 1), (True, errno.EIO, 1), (True, errno.ESTALE, 0)])
+def test_one_checkpoint_is_given_up(workspace, undisturbed, async_save, error, rank):
+    settings = settings_at(workspace, 2, f"given-up-{async_save}-{error}", async_save=async_save)
+    output_dir = settings["output_dir"]
+    run = ours.run(settings, 2, env=shim(output_dir / "checkpoint-8.tmp", fail=f"always:{error}", rank=rank))
+    assert_ends_like(output_dir, undisturbed(2), [4, 12, 16, 20])
+    (event,) = run.events("checkpoint_failed")
+    assert (event["step"], event["rank"], event["error"], event["failures_in_row"]) == (8, rank, os.strerror(error), 1)
+    assert event["host"] == os.uname().nodename and "/checkpoint-8.tmp-" in event["file"]
+    assert run.output.count("checkpoint-8 could not be saved") == 1 and "storage_failures_max = 3" in run.output
+
+
+def test_several_in_a_row_end_the_run(workspace):
+    settings = settings_at(workspace, 2, "broken", async_save=True, storage_failures_max=2)
+    run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / "checkpoint-1", fail=f"always:{errno.EIO}"))
+    assert run.returncode == 91, run.output[-3000:]
+    assert run.output.count("error: ") == 1 and "2 checkpoints in a row" in run.output and os.strerror(errno.EIO) in run.output
+    assert [event["step"] for event in run.events("checkpoint_failed")] == [12, 16]
+    assert small.checkpoints(run.output_dir) == [4, 8] and not leftovers(run.output_dir)
+    verify(run.output_dir / "checkpoint-8")
+
+
+def test_a_stop_that_cannot_be_saved_is_an_error(workspace):
+    settings = settings_at(workspace, 2, "unsaved", max_steps=100000, save_steps=100000, async_save=True)
+    process = small.start(settings, 2, shim(settings["output_dir"] / "checkpoint-", fail=f"always:{errno.ENOSPC}"))
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 2, "step 2", process)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 91
+    finally:
+        small.kill_everything(process)
+    output = open(f"{settings['output_dir']}.out").read()
+    assert output.count("error: ") == 1 and "the run stops without it" in output and os.strerror(errno.ENOSPC) in output
+
+
+def test_a_final_model_that_cannot_be_written_is_an_error(workspace):
+    settings = settings_at(workspace, 2, "no-final", max_steps=4)
+    run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / ".final", fail=f"always:{errno.EIO}"))
+    assert run.returncode == 91 and "the final model could not be saved" in run.output
+    assert small.checkpoints(run.output_dir) == [4] and not leftovers(run.output_dir)
+
+
+@pytest.fixture
+def small_disk(tmp_path, undisturbed):
+    """A file system with room for one and a half checkpoints, and a file in it that gives room for all when it is deleted."""
+    checkpoint = undisturbed(2).output_dir / "checkpoint-4"
+    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={20 * size}", "tmpfs", str(disk)], check=True)
+    try:
+        (disk / "filler").write_bytes(b"x" * int(18.4 * size))
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_full_disk(workspace, undisturbed, small_disk, async_save):
+    settings = settings_at(workspace, 2, small_disk / "run", async_save=async_save)
+    output_dir = settings["output_dir"]
+    process = small.start(settings, 2)
+    try:
+        small.wait_for(lambda: any(event == "checkpoint_failed" for event, _ in order_of(output_dir)), "a failure", process)
+        (small_disk / "filler").unlink()
+        assert process.wait(60) == 0
+    finally:
+        small.kill_everything(process)
+    failed = [entry for entry in ours.read_log(output_dir) if entry["event"] == "checkpoint_failed"]
+    assert failed[0]["step"] == 8 and failed[0]["file"] == str(output_dir) and "free" in failed[0]["error"]
+    given_up = [entry["step"] for entry in failed]
+    assert_ends_like(output_dir, undisturbed(2), [step for step in EVERY if step not in given_up])
+
+
+def test_killed_while_writing_in_the_background(workspace, undisturbed, tmp_path):
+    hold = tmp_path / "hold"
+    hold.touch()
+    settings = settings_at(workspace, 2, "killed", async_save=True, resume_from_checkpoint=True)
+    output_dir = settings["output_dir"]
+    process = small.start(settings, 2, shim(output_dir / "checkpoint-8.tmp", hold=hold))
+    try:
+        small.wait_for(lambda: small.last_step(output_dir) >= 10, "step 10", process)
+    finally:
+        small.kill_everything(process)
+    assert small.checkpoints(output_dir) == [4] and leftovers(output_dir)
+    verify(output_dir / "checkpoint-4")
+    run = ours.run(settings, 2)
+    assert "resuming from" in run.output and "checkpoint-4" in run.output
+    assert_ends_like(output_dir, undisturbed(2), EVERY)
+
+
+def test_a_stop_waits_for_the_save_under_way(workspace, undisturbed, tmp_path):
+    hold = tmp_path / "hold"
+    hold.touch()
+    settings = settings_at(workspace, 2, "stopped", async_save=True, resume_from_checkpoint=True)
+    output_dir = settings["output_dir"]
+    process = small.start(settings, 2, shim(output_dir / "checkpoint-4.tmp", hold=hold))
+    try:
+        small.wait_for(lambda: small.last_step(output_dir) >= 8, "step 8", process)  # and waits there to save again
+        for rank in small.ranks_of(process):
+            os.kill(rank, signal.SIGUSR1)
+        hold.unlink()
+        assert process.wait(60) == 85
+    finally:
+        small.kill_everything(process)
+    assert small.checkpoints(output_dir) == [4, 8] and not leftovers(output_dir)
+    assert order_of(output_dir)[-2:] == [("checkpoint", 8), ("stopped", 8)]
+    ours.run(settings, 2)
+    assert_ends_like(output_dir, undisturbed(2), EVERY)
+
+
+def test_save_now(workspace):
+    settings = settings_at(workspace, 2, "now", max_steps=100000, save_steps=100000, async_save=True)
+    output_dir = settings["output_dir"]
+    process = small.start(settings, 2)
+    try:
+        small.wait_for(lambda: small.last_step(output_dir) >= 3, "step 3", process)
+        (output_dir / "save-now").touch()
+        small.wait_for(lambda: small.checkpoints(output_dir), "a checkpoint", process)
+        assert not (output_dir / "save-now").exists()  # forgotten when the state was copied
+        first = small.checkpoints(output_dir)
+        small.wait_for(lambda: small.last_step(output_dir) >= first[0] + 5, "the run to go on", process)
+        assert small.checkpoints(output_dir) == first  # saved once
+        (output_dir / "stop").touch()
+        assert process.wait(60) == 0
+    finally:
+        small.kill_everything(process)
