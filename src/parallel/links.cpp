@@ -16,8 +16,10 @@ namespace sft::parallel {
 namespace {
 
 constexpr int kTag = 1;
+// At least so many, and at least so long: on busy cores most answers wait for their turn.
 constexpr int kPings = 40;
 constexpr int kTransfers = 8;
+constexpr double kSeconds = 0.1;
 constexpr std::size_t kTransferBytes = std::size_t{4} << 20;
 
 double clock_now() {
@@ -38,12 +40,11 @@ class Pair {
   }
 
   Link answer() {
-    for (int i = 0; i < kPings; ++i) {
-      receive(buffer_.data(), 1);
+    while (asked_again()) {
       const double time = clock_now();
       send(&time, sizeof time);
     }
-    for (int i = 0; i < kTransfers; ++i) {
+    while (asked_again()) {
       receive(buffer_.data(), buffer_.size());
       send(buffer_.data(), buffer_.size());
     }
@@ -57,27 +58,45 @@ class Pair {
   // The quickest answer tells most of the other's clock: it was read half way, to within half the time.
   void measure_latency(Link& link) {
     double best = std::numeric_limits<double>::infinity();
-    for (int i = 0; i < kPings; ++i) {
+    repeat(kPings, [&] {
       const double clock = clock_now(), start = base::monotonic_seconds();
       double others_clock = 0;
-      send(buffer_.data(), 1);
+      ask_again(true);
       receive(&others_clock, sizeof others_clock);
       const double seconds = base::monotonic_seconds() - start;
-      if (seconds >= best) continue;
+      if (seconds >= best) return;
       best = seconds;
       link.clock_seconds = others_clock - (clock + seconds / 2);
-    }
+    });
     link.latency_seconds = best / 2;
   }
 
   void measure_bandwidth(Link& link) {
-    for (int i = 0; i < kTransfers; ++i) {
+    repeat(kTransfers, [&] {
+      ask_again(true);
       const double start = base::monotonic_seconds();
       send(buffer_.data(), buffer_.size());
       receive(buffer_.data(), buffer_.size());
       const double rate = 2.0 * static_cast<double>(kTransferBytes) / (base::monotonic_seconds() - start);
       link.bytes_per_second = std::max(link.bytes_per_second, rate);
-    }
+    });
+  }
+
+  template <typename Action>
+  void repeat(int least, Action&& action) {
+    const double start = base::monotonic_seconds();
+    for (int i = 0; i < least || base::monotonic_seconds() - start < kSeconds; ++i) action();
+    ask_again(false);
+  }
+
+  void ask_again(bool again) {
+    const char flag = again ? 1 : 0;
+    send(&flag, 1);
+  }
+  bool asked_again() {
+    char flag = 0;
+    receive(&flag, 1);
+    return flag != 0;
   }
 
   void send(const void* data, std::size_t bytes) {
