@@ -297,8 +297,8 @@ TEST_P(Refusing, ForGoodIsGivenUpByAllRanks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Saves, Refusing, ::testing::Bool(), [](const auto& info) {
-  return std::string(info.param ? "InBackground" : "InForeground");
+INSTANTIATE_TEST_SUITE_P(Saves, Refusing, ::testing::Bool(), [](const auto& way) {
+  return std::string(way.param ? "InBackground" : "InForeground");
 });
 
 // The final model too, whose files replace older ones one by one.

@@ -267,8 +267,8 @@ TEST_P(Interruption, TooLittleSpaceIsSeenBeforeWriting) {
   expect_given_up(folder.path(), 2, hooks, "0 MB are free", GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(Saves, Interruption, ::testing::Bool(), [](const auto& info) {
-  return std::string(info.param ? "InBackground" : "InForeground");
+INSTANTIATE_TEST_SUITE_P(Saves, Interruption, ::testing::Bool(), [](const auto& way) {
+  return std::string(way.param ? "InBackground" : "InForeground");
 });
 
 TEST(VerifyDirectory, LooksAtPlainModelFolders) {
