@@ -146,9 +146,9 @@ DatasetInfo info_from_json(const json& value) {
   info.num_tokens = integer_at(value, "num_tokens");
   info.num_target_tokens = integer_at(value, "num_target_tokens");
   info.vocab_size = integer_at(value, "vocab_size");
-  info.bos_token_id = optional_integer_at(value, "bos_token_id");
-  info.eos_token_id = optional_integer_at(value, "eos_token_id");
-  info.pad_token_id = optional_integer_at(value, "pad_token_id");
+  info.bos_token_id = optional_integer(value, "bos_token_id");
+  info.eos_token_id = optional_integer(value, "eos_token_id");
+  info.pad_token_id = optional_integer(value, "pad_token_id");
   info.tokenizer_sha256 = value.at("tokenizer_sha256").get<std::string>();
   info.content_xxh3 = value.at("content_xxh3").get<std::string>();
   info.prepare_config = value.at("prepare_config").get<std::string>();
