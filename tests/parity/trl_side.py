@@ -43,7 +43,7 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def run(jobs: list[dict], ranks: int = 1, threads: int = 1, timeout: float = 600) -> list[TrlResult]:
+def run(jobs: list[dict], ranks: int = 1, threads: int = 1, timeout: float = 3000) -> list[TrlResult]:
     """Every job in each of `ranks` processes, one process group for all. Raises with the output of the process that failed."""
     with tempfile.TemporaryDirectory() as scratch:
         job_file = Path(scratch) / "jobs.json"
