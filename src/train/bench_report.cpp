@@ -21,6 +21,7 @@ json shapes_json(const std::vector<GemmTime>& times) {
                       {"in", time.shape.in},
                       {"out", time.shape.out},
                       {"is_head", time.shape.is_head},
+                      {"share", time.shape.share},
                       {"flops", time.flops},
                       {"seconds", time.seconds}});
   }
@@ -34,8 +35,8 @@ double weighted_rate(const json& rank, const std::string& compute) {
   for (const json& shape : rank["products"][compute]) {
     const auto rows =
         std::max<int64_t>(1, rank[shape["is_head"].get<bool>() ? "targets" : "tokens"].get<int64_t>());
-    const double weight =
-        static_cast<double>(rows) * shape["count"].get<double>() / shape["tokens"].get<double>();
+    const double weight = static_cast<double>(rows) * shape["share"].get<double>() *
+                          shape["count"].get<double>() / shape["tokens"].get<double>();
     flops += weight * shape["flops"].get<double>();
     seconds += weight * shape["seconds"].get<double>();
   }

@@ -17,10 +17,12 @@ struct LinearShape {
   int64_t in = 0, out = 0, count = 1;
   bool weight_gradient = true;  // false: frozen
   bool is_head = false;
+  double share =
+      1.0;  // of a micro-batch's tokens that one of them sees: of routed experts, each has its part
 };
 
-// The linears of all layers, what projects narrow embeddings, and the head. With `work`'s adapters, whose own
-// products are left out, most are frozen.
+// The linears of all layers, what projects narrow embeddings, and the head. Count x share x in x out sums to
+// the weights that work on a token. With `work`'s adapters, whose own products are left out, most are frozen.
 std::vector<LinearShape> linear_shapes(const model::DecoderSpec& spec, const metrics::ModelWork& work);
 
 struct GemmTime {

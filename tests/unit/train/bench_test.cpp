@@ -14,9 +14,11 @@ namespace {
 
 using base::Phase;
 
-int64_t weights_of(const std::vector<LinearShape>& shapes) {
-  int64_t sum = 0;
-  for (const LinearShape& shape : shapes) sum += shape.count * shape.in * shape.out;
+// That work on a token.
+double weights_of(const std::vector<LinearShape>& shapes) {
+  double sum = 0;
+  for (const LinearShape& shape : shapes)
+    sum += shape.share * static_cast<double>(shape.count * shape.in * shape.out);
   return sum;
 }
 
@@ -28,8 +30,8 @@ TEST(LinearShapes, AreAllLinearsOfEveryFamily) {
     const auto decoder =
         model::Decoder::create(model::spec_from_config_json(base::read_text(file), file.string()));
     const metrics::ModelWork work = model_work(*decoder);
-    EXPECT_EQ(weights_of(linear_shapes(decoder->spec(), work)),
-              work.block_linear_parameters + work.head_parameters)
+    EXPECT_DOUBLE_EQ(weights_of(linear_shapes(decoder->spec(), work)),
+                     static_cast<double>(work.block_linear_parameters + work.head_parameters))
         << file;
     ++families;
   }
