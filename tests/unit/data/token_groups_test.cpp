@@ -66,7 +66,9 @@ TEST(TokenGroupsProperty, EveryRowOnceNoGroupOverfullAndFewGroups) {
     EXPECT_EQ(seen, all);
     // No two groups fit into one, so that on the average they are more than half full.
     const auto packed = static_cast<int64_t>(groups.size() - alone);
-    if (packed > 1) EXPECT_GT(2 * tokens, max_tokens * packed);
+    if (packed > 1) {
+      EXPECT_GT(2 * tokens, max_tokens * packed);
+    }
   }
 }
 
