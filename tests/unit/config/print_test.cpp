@@ -54,6 +54,7 @@ Options all_different() {
   options.prepare.assistant_only_loss = false;
   options.prepare.test_split_size.reset();
   options.loss.label_smoothing_factor = 0;
+  options.runtime.trl_compat = false;
   options.save.overwrite_output_dir = false;
   options.save.save_strategy = "best";
   return options;
