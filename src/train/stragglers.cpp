@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <utility>
 
 namespace sft::train {
 namespace {
@@ -38,6 +39,15 @@ void RankTimes::add(const base::PhaseTimers::Seconds& phases, double seconds) {
   wait += seconds - worked - of(Phase::kEvaluation) - of(Phase::kCheckpoint) - of(Phase::kLogging);
 }
 
+RankTimes& RankTimes::operator+=(const RankTimes& more) {
+  total += more.total;
+  work += more.work;
+  data += more.data;
+  wait += more.wait;
+  flops += more.flops;
+  return *this;
+}
+
 std::vector<RankTimes> gather(parallel::Communicator& comm, const RankTimes& mine) {
   constexpr std::size_t kFields = 5;
   std::vector<int64_t> sums(static_cast<std::size_t>(comm.size()) * kFields, 0);
@@ -61,15 +71,19 @@ std::vector<RankTimes> gather(parallel::Communicator& comm, const RankTimes& min
 }
 
 std::vector<Straggler> StragglerWatch::take(const std::vector<RankTimes>& ranks) {
-  behind_in_row_.resize(ranks.size(), 0);
-  const auto as_it_is = over_median(ranks, [](const RankTimes& times) { return times.work; });
+  window_.resize(ranks.size());
+  for (std::size_t rank = 0; rank < ranks.size(); ++rank) window_[rank] += ranks[rank];
+  if (window_.front().total < kShortestWindow) return {};
+  const std::vector<RankTimes> window = std::exchange(window_, {});
+  behind_in_row_.resize(window.size(), 0);
+  const auto as_it_is = over_median(window, [](const RankTimes& times) { return times.work; });
   const auto per_operation = over_median(
-      ranks, [](const RankTimes& times) { return times.flops > 0 ? times.work / times.flops : 0; });
+      window, [](const RankTimes& times) { return times.flops > 0 ? times.work / times.flops : 0; });
   std::vector<Straggler> found;
-  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+  for (std::size_t rank = 0; rank < window.size(); ++rank) {
     const double behind = std::min(as_it_is[rank], per_operation[rank]) - 1;
     behind_in_row_[rank] = behind >= kBehind ? behind_in_row_[rank] + 1 : 0;
-    if (behind_in_row_[rank] == kWindows) found.push_back({static_cast<int>(rank), behind});
+    if (behind_in_row_[rank] == kWindows) found.push_back({static_cast<int>(rank), behind, window[rank]});
   }
   return found;
 }

@@ -75,7 +75,7 @@ void TimeAccount::log_entry(int64_t step) {
   log_.event("rank_times", step, rank_times_json(ranks));
   for (const Straggler& straggler : stragglers_.take(ranks)) {
     const auto rank = static_cast<std::size_t>(straggler.rank);
-    const RankTimes& times = ranks[rank];
+    const RankTimes& times = straggler.times;
     log_.event("straggler", step,
                json{{"rank", straggler.rank},
                     {"host", options_.hosts[rank]},
@@ -86,8 +86,9 @@ void TimeAccount::log_entry(int64_t step) {
                    .dump());
     if (comm_.rank() != 0) continue;
     log::warning(
-        "rank {} ({}) is behind: for {} log entries its own work has taken at least {:.0f} % longer than the "
-        "median of all ranks, in the last {:.0f} % ({:.2f} s, of it {:.2f} s for data)",
+        "rank {} ({}) is behind: {} times in a row its own work took at least {:.0f} % longer than the "
+        "median of "
+        "all ranks, at last {:.0f} % ({:.2f} s, of it {:.2f} s for data)",
         straggler.rank, options_.hosts[rank], StragglerWatch::kWindows, 100 * StragglerWatch::kBehind,
         100 * straggler.behind, times.work, times.data);
   }

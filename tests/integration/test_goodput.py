@@ -175,8 +175,8 @@ def test_a_slowed_rank_is_named_and_no_other(workspace):
         small.kill_everything(process)
     assert event["rank"] == rank and event["host"] == os.uname().nodename and event["behind"] >= 0.1
     output = open(f"{output_dir}.out").read()
-    assert f"rank {rank} ({event['host']}) is behind: for 3 log entries" in output
-    # It was behind in three entries in a row, by their own figures, and the other rank waited for it.
+    assert f"rank {rank} ({event['host']}) is behind: 3 times in a row its own work took at least 10 % longer" in output
+    # By the last entries' own figures it was behind, and the other rank waited for it.
     log = small.read_complete_lines(output_dir)
     windows = [entry for entry in log if entry["event"] == "rank_times" and entry["step"] <= event["step"]][-3:]
     for window in windows:

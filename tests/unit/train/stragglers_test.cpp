@@ -60,6 +60,20 @@ TEST(StragglerWatch, LeavesAloneWhoIsNearTheMedian) {
     EXPECT_TRUE(named(watch, {times(1), times(i % 3 == 2 ? 1 : 2), times(1)}).empty());
 }
 
+TEST(StragglerWatch, PutsShortEntriesTogether) {
+  StragglerWatch watch;
+  const auto entry = [](double work) { return RankTimes{.total = 0.25, .work = work, .flops = 1e9}; };
+  const Ranks slow{entry(0.3), entry(0.2), entry(0.2)}, in_time{entry(0.2), entry(0.2), entry(0.2)};
+  for (int i = 0; i < 11; ++i) EXPECT_TRUE(named(watch, slow).empty()) << i;
+  const auto found = watch.take(slow);  // the twelfth: three windows of four
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_NEAR(found[0].behind, 0.5, 1e-12);
+  EXPECT_NEAR(found[0].times.work, 1.2, 1e-12);
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(named(watch, in_time).empty());
+  for (int i = 0; i < 40; ++i)  // behind by an eighth in every other window
+    EXPECT_EQ(named(watch, i % 8 == 0 ? slow : in_time).size(), 0U) << i;
+}
+
 TEST(StragglerWatch, AlsoBetweenTwoRanks) {
   StragglerWatch watch;
   const Ranks slow{times(1.3), times(1)};  // median 1.15
