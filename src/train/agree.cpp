@@ -1,9 +1,20 @@
 #include "sft/train/agree.h"
 
 #include <algorithm>
+#include <new>
+#include <string_view>
 #include <vector>
 
 namespace sft::train {
+
+base::ExitCode code_of(const std::exception& error) {
+  // LibTorch's errors: of the host's allocator a plain one, of a device's one with that name.
+  const std::string_view text = error.what();
+  const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+                      text.find("can't allocate memory") != text.npos ||
+                      text.find("out of memory") != text.npos;
+  return memory ? base::ExitCode::kOutOfMemory : base::ExitCode::kInternal;
+}
 
 void agree_on_errors(parallel::Communicator& comm, int code, const std::string& message) {
   if (comm.all(code == 0)) return;

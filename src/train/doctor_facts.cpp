@@ -18,6 +18,7 @@
 #include "sft/config/path_list.h"
 #include "sft/model/decoder.h"
 #include "sft/model/weights.h"
+#include "sft/train/agree.h"
 #include "sft/train/plan.h"
 
 // Found by the JSON library in the namespace of the type.
@@ -39,7 +40,7 @@ Attempt attempt(Action&& action) {
   } catch (const base::Error& error) {
     return {error.code(), error.what()};
   } catch (const std::exception& error) {
-    return {ExitCode::kInternal, error.what()};
+    return {code_of(error), error.what()};
   }
 }
 

@@ -13,6 +13,9 @@ namespace sft::train {
 // a collective. code 0: this rank has none.
 void agree_on_errors(parallel::Communicator& comm, int code, const std::string& message);
 
+// Local. The exit code of an exception that is no Error: out of memory, or a bug.
+base::ExitCode code_of(const std::exception& error);
+
 // Collective, but `action` is Local: runs it on every rank and agrees on its errors.
 template <typename Action>
 void on_all_ranks(parallel::Communicator& comm, Action&& action) {
@@ -24,7 +27,7 @@ void on_all_ranks(parallel::Communicator& comm, Action&& action) {
     code = static_cast<int>(error.code());
     message = error.what();
   } catch (const std::exception& error) {
-    code = static_cast<int>(base::ExitCode::kInternal);
+    code = static_cast<int>(code_of(error));
     message = error.what();
   }
   agree_on_errors(comm, code, message);
