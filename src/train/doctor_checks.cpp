@@ -309,8 +309,8 @@ Finding check_space(const StorageNeed& need, int64_t free_bytes, int64_t num_pre
   const int64_t files = count * need.checkpoint_bytes + need.final_model_bytes;
   const int64_t wanted = files + files / 10;
   const std::string text = fmt::format(
-      "{} MB free; {} checkpoint{} of {} MB and a final model to come: {} MB", free_bytes / 1'000'000, count,
-      count == 1 ? "" : "s", need.checkpoint_bytes / 1'000'000 + 1, wanted / 1'000'000 + 1);
+      "{} MB free; {} checkpoint{} of {} MB and a final model to come, {} MB in all", free_bytes / 1'000'000,
+      count, count == 1 ? "" : "s", need.checkpoint_bytes / 1'000'000 + 1, wanted / 1'000'000 + 1);
   if (free_bytes >= wanted) return {"free space", {text}};
   return {"free space",
           {text + ": free space, lower save_total_limit, or set save_only_model"},

@@ -169,14 +169,14 @@ def peak_address_space(workspace) -> int:
 
 
 def test_rank_without_enough_memory_ends_all_and_says_so(workspace):
-    """29 M parameters want 118 MB each for weights and gradients and 236 MB for AdamW; rank 1 may have 200 MB more than a small run takes."""
+    """29 M parameters want 118 MB each for weights and gradients and 236 MB for AdamW; rank 1 may have what a small run takes."""
     model = models.write_model(workspace.folder / "large", small.CONFIG | {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4})
     for file in workspace.model.glob("*token*"):
         shutil.copy(file, model)
     settings = settings_of(workspace, "memory", 100000, model_name_or_path=model)
-    done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space(workspace) + 200_000}"))
+    done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space(workspace)}"))
     assert done.returncode == 90 and not processes_of(settings), done.stdout
-    assert re.search(r"\[rank 1 .*\] .*(allocate|out of) memory", done.stdout), done.stdout
+    assert re.search(r"rank 1\b.*(allocate|out of) memory", done.stdout), done.stdout
 
 
 # A checkpoint that is not this run's
