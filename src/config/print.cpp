@@ -24,7 +24,7 @@ constexpr const char* kUsage =
     "  sft-dist bench --args run.ini [--steps N] [--json]       measure the machine and steps of a run\n"
     "  sft-dist generate MODEL --ids 1,2,3                      print a greedy continuation, as token ids\n"
     "  sft-dist export --merge ADAPTER OUT                      write a model with its adapter in it\n"
-    "  mpirun -np N sft-dist doctor --args run.ini              check hosts, files and network before a run\n"
+    "  mpirun -np N sft-dist doctor --args run.ini              check hosts, files, network before a run\n"
     "  sft-dist inspect-step --step N --args run.ini            list the rows that a step consumes\n"
     "  sft-dist --help | --version\n"
     "\n"
