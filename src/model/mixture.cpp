@@ -52,7 +52,7 @@ at::Tensor Mixture::forward(const at::Tensor& h, RouterSums* routers, std::vecto
     if (part.tokens.size(0) == 0) continue;
     at::Tensor& up = kept[kFirstExpertUp + static_cast<std::size_t>(e)];
     y.index_add_(0, part.tokens, expert(e).forward(h.index_select(0, part.tokens), part.share, up));
-    if (saved == nullptr) up = {};
+    if (saved == nullptr) up.reset();
   }
   if (saved != nullptr) {
     kept[kProbabilities] = probabilities;
