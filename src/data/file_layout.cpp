@@ -108,12 +108,12 @@ int64_t integer(const json& value, const char* what) {
   }
   return value.get<int64_t>();
 }
-int64_t member(const json& object, const char* key) {
-  return integer(object.at(key), key);
+int64_t integer_at(const json& object, const std::string& key) {
+  return integer(object.at(key), key.c_str());
 }
 
-std::optional<int64_t> optional_member(const json& object, const char* key) {
-  return object.at(key).is_null() ? std::nullopt : std::optional(member(object, key));
+std::optional<int64_t> optional_integer(const json& object, const std::string& key) {
+  return object.at(key).is_null() ? std::nullopt : std::optional(integer_at(object, key));
 }
 
 Filter filter_from_json(const json& value) {
@@ -125,11 +125,11 @@ Filter filter_from_json(const json& value) {
 
 ArrayLayout array_from_json(const json& value) {
   ArrayLayout array;
-  array.element_bytes = member(value, "element_bytes");
-  array.size = member(value, "size");
+  array.element_bytes = integer_at(value, "element_bytes");
+  array.size = integer_at(value, "size");
   array.xxh3 = value.at("xxh3").get<std::string>();
-  array.offset = member(value, "offset");
-  array.chunk_elements = member(value, "chunk_elements");
+  array.offset = integer_at(value, "offset");
+  array.chunk_elements = integer_at(value, "chunk_elements");
   for (const json& filter : value.at("filters")) array.filters.push_back(filter_from_json(filter));
   const json& chunks = value.at("chunks");
   if (!chunks.is_array() || chunks.size() % 3 != 0) throw std::invalid_argument("chunks are not triples");
@@ -143,12 +143,12 @@ ArrayLayout array_from_json(const json& value) {
 
 DatasetInfo info_from_json(const json& value) {
   DatasetInfo info;
-  info.num_tokens = member(value, "num_tokens");
-  info.num_target_tokens = member(value, "num_target_tokens");
-  info.vocab_size = member(value, "vocab_size");
-  info.bos_token_id = optional_member(value, "bos_token_id");
-  info.eos_token_id = optional_member(value, "eos_token_id");
-  info.pad_token_id = optional_member(value, "pad_token_id");
+  info.num_tokens = integer_at(value, "num_tokens");
+  info.num_target_tokens = integer_at(value, "num_target_tokens");
+  info.vocab_size = integer_at(value, "vocab_size");
+  info.bos_token_id = optional_integer(value, "bos_token_id");
+  info.eos_token_id = optional_integer(value, "eos_token_id");
+  info.pad_token_id = optional_integer(value, "pad_token_id");
   info.tokenizer_sha256 = value.at("tokenizer_sha256").get<std::string>();
   info.content_xxh3 = value.at("content_xxh3").get<std::string>();
   info.prepare_config = value.at("prepare_config").get<std::string>();
@@ -159,7 +159,7 @@ FileLayout parse_layout(std::string_view text, const std::filesystem::path& path
   const json parsed = base::parse_json(text, path.string() + ": its layout",
                                        {.bytes = kMaxJsonBytes, .values = kMaxJsonValues});
   FileLayout layout;
-  layout.file_bytes = member(parsed, "file_bytes");
+  layout.file_bytes = integer_at(parsed, "file_bytes");
   layout.info = info_from_json(parsed.at("info"));
   layout.prepare_config_xxh3 = parsed.at("prepare_config_xxh3").get<std::string>();
   for (const auto& [name, array] : parsed.at("arrays").items()) layout.arrays[name] = array_from_json(array);
