@@ -1,4 +1,5 @@
 // JSON within limits: what is accepted is the same after being written and read again.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "fuzz.h"

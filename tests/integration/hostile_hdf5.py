@@ -99,7 +99,7 @@ def truncated(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def zero_chunk_dimension(content: bytes, chunk: int, element_bytes: int) -> bytes:
-    """libhdf5 1.10 divides by it. The dimensions of chunks are stored as 32-bit numbers, the element's size last."""
+    """Libraries have divided by it. The dimensions of chunks are stored as 32-bit numbers, the element's size last."""
     dimensions = chunk.to_bytes(4, "little") + element_bytes.to_bytes(4, "little")
     assert dimensions in content
     return content.replace(dimensions, bytes(4) + element_bytes.to_bytes(4, "little"))

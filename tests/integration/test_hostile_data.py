@@ -88,8 +88,8 @@ def test_truncated_at_every_percent(tmp_path, kind):
     assert assert_refused_or_whole(paths)["whole"] == 0
 
 
-def test_a_file_that_crashes_the_library_is_refused(tmp_path, workspace):
-    """libhdf5 1.10 divides by the zero; a later one refuses. In training, on two ranks, the message comes once."""
+def test_chunks_of_nothing_are_refused_once(tmp_path, workspace):
+    """In training on two ranks, too: the message comes once, and no rank dies of a signal."""
     good = hostile.write(tmp_path / "good.h5", chunks=(16,), tokenizer_sha256=token_file.tokenizer_sha256(workspace.model))
     bad = tmp_path / "divided.h5"
     bad.write_bytes(hostile.zero_chunk_dimension(good.read_bytes(), 16, 4))
@@ -146,7 +146,7 @@ def test_sft_inspect_is_not_believed(tmp_path, workspace):
     """A helper that was taken over: what it answers is checked like any other input."""
     program = tmp_path / "stand-in"
     good = workspace.train.read_bytes()
-    answers = ["", "7\nx", "0\n{}", "0\nnull", "0\n[", "-1\n", "0", '0\n{"file_bytes": 99999999999999}', f'0\n{"[" * 100000}', "89\nrefused"]
+    answers = ["", "7\nx", "0\n{}", "0\nnull", "0\n[", "-1\n", "0", '0\n{"file_bytes": 99999999999999}', f'0\n{"[" * 100000}']
     for answer in answers:
         program.write_text(f"#!{sys.executable}\n"
                            "import os, socket, struct\n"

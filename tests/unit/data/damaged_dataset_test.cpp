@@ -91,10 +91,10 @@ TEST_P(DamagedDataset, FlippedBitsInTheData) {
 
 TEST_P(DamagedDataset, FlippedBitsAnywhere) {
   for (std::size_t i = 0; i < bytes_.size(); ++i) {
-    if (bytes_[i] == 0 && i % 32 != 0) continue;  // most of the library's own space is unused
+    if (i % (bytes_[i] == 0 ? 512 : 4) != 0) continue;  // most of the library's own space is unused
     SCOPED_TRACE(fmt::format("byte {}", i));
     std::string damaged = bytes_;
-    damaged[i] = static_cast<char>(damaged[i] ^ (1 << (i / 8 % 8)));
+    damaged[i] = static_cast<char>(damaged[i] ^ (1 << (i / 4 % 8)));
     refused(damaged);
   }
 }

@@ -98,7 +98,7 @@ TEST(FileLayout, LiesAreRefused) {
                 .offset = 0,
                 .chunk_elements = 4096,
                 .filters = {},
-                .chunks = {{0, 14, 0}}};
+                .chunks = {{0, 13, 0}}};
        },
        "no data set is compressed that well"},
       {[](auto& ids, auto&) {
