@@ -94,7 +94,8 @@ TEST_P(ModelGolden, Float64OneRowAtATime) {
   compare(folder(), *golden(), at::kDouble, Spacing::kAligned, 1, kFloat64);
 }
 
-// Twice the weights' worth of bf16 rounding: far from exact, far from wrong.
+// Twice the weights' worth of bf16 rounding: far from exact, far from wrong. In a mixture a token close to a
+// choice may go to another expert.
 TEST_P(ModelGolden, Bf16IsNear) {
   Model model(folder(), at::kFloat, Spacing::kAligned);
   const auto reference = golden();
@@ -105,7 +106,7 @@ TEST_P(ModelGolden, Bf16IsNear) {
   const double loss = model.forward_backward(batch, 1.0 / count, mode) / count;
   EXPECT_NEAR(loss, read_tensor(*reference, "loss.float64").item<double>(), 0.02);
   const double distance = relative_l2(model.logits(), read_tensor(*reference, "logits"));
-  EXPECT_LE(distance, 0.03);
+  EXPECT_LE(distance, model.decoder().spec().mixture ? 0.06 : 0.03);
   EXPECT_GE(distance, 1e-5) << "bf16 operands leave a trace";
 }
 
@@ -150,7 +151,8 @@ class BalanceGolden : public ModelGolden {
 };
 
 TEST_P(BalanceGolden, LossAndGradient) {
-  expect_balance(at::kDouble, kFloat64);
+  // transformers takes the router's softmax in float32, in a float64 model too.
+  expect_balance(at::kDouble, {kFloat64.logits, kFloat64.loss, 1e-6});
   expect_balance(at::kFloat, kFloat32);
 }
 
