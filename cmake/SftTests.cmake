@@ -18,6 +18,13 @@ endif()
 # What is tested is optimised as it is shipped; the tests themselves need not be.
 set(SFT_TEST_COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
 
+# Precompiled headers for a test of rooms that use LibTorch.
+function(sft_precompile_test name)
+  if("${ARGN}" MATCHES "sft::(data|ops|model|engine|optim|checkpoint|train)(;|$)")
+    sft_precompile(${name})
+  endif()
+endfunction()
+
 add_custom_target(sft_unit_tests)  # all of them, for the sanitizer build of tests/run
 
 # sft_add_unit_test(NAME SOURCES ... LIBS ... [TIMEOUT seconds]): one process, label `unit`.
@@ -33,6 +40,7 @@ function(sft_add_unit_test name)
   target_link_libraries(${name} PRIVATE ${A_LIBS} GTest::gtest GTest::gtest_main sft::compiler)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   target_compile_options(${name} PRIVATE ${SFT_TEST_COMPILE_OPTIONS})
+  sft_precompile_test(${name} ${A_LIBS})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${A_TIMEOUT}
     ENVIRONMENT "${SFT_UNIT_TEST_ENV}")
@@ -50,6 +58,7 @@ function(sft_add_mpi_test name)
   target_link_libraries(${name} PRIVATE ${A_LIBS} sft_mpi_test_main sft::compiler)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   target_compile_options(${name} PRIVATE ${SFT_TEST_COMPILE_OPTIONS})
+  sft_precompile_test(${name} ${A_LIBS})
   foreach(n IN LISTS A_RANKS)
     add_test(NAME ${name}.np${n}
       COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${n} ${MPIEXEC_PREFLAGS}
