@@ -71,16 +71,24 @@ endfunction()
 set(SFT_TEST_PYTHON ${PROJECT_SOURCE_DIR}/.venv/bin/python CACHE FILEPATH
     "Python with the packages of launch/requirements-full.txt, for the tests written in Python")
 
-# sft_add_python_test(NAME SCRIPT LABELS ... [TIMEOUT seconds]): pytest on SCRIPT (relative to the calling folder).
+# sft_add_python_test(NAME SCRIPT LABELS ... [TIMEOUT seconds] [CORES n]): pytest on SCRIPT (relative to the calling folder).
+# CORES 1 (default 2) for a test that keeps one core busy at most, or waits: two of these run at a time. Test beds share the machine's
+# network: one at a time.
 # The script finds the program in $SFT_BUILD_DIR and the sources in $SFT_SOURCE_DIR; fixtures are in tests/conftest.py,
 # where a skipped test counts as a failure.
 function(sft_add_python_test name script)
-  cmake_parse_arguments(A "" "TIMEOUT" "LABELS" ${ARGN})
+  cmake_parse_arguments(A "" "TIMEOUT;CORES" "LABELS" ${ARGN})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 300)
   endif()
+  if(NOT A_CORES)
+    set(A_CORES 2)
+  endif()
   add_test(NAME ${name}
     COMMAND ${SFT_TEST_PYTHON} -m pytest -q -p no:cacheprovider ${CMAKE_CURRENT_SOURCE_DIR}/${script})
-  set_tests_properties(${name} PROPERTIES PROCESSORS 2 TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}"
+  if("testbed" IN_LIST A_LABELS)
+    set_tests_properties(${name} PROPERTIES RESOURCE_LOCK testbed)
+  endif()
+  set_tests_properties(${name} PROPERTIES PROCESSORS ${A_CORES} TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}"
     ENVIRONMENT "${SFT_MPI_TEST_ENV};SFT_BUILD_DIR=${PROJECT_BINARY_DIR};SFT_SOURCE_DIR=${PROJECT_SOURCE_DIR};HF_HUB_OFFLINE=1;TOKENIZERS_PARALLELISM=false;PYTHONDONTWRITEBYTECODE=1")
 endfunction()

@@ -21,7 +21,6 @@ using base::ExitCode;
 using base::fail;
 using nlohmann::json;
 
-constexpr int64_t kElementBytes = 4;  // fp32
 
 std::vector<SliceInfo> describe(const std::vector<TensorSlice>& slices) {
   std::vector<SliceInfo> result;

@@ -12,6 +12,8 @@
 
 namespace sft::checkpoint {
 
+inline constexpr int64_t kElementBytes = 4;  // fp32
+
 // A TensorSlice without its data.
 struct SliceInfo {
   std::string name;

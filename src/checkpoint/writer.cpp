@@ -15,7 +15,6 @@ namespace {
 using base::ExitCode;
 using base::fail;
 
-constexpr int64_t kElementBytes = 4;
 constexpr int64_t kWriteBytes = int64_t{8} << 20;  // a multiple of every chunk size
 
 void copy_slice(const TensorSlice& slice, int64_t offset, std::span<std::byte> out) {

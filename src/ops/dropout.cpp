@@ -11,8 +11,6 @@
 namespace sft::ops {
 namespace {
 
-constexpr int64_t kGrain = 1 << 14;  // elements per task
-
 // Writes the mask of elements [begin, end) to out[0 ...].
 void fill_mask(const RowStream& stream, double probability, int64_t begin, int64_t end, float* out) {
   const auto scale = static_cast<float>(1.0 / (1.0 - probability));

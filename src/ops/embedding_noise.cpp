@@ -7,11 +7,6 @@
 #include "ops/row_stream.h"
 
 namespace sft::ops {
-namespace {
-
-constexpr int64_t kGrain = 1 << 14;  // elements per task
-
-}  // namespace
 
 at::Tensor embedding_noise_apply(const at::Tensor& x, double alpha, const DropoutSite& site) {
   if (alpha == 0.0) return x;

@@ -9,6 +9,8 @@
 
 namespace sft::ops {
 
+inline constexpr int64_t kGrain = 1 << 14;  // elements per task
+
 // Key from (seed, epoch, layer, site), counter from (element, position, segment). Positions stay below 2^40, and segments
 // of a row below 2^24.
 class RowStream {

@@ -8,6 +8,8 @@
 #include <map>
 #include <set>
 
+#include "median.h"
+
 namespace sft::train {
 namespace {
 
@@ -91,16 +93,10 @@ std::vector<PairOfRanks> pairs_of(const AllFacts& ranks, bool same_host) {
   return pairs;
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 double median(const std::vector<PairOfRanks>& pairs, double Link::*figure) {
   std::vector<double> values;
   for (const PairOfRanks& pair : pairs) values.push_back(pair.link.*figure);
-  return median(std::move(values));
+  return train::median(std::move(values));
 }
 
 // Gigabit Ethernet gives 118 MB/s; what is slower, or much slower than the other pairs, goes another way than

@@ -5,18 +5,14 @@
 #include <functional>
 #include <utility>
 
+#include "median.h"
+
 namespace sft::train {
 namespace {
 
 using base::Phase;
 
 constexpr double kMicro = 1e6, kKilo = 1e3;
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 // Every rank's value over the median; all 0 where the median is.
 std::vector<double> over_median(const std::vector<RankTimes>& ranks,

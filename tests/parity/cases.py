@@ -1,6 +1,7 @@
 """The settings under which sft-dist is held against TRL, and how both sides are run under them."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,14 +152,15 @@ class Workspace:
         return job
 
     def run_trl(self, cases: list[Case]) -> dict[str, tuple[trl_side.TrlResult, trl_side.TrlResult]]:
-        """Two runs of each case, with sdpa and eager attention; as few processes as possible, for importing TRL takes long."""
-        results = {}
-        for ranks, group in itertools.groupby(sorted(cases, key=lambda c: c.ranks), key=lambda c: c.ranks):
-            group = list(group)
-            jobs = [self.trl_job(case, attn) for case in group for attn in ("sdpa", "eager")]
-            done = trl_side.run(jobs, ranks)
-            results |= {case.name: (done[2 * i], done[2 * i + 1]) for i, case in enumerate(group)}
-        return results
+        """Two runs of each case, with sdpa and eager attention. Importing TRL takes long, so that there are few processes: one set for
+        each number of ranks and attention, three sets at a time."""
+        by_ranks = itertools.groupby(sorted(cases, key=lambda c: c.ranks), key=lambda c: c.ranks)
+        sets = [(ranks, attn, group) for ranks, group in ((r, list(g)) for r, g in by_ranks) for attn in ("sdpa", "eager")]
+        all_jobs = [[self.trl_job(case, attn) for case in group] for _, attn, group in sets]
+        with ThreadPoolExecutor(3) as pool:
+            done = pool.map(trl_side.run, all_jobs, [ranks for ranks, _, _ in sets])
+            found = {(case.name, attn): result for (_, attn, group), results in zip(sets, done) for case, result in zip(group, results)}
+        return {case.name: (found[case.name, "sdpa"], found[case.name, "eager"]) for case in cases}
 
     def run_ours(self, case: Case, name: str = "", **more) -> ours.Run:
         settings = {"save_strategy": "no"} | case.shared_settings() | case.early_stopping | {
