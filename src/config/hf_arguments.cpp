@@ -117,8 +117,6 @@ std::vector<HfArgument> arguments_with_harmless_values() {
   return {
       // numbers of the loss and of the optimizer
       {"adafactor", false, off, "use optim = adafactor"},
-      {"average_tokens_across_devices", false, on,
-       "the loss is always a mean over the tokens of all ranks: leave it out"},
       {"optim_target_modules", false, none, "one optimizer serves all weights: leave it out"},
       // precision
       {"dtype",

@@ -106,6 +106,8 @@ void add_training(Rows& rows) {
            one_of({"nll", "dft"}, {{"chunked_nll", "nll"}}));
   rows.add(SFT_OPTION(loss, label_smoothing_factor),
            "this share of a target's weight is spread evenly over all words", in_half_open_unit());
+  rows.add(SFT_OPTION(loss, average_tokens_across_devices),
+           "true: every target of a step weighs the same; false: every rank does, whatever its targets");
   rows.add(
       SFT_OPTION(loss, neftune_noise_alpha),
       "NEFTune: uniform noise up to alpha / sqrt(tokens of the row x width) on the embedding in training",

@@ -28,8 +28,8 @@ Engine::Engine(const model::Decoder& decoder, const EngineOptions& options, para
     : decoder_(decoder), options_(options), comm_(comm), timers_(timers), reducer_(comm, timers) {
   for (int64_t block = 0; block < decoder.num_blocks(); ++block) add_block(decoder.block_tensors(block));
   while (lowest_trainable_ + 1 < views_.size() && !views_[lowest_trainable_].trainable) ++lowest_trainable_;
-  loss_sum_ = at::zeros({}, at::TensorOptions().dtype(c10::kDouble).device(options.device));
-  aux_loss_sum_ = at::zeros_like(loss_sum_);
+  loss_ = at::zeros({}, at::TensorOptions().dtype(c10::kDouble).device(options.device));
+  aux_loss_sum_ = at::zeros_like(loss_);
 }
 
 void Engine::add_block(const std::vector<model::TensorDef>& tensors) {
@@ -114,7 +114,7 @@ void Engine::start_reduction(const BlockViews& views) {
 
 void Engine::zero_grad() {
   for (const ParameterBlock& block : blocks_) block.gradients().zero_();
-  loss_sum_.zero_();
+  loss_.zero_();
   aux_loss_sum_.zero_();
   num_aux_losses_ = 0;
   token_sums_.clear();
@@ -144,7 +144,7 @@ at::Tensor Engine::head_backward(const at::Tensor& hidden, const model::DecoderI
   const auto timed = timers_.scope(base::Phase::kBackward);
   const auto out =
       decoder_.head_forward_backward(head().all(), embedding().all(), hidden, inputs, mode, loss_scale);
-  loss_sum_.add_(out.loss_sum);
+  loss_.add_(out.loss_sum, loss_scale);
   if (out.token_sums.defined()) token_sums_.push_back(out.token_sums);
   return out.grad;
 }
@@ -228,7 +228,7 @@ StepMetrics Engine::metrics(bool count_tokens) {
   for (const ParameterBlock& block : blocks_) sum_of_squares += ops::sum_of_squares(block.gradients());
 
   const double aux_loss = aux_loss_sum_.item<double>(), aux_count = static_cast<double>(num_aux_losses_);
-  std::vector<double> sums{loss_sum_.item<double>(), aux_loss, aux_count, count_tokens ? aux_loss : 0.0,
+  std::vector<double> sums{loss_.item<double>(), aux_loss, aux_count, count_tokens ? aux_loss : 0.0,
                            count_tokens ? aux_count : 0.0};
   const std::size_t first_token_sum = sums.size();
   for (const TokenSums& tokens : local_token_sums()) {
@@ -241,13 +241,13 @@ StepMetrics Engine::metrics(bool count_tokens) {
   }
 
   StepMetrics result;
-  result.loss_sum = sums[0];
+  result.loss = sums[0];
   result.aux_loss = {sums[1], sums[2]};
   result.counted_aux_loss = {sums[3], sums[4]};
   for (std::size_t i = first_token_sum; i < sums.size(); i += 3)
     result.micro_batches.push_back({sums[i], sums[i + 1], sums[i + 2]});
   result.grad_norm = std::sqrt(sum_of_squares);
-  result.finite = std::isfinite(result.loss_sum) && std::isfinite(result.grad_norm);
+  result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   return result;
 }
 

@@ -19,7 +19,7 @@ PROBES = [
     ([{"role": "system", "content": ""}, {"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}], None),
     ([{"role": "user", "content": "A"}], None),
     ([{"role": "user", "content": "1 + 2?"}, {"role": "assistant", "content": "", "tool_calls": [
-        {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}], [TOOL]),
+        {"id": "a1b2c3d4e", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}], [TOOL]),
 ]
 
 

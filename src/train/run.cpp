@@ -333,6 +333,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .max_grad_norm = options.optimizer.max_grad_norm,
        .max_non_finite_steps = options.optimizer.max_non_finite_steps,
        .skip_spike_zscore = options.optimizer.skip_spike_zscore,
+       .average_tokens_across_devices = options.loss.average_tokens_across_devices,
        .router_aux_loss_coef = inputs.router_aux_loss_coef,
        .check_replicas_steps = options.runtime.check_replicas_steps,
        .trl_compat = options.runtime.trl_compat,

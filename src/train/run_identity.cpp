@@ -23,6 +23,13 @@ json value_or_null(const json& object, const char* section, const std::string& k
   return object[section].value(key, json());
 }
 
+// Means of ranks are others when rows fall to others.
+std::string loss_is_mean_of(const config::LossOptions& options, const data::BatchLayout& layout) {
+  if (options.average_tokens_across_devices || layout.world_size == 1) return "targets";
+  return fmt::format("{} ranks' means, {} rows dealt to each in turn", layout.world_size,
+                     layout.micro_batch_size);
+}
+
 void check_global_batch(const json& saved, const RunPlan& plan, bool allow_batch_change) {
   const json before = value_or_null(saved, "run", "global_batch_size");
   const int64_t now = plan.layout.global_batch_size();
@@ -83,6 +90,7 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   schedule["learning_rate"] = options.optimizer.learning_rate;
   schedule["loss_type"] = options.loss.loss_type;
   schedule["label_smoothing_factor"] = options.loss.label_smoothing_factor;
+  schedule["loss_is_mean_of"] = loss_is_mean_of(options.loss, plan.layout);
   schedule["neftune_noise_alpha"] = options.loss.neftune_noise_alpha.value_or(0);
   if (spec.mixture) {
     schedule["router_aux_loss_coef"] =

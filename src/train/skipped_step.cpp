@@ -26,11 +26,11 @@ void warn(const parallel::Communicator& comm, int64_t step, const std::string& w
 void report_non_finite(metrics::TrainLog& log, const parallel::Communicator& comm, const TrainState& state,
                        const data::Window& window, const engine::StepMetrics& metrics) {
   nlohmann::json details = details_of(window, state.non_finite_in_row);
-  details["loss_sum"] = fmt::format("{}", metrics.loss_sum);
+  details["loss"] = fmt::format("{}", metrics.loss);
   details["grad_norm"] = fmt::format("{}", metrics.grad_norm);
   log.event("non_finite_step", state.step + 1, details.dump());
   warn(comm, state.step + 1,
-       fmt::format("loss or gradient is not finite (loss sum {}, gradient norm {})", metrics.loss_sum,
+       fmt::format("loss or gradient is not finite (loss {}, gradient norm {})", metrics.loss,
                    metrics.grad_norm),
        window);
 }
@@ -38,7 +38,7 @@ void report_non_finite(metrics::TrainLog& log, const parallel::Communicator& com
 void report_spike(metrics::TrainLog& log, const parallel::Communicator& comm, const TrainState& state,
                   const data::Window& window, const engine::StepMetrics& metrics, const Spike& spike) {
   nlohmann::json details = details_of(window, state.spikes.in_row);
-  details["loss_sum"] = metrics.loss_sum;
+  details["loss"] = metrics.loss;
   details["grad_norm"] = metrics.grad_norm;
   details["mean"] = spike.mean;
   details["deviation"] = spike.deviation;

@@ -72,12 +72,12 @@ ExitCode Trainer::train(TrainState& state) {
     saver_.check_storage();
 
     parts_.engine.zero_grad();
-    const double divisor = loss_divisor(counts);
+    const double scale = loss_scale(window, counts);
     for (std::size_t i = 0; i < window.micro_batches.size(); ++i) {
       const bool last = i + 1 == window.micro_batches.size();
       activity::set_micro_step(static_cast<int64_t>(i));
       if (!last) stop_vote_.ask();
-      parts_.engine.forward_backward(window.micro_batches[i], 1.0 / divisor, last, aux_scale(counts));
+      parts_.engine.forward_backward(window.micro_batches[i], scale, last, aux_scale(counts));
       if (!last && stop_vote_.answer()) return save_and_leave(state);  // the unfinished window is dropped
     }
     parts_.engine.finish_reduction();  // gradients are now sums over all ranks
@@ -98,7 +98,7 @@ ExitCode Trainer::train(TrainState& state) {
     parts_.account.add_work(metrics::training_flops(model_work_, counts.own_work));
 
     const bool epoch_ended = window.end.epoch != window.begin.epoch;
-    const double loss = metrics.loss_sum / divisor + options_.router_aux_loss_coef * metrics.aux_loss.mean();
+    const double loss = metrics.loss + options_.router_aux_loss_coef * metrics.aux_loss.mean();
     log_step(state, loss, metrics, learning_rate, epoch_ended);
     const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
     const bool is_best = evaluates && evaluate_for_best(state);
@@ -154,10 +154,14 @@ Trainer::WindowCounts Trainer::count(const data::Window& window) {
       own_work};
 }
 
-double Trainer::loss_divisor(const WindowCounts& counts) const {
+double Trainer::loss_scale(const data::Window& window, const WindowCounts& counts) const {
   const bool count_first = options_.trl_compat && parts_.engine.decoder().spec().hf_counts_first_label;
-  const int64_t divisor = counts.num_targets + (count_first ? counts.num_first_labels : 0);
-  return static_cast<double>(std::max<int64_t>(1, divisor));
+  const auto mean_over = [&](int64_t num_targets, int64_t num_first_labels) {
+    const int64_t divisor = num_targets + (count_first ? num_first_labels : 0);
+    return 1.0 / static_cast<double>(std::max<int64_t>(1, divisor));
+  };
+  if (options_.average_tokens_across_devices) return mean_over(counts.num_targets, counts.num_first_labels);
+  return mean_over(window.num_targets, window.num_first_labels) / parts_.comm.size();
 }
 
 double Trainer::aux_scale(const WindowCounts& counts) const {

@@ -1,7 +1,9 @@
 """Ids and labels against those of the installed TRL: SFTTrainer prepares the same rows with the same tokenizer, for every kind of row
 and every option that decides what is learnt."""
 
+import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,21 +11,22 @@ import pytest
 import torch  # noqa: F401  (before `prepare`, which keeps it out where it is not loaded)
 import trl
 from datasets import Dataset
+from jinja2 import TemplateError
 from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer
 from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset
 from trl.scripts.utils import DatasetConfig
 
-from prepare.chat import TRAINING_TEMPLATES
+from prepare.chat import TRAINING_TEMPLATES, choose_training_template
 
 EOS = "<|endoftext|>"
 TEXTS = ["On Monday the baker found a key.", "", " ", "ends already" + EOS, "middle" + EOS + "end", "Zürich, naïve café, 東京 🎉", "tab\tand\nline\r\nends  ",
          "12345 67.89", "a" * 3000, EOS]
 TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 SPECIAL_TOKENS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
-                  "<start_of_turn>", "<end_of_turn>", "<think>", "</think>"]
-# As the models ship them (SmolLM2's is in the GGUF file of launch/quickstart).
+                  "<start_of_turn>", "<end_of_turn>", "<think>", "</think>", "<|eom_id|>", "<|python_tag|>", "[INST]", "[/INST]", "[TOOL_CALLS]"]
+# As the models ship them (SmolLM2's is in the GGUF file of launch/quickstart; Mistral's is that of Mistral-7B-Instruct-v0.3).
 SMOLLM2 = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named "
            "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
            "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
@@ -59,6 +62,12 @@ TOOL_CHATS = [
     [user("1 + 2?"), assistant("", tool_calls=[CALL]), {"role": "tool", "content": "3"}, assistant("It is 3.")],
     [user("1 + 2?"), assistant("Let me see.", tool_calls=[CALL, CALL]), {"role": "tool", "content": "3"}, {"role": "tool", "content": "3"},
      assistant("3 and 3."), user("Thanks"), assistant("Bye")],
+]
+ID_CALL, OTHER_CALL = CALL | {"id": "a1b2c3d4e"}, {"id": "f6g7h8i9j", "type": "function", "function": {"name": "say", "arguments": {"text": "Grüße"}}}
+ONE_CALL_CHATS = [
+    [user("1 + 2?\n"), assistant("", tool_calls=[ID_CALL]), {"role": "tool", "tool_call_id": "a1b2c3d4e", "content": "3"}, assistant(" It is 3.")],
+    [system("Use tools. "), user("1 + 2?"), assistant("Let me see.", tool_calls=[ID_CALL]), {"role": "tool", "tool_call_id": "a1b2c3d4e", "content": {"content": 3}},
+     assistant("3"), user("Say hello."), assistant("", tool_calls=[OTHER_CALL])],
 ]
 PROMPTS = [("Where is", " the baker?"), ("Where is ", "the baker?" + EOS), ("", "no prompt"), ("no completion", ""), ("The ba", "ker found a key."),
            ("tail" + EOS, EOS)]
@@ -198,20 +207,81 @@ def test_what_is_left_after_max_length_is_what_trl_keeps(tokenizers, tmp_path):
         assert [read_labels(output)[row][:max_length] for row in kept] == labels
 
 
-@pytest.mark.parametrize("template", ["smollm2", "chatml"])
-def test_a_training_template_renders_as_the_model_s_own(template, tokenizers):
+def said_in_chatml(message, arguments):
+    return message["content"] + "<|im_end|>\n"
+
+
+def said_in_llama(message, arguments):
+    builtin = arguments.get("builtin_tools")
+    if not message.get("tool_calls"):
+        return message["content"].strip() + "<|eot_id|>"
+    (call,) = (call["function"] for call in message["tool_calls"])
+    if builtin and call["name"] in builtin:
+        return f"<|python_tag|>{call['name']}.call(" + ", ".join(f'{name}="{value}"' for name, value in call["arguments"].items()) + ")<|eom_id|>"
+    return f'{{"name": "{call["name"]}", "parameters": {json.dumps(call["arguments"], ensure_ascii=False)}}}' + ("<|eom_id|>" if builtin else "<|eot_id|>")
+
+
+def said_in_mistral(message, arguments):
+    if not message.get("tool_calls"):
+        return " " + message["content"].strip() + EOS
+    calls = [call["function"] | {"id": call["id"]} for call in message["tool_calls"]]
+    return "[TOOL_CALLS] " + json.dumps(calls, ensure_ascii=False) + EOS
+
+
+@dataclass
+class Family:
+    """A template for which TRL has no training template; `variants`: tools and arguments that it takes."""
+
+    own: str
+    said: Callable[[dict, dict], str]
+    chats: list
+    variants: list = field(default_factory=lambda: [(None, {})])
+
+
+LLAMA_VARIANTS = [(None, {}), ([ADD], {"date_string": "1 May 2025"}), ([ADD, ADD], {"tools_in_user_message": False}), ([], {}), (None, {"custom_tools": [ADD]})]
+FAMILIES = {
+    "smollm2": Family(SMOLLM2, said_in_chatml, SYSTEM_CHATS),
+    "chatml": Family(CHATML, said_in_chatml, SYSTEM_CHATS),
+    "llama3_1": Family("llama3_1", said_in_llama, SYSTEM_CHATS + ONE_CALL_CHATS,
+                       [*LLAMA_VARIANTS, ([ADD], {"builtin_tools": ["code_interpreter", "say"]}), (None, {"builtin_tools": ["web"]})]),
+    "llama3_2": Family("llama3_2", said_in_llama, SYSTEM_CHATS + ONE_CALL_CHATS, LLAMA_VARIANTS),
+    "mistral_v3": Family((Path(__file__).parent / "mistral_v3.jinja").read_text(), said_in_mistral,
+                         SYSTEM_CHATS + ONE_CALL_CHATS + [[user("Both"), assistant("", tool_calls=[ID_CALL, OTHER_CALL]), assistant("Done")]],
+                         [(None, {}), ([ADD, {"function": {"name": "none", "strict": True, "return": "left out"}}], {}), ([], {})]),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_training_template_renders_as_the_model_s_own(name, tokenizers):
     """Where TRL has none: the same ids, and what is marked is what the assistant says with the token that ends it."""
-    own = {"smollm2": SMOLLM2, "chatml": CHATML}[template]
-    tokenizer = AutoTokenizer.from_pretrained(tokenizers(own))
-    training = (TRAINING_TEMPLATES / f"{template}.jinja").read_text()
-    for chat in SYSTEM_CHATS:
-        for prompt in (False, True):
-            plain = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=prompt)["input_ids"]
-            marked = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=prompt, chat_template=training,
-                                                   return_assistant_tokens_mask=True)
-            assert marked["input_ids"] == plain
-            learnt = tokenizer.decode([token for token, mask in zip(plain, marked["assistant_masks"]) if mask])
-            assert learnt == "".join(message["content"] + "<|im_end|>\n" for message in chat if message["role"] == "assistant")
+    family = FAMILIES[name]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizers(family.own))
+    training = (TRAINING_TEMPLATES / f"{name}.jinja").read_text()
+    assert choose_training_template(tokenizer) == training
+    for chat, (tools, arguments), prompt in itertools.product(family.chats, family.variants, (False, True)):
+        shared = {"tools": tools, "tokenize": True, "return_dict": True, "add_generation_prompt": prompt, **arguments}
+        plain = tokenizer.apply_chat_template(chat, **shared)["input_ids"]
+        marked = tokenizer.apply_chat_template(chat, chat_template=training, return_assistant_tokens_mask=True, **shared)
+        assert marked["input_ids"] == plain
+        learnt = tokenizer.decode([token for token, mask in zip(plain, marked["assistant_masks"]) if mask])
+        assert learnt == "".join(family.said(message, arguments) for message in chat if message["role"] == "assistant")
+
+
+@pytest.mark.parametrize("name, chat, tools", [
+    ("llama3_1", [user("Twice"), assistant("", tool_calls=[CALL, CALL])], None),
+    ("llama3_2", [system("Nobody asks.")], [ADD]),
+    ("mistral_v3", [user("No id"), assistant("", tool_calls=[CALL])], None),
+    ("mistral_v3", [user("One"), user("Two")], None),
+    ("mistral_v3", [user("One"), {"role": "tool", "content": "3"}], None),
+    ("mistral_v3", [user("One"), {"role": "critic", "content": "3"}], None)])
+def test_a_training_template_refuses_what_the_model_s_own_refuses(name, chat, tools, tokenizers):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizers(FAMILIES[name].own))
+    refusals = []
+    for template in (None, (TRAINING_TEMPLATES / f"{name}.jinja").read_text()):
+        with pytest.raises(TemplateError) as refusal:
+            tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, chat_template=template)
+        refusals.append(str(refusal.value))
+    assert refusals[0] == refusals[1]
 
 
 @pytest.mark.parametrize("fractions", [(0.7, 0.3), (1, 1, 2), (None, None)])

@@ -188,6 +188,25 @@ def write_model(folder: Path, config: dict, seed: int = 0) -> Path:
     return folder
 
 
+def write_adapter(folder: Path, config: dict, lora: dict, seed: int = 0) -> Path:
+    """A PEFT adapter on every linear of a Llama's layers; `lora`: r and lora_alpha. Its values are bf16 numbers: casting changes nothing."""
+    weights, targets = {}, set()
+    for name, shape in tensor_shapes(config).items():
+        if not name.endswith("_proj.weight"):
+            continue
+        module = name.removesuffix(".weight")
+        targets.add(module.split(".")[-1])
+        for part, part_shape in (("A", [lora["r"], shape[1]]), ("B", [shape[0], lora["r"]])):
+            tensor = f"base_model.model.{module}.lora_{part}.weight"
+            noise = np.random.RandomState(zlib.crc32(f"{seed}:{tensor}".encode())).standard_normal(part_shape).astype(np.float32)
+            weights[tensor] = ((np.float32(0.08) * noise).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(lora | {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": sorted(targets), "lora_dropout": 0.0, "bias": "none"}))
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def texts(rows: int, seed: int = 1, longest: int = 40) -> list[str]:
     """Made-up reviews of 1 to `longest` words, length skewed to short ones, no two alike."""
     random = np.random.RandomState(seed)

@@ -1,5 +1,6 @@
 """sft-dist against TRL, run live, on the CPU. What CI has time for; test_trl_full.py has every model under every layout."""
 
+import dataclasses
 import json
 import math
 import os
@@ -36,10 +37,14 @@ LOSSES = [Case("llama-smoothed", "llama", "2x2x2", PLAIN | {"label_smoothing_fac
           Case("opt-dft", "opt-pre", "2x2x2", DFT)]
 OPTIMIZERS = [Case("llama-adafactor", "llama", "2x2x2", PLAIN | {"optim": "adafactor"}),
               Case("gpt2-sgd", "gpt2", "8x1x1", PLAIN | {"optim": "sgd", "optim_args": "momentum=0.9,nesterov=true", "learning_rate": 1e-2})]
-# The load-balancing loss under accumulation, ranks that come to an end early, recomputed activations and packing; the model's weight and
-# another one. Near-ties of experts make TRL differ from itself by as much.
+# As the case of that name, but every rank's mean by itself.
+OWN_MEANS_OF = next(case for case in MATRIX if case.name == "llama-tied-2x2x2")
+OWN_MEANS = dataclasses.replace(OWN_MEANS_OF, name="llama-tied-own-means", settings=OWN_MEANS_OF.settings | {"average_tokens_across_devices": False})
+# The load-balancing loss under accumulation, means of each rank, ranks that come to an end early, recomputed activations and packing; the
+# model's weight and another one. Near-ties of experts make TRL differ from itself by as much.
 MIXTURE_BOUNDS = compare.Bounds(loss=5e-5, grad_norm=2e-4, weights=1e-3)
-MIXTURES = [Case("mixtral-2x2x2", "mixtral", "2x2x2", PLAIN | {"router_aux_loss_coef": 0.2}, evaluate=True, bounds=MIXTURE_BOUNDS),
+MIXTURES = [Case("mixtral-2x2x2", "mixtral", "2x2x2", PLAIN | {"router_aux_loss_coef": 0.2, "average_tokens_across_devices": False}, evaluate=True,
+                 bounds=MIXTURE_BOUNDS),
             Case("qwen2-moe-1x3x3", "qwen2-moe", "1x3x3", PLAIN | {"gradient_checkpointing": True}, bounds=MIXTURE_BOUNDS),
             cases.packed("mixtral", "8x1x1", "bfd", masked=True, bounds=MIXTURE_BOUNDS)]
 # One row, nothing learnt: every step draws new noise on the same loss. One row a micro-batch, so that TRL's length is the row's.
@@ -58,7 +63,7 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 @pytest.fixture(scope="session")
 def trl(workspace):
     return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, *PACKED, *LOSSES, *OPTIMIZERS, BEST, *EVEN, NOISE, COMPLETION,
-                              *MIXTURES])
+                              OWN_MEANS, *MIXTURES])
 
 
 @pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *EVEN, *OPTIMIZERS, *(c for c in [*PACKED, *LOSSES] if not c.evaluate)],
@@ -82,6 +87,31 @@ def test_evaluation_as_trl(workspace, trl, case):
         assert entry["eval_num_tokens"] == expected["eval_num_tokens"]
     cases.check_token_metrics(run.evaluations, reference.evaluations, case.bounds, "eval_")
     assert ("eval_perplexity" in run.evaluations[0]) == (case not in LOSSES), "exp(loss) of another loss is no perplexity"
+
+
+def test_own_means_of_ranks_follow_trl(workspace, trl):
+    run = cases.check_case(workspace, OWN_MEANS, trl[OWN_MEANS.name])
+    over_all = trl[OWN_MEANS_OF.name][0].steps
+    assert max(abs(own["loss"] - other["loss"]) for own, other in zip(run.steps, over_all)) > 1e-2, "means of ranks are no other loss here"
+
+
+def test_own_means_of_ranks_without_rows(workspace):
+    """Of an epoch's last window two of three ranks have no row: they count with the loss 0. Against transformers' losses of the rows."""
+    case = Case("own-means-ragged", "llama", "1x3x3", {"average_tokens_across_devices": False, "learning_rate": 0, "weight_decay": 0,
+                                                       "num_train_epochs": 1}, trl_compat=False)
+    run = workspace.run_ours(case)
+    import torch
+
+    sums = row_losses(run.output_dir, models.tokenize(workspace.model(case.model), workspace.train_texts))
+    order = torch.randperm(cases.NUM_ROWS, generator=torch.Generator().manual_seed(42)).tolist()
+    expected = []
+    for begin in range(0, len(order), 9):
+        window = order[begin:begin + 9]
+        of_ranks = [[sums[row] for row in window[rank::3]] for rank in range(3)]
+        expected.append(sum(sum(loss for loss, _ in rows) / max(1, sum(count for _, count in rows)) for rows in of_ranks) / 3)
+    assert len(window) == 1 and len(expected) == 12
+    assert [step["loss"] for step in run.steps] == pytest.approx(expected, abs=1e-5)
+    assert all(step["grad_norm"] > 0 for step in run.steps)
 
 
 @pytest.mark.parametrize("case", MIXTURES, ids=lambda c: c.name)
@@ -154,6 +184,21 @@ def token_means(model_folder, rows) -> tuple[float, float, float]:
                 entropy += torch.distributions.Categorical(logits=logits).entropy().sum().item()
                 count += ids.shape[1] - 1
     return total / count, right / count, entropy / count
+
+
+def row_losses(model_folder, rows) -> list[tuple[float, int]]:
+    """Each row's sum of the loss and its number of targets."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    result = []
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row[:cases.MAX_LENGTH]])
+            logits = model(ids).logits[0, :-1].double()
+            result.append((torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item(), ids.shape[1] - 1))
+    return result
 
 
 def test_packed_documents_of_opt_do_not_see_one_another(workspace):

@@ -7,7 +7,8 @@ A job: {"out": folder, "model": folder, "tokenizer": folder, "attn": "sdpa" | "e
         "train_texts": [...] or "train_h5": file or "train_columns": {"input_ids": ..., "labels": ...}, "eval_..." likewise or absent, "save_model": bool,
         "early_stopping": {arguments of EarlyStoppingCallback} or absent,
         "threads": n or absent, "adapter": folder of a PEFT adapter to train or absent, "lora": {LoraConfig fields} to make that
-        adapter with, where the folder is not there yet}
+        adapter with, where the folder is not there yet,
+        "quantization": {BitsAndBytesConfig fields} to hold frozen linears in, or absent}
 Writes out/result.json: log_history (floats as they are, nothing rounded), the rows after TRL's preparation, times of steps,
 seconds from process start to the first forward, peak memory; and out/model.safetensors.
 """
@@ -52,7 +53,7 @@ def run(job: dict) -> None:
     import torch
     from accelerate.state import AcceleratorState
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     if "threads" in job:
@@ -83,7 +84,10 @@ def run(job: dict) -> None:
 
     out = Path(job["out"])
     tokenizer = AutoTokenizer.from_pretrained(job["tokenizer"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, attn_implementation=job.get("attn", "sdpa"))
+    loading = {}
+    if "quantization" in job:
+        loading = {"quantization_config": BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.float32, **job["quantization"]), "device_map": {"": "cpu"}}
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, attn_implementation=job.get("attn", "sdpa"), **loading)
     if "adapter" in job:
         model = with_adapter(model, job)
     settings = {"gradient_checkpointing": False, "bf16": False, "logging_steps": 1, "save_strategy": "no",
@@ -95,6 +99,9 @@ def run(job: dict) -> None:
     callbacks = [clock] + ([EarlyStoppingCallback(**job["early_stopping"])] if "early_stopping" in job else [])
     trainer = SFTTrainer(model=model, args=SFTConfig(output_dir=str(out), **settings), train_dataset=dataset("train"),
                          eval_dataset=dataset("eval"), processing_class=tokenizer, callbacks=callbacks)
+    if "quantization" in job:  # SFTTrainer has cast the adapter to bf16
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     hook = model.register_forward_pre_hook(clock.at_forward)
     trainer.train()
     hook.remove()

@@ -96,7 +96,7 @@ struct TinyEngine {
   std::vector<at::Tensor> gradients(const std::vector<std::vector<data::TokenRow>>& micro_batches) {
     engine.zero_grad();
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-      engine.forward_backward(data::pack(micro_batches[i]), 1.0 / 100, i + 1 == micro_batches.size(),
+      engine.forward_backward(data::pack(micro_batches[i]), kLossScale, i + 1 == micro_batches.size(),
                               aux_scale);
     }
     engine.finish_reduction();
@@ -105,6 +105,7 @@ struct TinyEngine {
     return result;
   }
 
+  static constexpr double kLossScale = 1.0 / 100;
   Communicator comm;
   base::PhaseTimers timers;
   std::unique_ptr<model::Decoder> decoder;

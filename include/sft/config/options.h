@@ -72,6 +72,7 @@ struct BatchOptions {
 struct LossOptions {
   std::string loss_type = "nll";                     // nll | dft
   double label_smoothing_factor = 0.0;
+  bool average_tokens_across_devices = true;         // false: each rank's mean by itself, then their mean
   std::optional<double> neftune_noise_alpha;         // unset: no noise
   std::optional<double> router_aux_loss_coef;        // unset: the model's; 0: off
 };

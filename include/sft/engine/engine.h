@@ -54,7 +54,7 @@ struct BatchSums {
 };
 
 struct StepMetrics {
-  double loss_sum = 0;                   // the loss summed over all targets of all ranks
+  double loss = 0;                       // over all micro-batches of all ranks: loss_scale * (sum of the loss)
   double grad_norm = 0;                  // L2 norm of the global gradient, before clipping
   bool finite = true;                    // both of the above
   std::vector<TokenSums> micro_batches = {};  // over all ranks; empty without LossOptions::token_metrics
@@ -143,8 +143,8 @@ class Engine {
   std::vector<BlockViews> views_;      // one per decoder block
   std::size_t lowest_trainable_ = 0;   // decoder block below which nothing is trained: the backward ends there
   GradientReducer reducer_;
-  // Of this rank's window, on the device: fp64 scalar, and per micro-batch fp64 [2] or undefined.
-  at::Tensor loss_sum_;
+  // Of this rank's window, on the device: fp64 scalars, and per micro-batch fp64 [2] or undefined.
+  at::Tensor loss_;
   at::Tensor aux_loss_sum_;
   int64_t num_aux_losses_ = 0;
   std::vector<at::Tensor> token_sums_;

@@ -58,6 +58,7 @@ struct TrainerOptions {
   double max_grad_norm = 1.0;
   int64_t max_non_finite_steps = 10;
   std::optional<double> skip_spike_zscore;
+  bool average_tokens_across_devices = true;  // false: the mean of the ranks' own means
   double router_aux_loss_coef = 0;   // of the mean of the micro-batches' load-balancing losses; 0: none
   int64_t check_replicas_steps = 0;  // 0: never
   bool trl_compat = false;
@@ -91,7 +92,8 @@ class Trainer {
   base::ExitCode train(TrainState& state);
   WindowCounts count(const data::Window& window);
   bool left_out_by_trl(const data::Window& window) const;
-  double loss_divisor(const WindowCounts& counts) const;
+  // What this rank's sum of the loss is multiplied by; the products of all ranks add up to the step's loss.
+  double loss_scale(const data::Window& window, const WindowCounts& counts) const;
   double aux_scale(const WindowCounts& counts) const;
   void update(TrainState& state, const engine::StepMetrics& metrics, double learning_rate);
   void skip_non_finite(TrainState& state, const data::Window& window, const engine::StepMetrics& metrics);

@@ -56,6 +56,15 @@ struct GptDefaults {
 };
 DecoderSpec read_gpt(const ConfigReader& config, const GptDefaults& defaults);
 
+// The keys that Phi and StarCoder2 share: sizes, norm_eps, activation, dropout, tying and padding; LayerNorm and a plain MLP.
+struct PlainMlpKeys {
+  SizeDefaults sizes;
+  const char* activation;
+  bool tied;
+  const char *norm_eps_key, *embedding_dropout_key, *residual_dropout_key;
+};
+DecoderSpec read_plain_mlp(const ConfigReader& config, const PlainMlpKeys& keys);
+
 struct RopeKeys {
   double theta = 10000.0;
   double partial_rotary_factor = 1.0;

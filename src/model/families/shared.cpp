@@ -85,6 +85,19 @@ DecoderSpec read_gpt(const ConfigReader& config, const GptDefaults& defaults) {
   return spec;
 }
 
+DecoderSpec read_plain_mlp(const ConfigReader& config, const PlainMlpKeys& keys) {
+  DecoderSpec spec = read_sizes(config, keys.sizes);
+  spec.norm_eps = config.positive_number(keys.norm_eps_key, 1e-5);
+  spec.gated_mlp = false;
+  spec.activation = activation_named(config, "hidden_act", keys.activation);
+  spec.embedding_dropout = config.probability(keys.embedding_dropout_key, 0.0);
+  spec.residual_dropout = config.probability(keys.residual_dropout_key, 0.0);
+  spec.attention_dropout = config.probability("attention_dropout", 0.0);
+  spec.tie_word_embeddings = config.flag("tie_word_embeddings", keys.tied);
+  spec.padding_idx = padding_index(config, std::nullopt, spec.vocab_size);
+  return spec;
+}
+
 void read_layer_types(const ConfigReader& config, DecoderSpec& spec,
                       bool (*is_sliding)(int64_t layer, int64_t parameter), int64_t parameter) {
   spec.layers.resize(static_cast<std::size_t>(spec.num_hidden_layers));

@@ -43,12 +43,12 @@ TEST(HfArguments, DefaultsAreHarmless) {
 TEST(HfArguments, WithoutEffectGiveOneNotice) {
   const auto parsed = parse_text(
       "dataloader_num_workers = 4\ntorch_compile = true\nuse_liger_kernel = true\n"
-      "push_to_hub = False\nfp16 = 0\ndeepspeed = None\nfsdp =\naverage_tokens_across_devices = True\n");
+      "push_to_hub = False\nfp16 = 0\ndeepspeed = None\nfsdp =\nsave_safetensors = True\n");
   ASSERT_EQ(parsed.notices.size(), 1u);
   EXPECT_EQ(parsed.notices[0],
             "without effect in sft-dist: dataloader_num_workers, torch_compile, use_liger_kernel, "
             "push_to_hub, fp16, "
-            "deepspeed, fsdp, average_tokens_across_devices");
+            "deepspeed, fsdp, save_safetensors");
 }
 
 TEST(HfArguments, LoggingDirSaysWhereTheFilesGo) {
@@ -67,7 +67,6 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
                            "dtype = bfloat16",
                            "adafactor = true",
                            "truncation_mode = keep_end",
-                           "average_tokens_across_devices = false",
                            "save_safetensors = false",
                            "model_revision = v2",
                            "auto_find_batch_size = true",

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "sft/base/error.h"
 
 namespace sft::train {
@@ -49,6 +51,22 @@ TEST(RunIdentity, MicroBatchesMayBeCutOtherwise) {
   EXPECT_EQ(refusal(before, now), "");
   EXPECT_EQ(refusal(now, before), "");
   EXPECT_NE(before.identity(), now.identity()) << "the bits depend on it";
+}
+
+// A change of these is one of the loss, not of its last bits.
+TEST(RunIdentity, MeansOfRanksDependOnHowRowsAreDealt) {
+  const auto schedule = [](bool over_all, int64_t world_size, int64_t batch) {
+    RunSettings run;
+    run.options.loss.average_tokens_across_devices = over_all;
+    run.options.batch.per_device_train_batch_size = batch;
+    run.world_size = world_size;
+    run.options.schedule.max_steps = 10;
+    return nlohmann::json::parse(run.identity()).at("schedule");
+  };
+  EXPECT_EQ(schedule(true, 2, 3), schedule(true, 3, 2));
+  EXPECT_NE(schedule(false, 2, 3), schedule(false, 3, 3));
+  EXPECT_NE(schedule(false, 2, 3), schedule(false, 2, 2));
+  EXPECT_EQ(schedule(false, 1, 6), schedule(true, 1, 6));
 }
 
 TEST(RunIdentity, OtherDataOrderOrModelIsRefusedByName) {
