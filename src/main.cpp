@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -15,9 +16,11 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "sft/base/error.h"
+#include "sft/base/fatal_signal.h"
 #include "sft/base/file.h"
 #include "sft/base/log.h"
 #include "sft/base/watchdog.h"
@@ -158,11 +161,14 @@ std::optional<Failure> failure_of(Action&& action) {
                    "out of memory; use a smaller per_device_train_batch_size or max_length, or "
                    "gradient_checkpointing = true"};
   } catch (const c10::Error& error) {
-    const std::string message = error.what_without_backtrace();
-    const bool memory = message.find("can't allocate memory") != std::string::npos;
-    return Failure{memory ? ExitCode::kOutOfMemory : ExitCode::kInternal, message};
+    return Failure{sft::train::code_of(error), error.what_without_backtrace()};
+  } catch (const std::system_error& error) {
+    const ExitCode code = sft::train::code_of(error);
+    const char* hint =
+        code == ExitCode::kOutOfMemory ? ": no memory for a thread, or too many of them (ulimit -v, -u)" : "";
+    return Failure{code, fmt::format("{}{}", error.what(), hint)};
   } catch (const std::exception& error) {
-    return Failure{ExitCode::kInternal, error.what()};
+    return Failure{sft::train::code_of(error), error.what()};
   }
 }
 
@@ -192,6 +198,28 @@ double start_seconds(const config::CommandLine& command_line) {
   return seconds > 0 ? seconds : sft::base::WatchdogLimits{}.start;
 }
 
+// Before MPI's start as the launcher has it.
+std::string& own_name() {
+  static std::string name = [] {
+    for (const char* variable : {"OMPI_COMM_WORLD_RANK", "SLURM_PROCID"}) {
+      if (const char* rank = std::getenv(variable)) return fmt::format("rank {}", rank);
+    }
+    return fmt::format("process {}", ::getpid());
+  }();
+  return name;
+}
+
+// An exception that left a thread: the same message and code as one that comes to main(). The launcher ends
+// the others.
+[[noreturn]] void end_by_exception() {
+  const std::optional<Failure> failure = failure_of([] {
+    if (const std::exception_ptr current = std::current_exception()) std::rethrow_exception(current);
+  });
+  if (!failure) std::abort();
+  fmt::print(stderr, "error: [{}] in a thread: {}\n", own_name(), failure->message);
+  std::_Exit(static_cast<int>(failure->code));
+}
+
 // All ranks end with the same code. As soon as the first has ended with one other than 0, srun --kill-on-bad-exit sends
 // SIGTERM to those still on their way out; dying of it they would replace that code.
 int leave_together(sft::parallel::MpiEnv& env, ExitCode code) {
@@ -202,6 +230,7 @@ int leave_together(sft::parallel::MpiEnv& env, ExitCode code) {
 
 // Commands that need MPI: training, its preparation, and whatever runs a model.
 int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& argv) {
+  sft::base::name_fatal_signals(own_name());
   std::optional<sft::base::Watchdog> watchdog;
   const bool is_run = command_line.command == config::Command::kTrain;
   const bool is_doctor = command_line.command == config::Command::kDoctor;
@@ -209,6 +238,8 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
   if (is_run || is_doctor || command_line.command == config::Command::kBench) sft::data::start_inspector();
   sft::parallel::MpiEnv env(&argc, &argv);
   const sft::parallel::Topology& topology = env.topology();
+  own_name() = fmt::format("rank {} {}", topology.rank, topology.host);
+  sft::base::name_fatal_signals(own_name());
   ExitCode code = ExitCode::kDone;
   const std::optional<Failure> failure = failure_of([&] {
     if (command_line.command == config::Command::kGenerate) {
@@ -239,27 +270,26 @@ int run_with_mpi(const config::CommandLine& command_line, int& argc, char**& arg
     if (topology.rank == 0) sft::log::error("{}", failure->message);
     return leave_together(env, failure->code);
   }
-  sft::log::error("[rank {} {}] {}", topology.rank, topology.host, failure->message);
+  sft::log::error("[{}] {}", own_name(), failure->message);
   env.abort(failure->code);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  config::CommandLine command_line;
+  std::set_terminate(end_by_exception);
   int code = 0;
-  bool needs_mpi = false;
   const std::optional<Failure> failure = failure_of([&] {
-    command_line = config::parse_command_line(argc, argv);
+    const config::CommandLine command_line = config::parse_command_line(argc, argv);
     const auto command = command_line.command;
-    needs_mpi = command == config::Command::kTrain || command == config::Command::kGenerate ||
-                command == config::Command::kExport || command == config::Command::kDoctor ||
-                command == config::Command::kBench;
-    if (!needs_mpi) code = static_cast<int>(run_local(command_line));
+    const bool needs_mpi = command == config::Command::kTrain || command == config::Command::kGenerate ||
+                           command == config::Command::kExport || command == config::Command::kDoctor ||
+                           command == config::Command::kBench;
+    code = needs_mpi ? run_with_mpi(command_line, argc, argv) : static_cast<int>(run_local(command_line));
   });
   if (failure) {
     sft::log::error("{}", failure->message);
     return static_cast<int>(failure->code);
   }
-  return needs_mpi ? run_with_mpi(command_line, argc, argv) : code;
+  return code;
 }

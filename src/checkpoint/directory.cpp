@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -169,7 +170,7 @@ void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_st
   }
 }
 
-Lease::Lease(const fs::path& output_dir, std::chrono::milliseconds patience) {
+Lease::Lease(const fs::path& output_dir, std::chrono::milliseconds patience) : output_dir_(output_dir) {
   const fs::path path = output_dir / ".lease";
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail(ExitCode::kStorage, "cannot open {}: {}", path.string(), std::strerror(errno));
@@ -196,12 +197,29 @@ Lease::Lease(const fs::path& output_dir, std::chrono::milliseconds patience) {
     ::close(descriptor_);
     fail(ExitCode::kStorage, "cannot write {}: {}", path.string(), std::strerror(error));
   }
+  folder_ = ::open(output_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+void Lease::check_folder() const {
+  struct stat now {
+  }, then{};
+  if (::stat(output_dir_.c_str(), &now) == 0 && ::fstat(folder_, &then) == 0 && now.st_dev == then.st_dev &&
+      now.st_ino == then.st_ino)
+    return;
+  throw base::FileError(
+      ExitCode::kStorage,
+      fmt::format(
+          "{} is no longer the folder in which the run began: it was deleted, or its file system is not "
+          "mounted any more",
+          output_dir_.string()),
+      output_dir_, "the folder was deleted or unmounted");
 }
 
 Lease::~Lease() {
   // A reader that meets a lock must not find the name of a run that is over.
   [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, 0);
   ::close(descriptor_);
+  ::close(folder_);
 }
 
 }  // namespace sft::checkpoint

@@ -46,8 +46,14 @@ class Lease {
   Lease& operator=(const Lease&) = delete;
   ~Lease();
 
+  // FileError(kStorage) when another folder, or none, has that name by now: what is written there would not
+  // be with the rest of the run, and on a file system that nobody chose when this one is no longer mounted.
+  void check_folder() const;
+
  private:
+  std::filesystem::path output_dir_;
   int descriptor_ = -1;
+  int folder_ = -1;  // open, so that no later folder can be taken for it
 };
 
 }  // namespace sft::checkpoint

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "checkpoint/deal.h"
+#include "checkpoint/directory.h"
 #include "checkpoint/layout.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/retry.h"
@@ -37,6 +38,7 @@ struct SavePlan {
   std::string name;              // the draft's folder is called after it
   std::filesystem::path target;  // what the report names
   std::string what;              // begins the message when it fails
+  const Lease* lease = nullptr;  // rank 0
   // Rank 0, Local: puts a draft that all ranks have written in its place.
   std::function<void(const Draft& draft, const Retry& retry)> place;
 };

@@ -199,6 +199,7 @@ void DirectoryStore::begin(const Contents& contents, std::vector<std::byte>* buf
   SavePlan plan{.name = target.filename().string(),
                 .target = target,
                 .what = target.string() + " could not be saved",
+                .lease = lease_.get(),
                 .place = [this, head = without_data(contents)](const Draft& draft, const Retry& retry) {
                   commit(draft, retry, head);
                   if (options_.save_total_limit)
@@ -241,6 +242,7 @@ SaveReport DirectoryStore::save_final_model(const Contents& contents) {
       .name = ".final",
       .target = dir(),
       .what = "the final model could not be saved in " + dir().string(),
+      .lease = lease_.get(),
       .place = [this](const Draft& draft, const Retry& retry) { replace_final_files(draft, retry); }};
   return Saving(model_only, std::move(plan), options_, hooks_, comm_, nullptr).finish();
 }

@@ -3,14 +3,18 @@
 #include <algorithm>
 #include <new>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 namespace sft::train {
 
 base::ExitCode code_of(const std::exception& error) {
-  // LibTorch's errors: of the host's allocator a plain one, of a device's one with that name.
+  // LibTorch's errors: of the host's allocator a plain one, of a device's one with that name. A thread is
+  // refused for want of memory for its stack.
   const std::string_view text = error.what();
+  const auto* const system = dynamic_cast<const std::system_error*>(&error);
   const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+                      (system && system->code() == std::errc::resource_unavailable_try_again) ||
                       text.find("can't allocate memory") != text.npos ||
                       text.find("out of memory") != text.npos;
   return memory ? base::ExitCode::kOutOfMemory : base::ExitCode::kInternal;

@@ -1,11 +1,10 @@
 #include "goodput.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <fstream>
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -29,6 +28,12 @@ double number(const json& entry, const char* key, double otherwise = 0) {
   return found != entry.end() && found->is_number() ? found->get<double>() : otherwise;
 }
 
+// A process when it was last seen alive.
+struct Sighting {
+  double lived = 0;  // seconds, on its monotonic clock
+  double time = 0;   // of day, Unix seconds
+};
+
 class Ledger {
  public:
   void take(const std::string& line) {
@@ -36,10 +41,9 @@ class Ledger {
     if (!entry.is_object() || !entry.contains("event")) return;
     const json& event = entry["event"];
     if (event == "process") begin_process(entry);
-    if (event == "startup") take_startup(number(entry, "seconds"));
+    if (event == "startup") take_startup(entry);
     if (event == "timing") take_span(entry);
     ended_ = event == "goodput";
-    last_time_ = std::max(last_time_, number(entry, "time"));
   }
 
   Goodput result() const {
@@ -49,32 +53,34 @@ class Ledger {
     sums.checkpoint = work_.checkpoint;
     sums.data = work_.data;
     sums.steps = step_;
-    sums.wall = sums.starts > 0 ? last_time_ - first_started_ : 0;
+    sums.wall = work_.sum() + sums.startup + sums.lost + sums.waiting;
     return sums;
   }
 
  private:
   void begin_process(const json& entry) {
     const double started = number(entry, "process_started");
-    if (sums_.starts == 0) {
-      first_started_ = started;
-    } else {
-      end_process(number(entry, "last_sign_of_life"), started);
-    }
+    if (sums_.starts > 0) end_process(entry, started);
     ++sums_.starts;
     process_started_ = started;
+    const double time = number(entry, "time");
+    seen_ = {.lived = std::max(0.0, time - started), .time = time};
     accounted_ = 0;
     began_steps_ = false;
     go_on_from(static_cast<int64_t>(number(entry, "step")));
   }
 
-  // The time after its last entry: nothing when it ended in order.
-  void end_process(double last_sign_of_life, double next_started) {
-    const double until = ended_ ? last_time_ : std::max(last_time_, last_sign_of_life);
-    const double end = std::clamp(until, process_started_, std::max(process_started_, next_started));
-    const double rest = std::max(0.0, end - process_started_ - accounted_);
-    if (!ended_) (began_steps_ ? sums_.lost : sums_.startup) += rest;
-    sums_.waiting += std::max(0.0, next_started - end);
+  // The time after what it logged, unless it ended in order, and until the next one.
+  void end_process(const json& next, double next_started) {
+    const auto heartbeat = next.find("last_sign_of_life");
+    if (!ended_ && heartbeat != next.end() && number(*heartbeat, "process_started") == process_started_)
+      see({.lived = number(*heartbeat, "seconds"), .time = number(*heartbeat, "time")});
+    (began_steps_ ? sums_.lost : sums_.startup) += std::max(0.0, seen_.lived - accounted_);
+    sums_.waiting += std::max(0.0, next_started - seen_.time);
+  }
+
+  void see(const Sighting& sighting) {
+    if (sighting.lived >= seen_.lived) seen_ = sighting;
   }
 
   // What was done since that step, and was not saved, is lost.
@@ -90,9 +96,10 @@ class Ledger {
     step_ = step;
   }
 
-  void take_startup(double seconds) {
+  void take_startup(const json& entry) {
+    const double seconds = number(entry, "seconds");
     sums_.startup += seconds;
-    accounted_ += seconds;
+    account(seconds, entry);
     began_steps_ = true;
   }
 
@@ -103,23 +110,25 @@ class Ledger {
     work_.checkpoint += checkpoint;
     work_.data += data;
     work_.productive += seconds - evaluation - checkpoint - data;
-    accounted_ += seconds;
+    account(seconds, entry);
     step_ = static_cast<int64_t>(number(entry, "step"));
     marks_[step_] = work_;
+  }
+
+  void account(double seconds, const json& entry) {
+    accounted_ += seconds;
+    see({.lived = accounted_, .time = number(entry, "time")});
   }
 
   Goodput sums_;  // what is never taken back
   Work work_;
   std::map<int64_t, Work> marks_;  // after this step
   int64_t step_ = 0;
-  double first_started_ = 0, process_started_ = 0, last_time_ = 0;  // Unix seconds
-  double accounted_ = 0;                                            // seconds of this process
+  double process_started_ = 0;  // Unix seconds
+  double accounted_ = 0;        // seconds of this process
+  Sighting seen_;
   bool began_steps_ = false, ended_ = false;
 };
-
-double unix_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 std::string duration_text(double seconds) {
   if (seconds < 60) return fmt::format("{:.1f} s", seconds);
@@ -162,14 +171,11 @@ Goodput goodput_of_log(std::istream& log) {
 }
 
 void log_process_start(metrics::TrainLog& log, const std::filesystem::path& heartbeat, int64_t step) {
-  json details{{"process_started", unix_seconds() - seconds_since_process_start()},
-               {"last_sign_of_life", nullptr}};
-  struct stat status {};
-  if (::stat(heartbeat.c_str(), &status) == 0) {
-    details["last_sign_of_life"] =
-        static_cast<double>(status.st_mtim.tv_sec) + 1e-9 * static_cast<double>(status.st_mtim.tv_nsec);
-  }
-  log.event("process", step, details.dump());
+  std::ifstream file(heartbeat);
+  json last = json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (!last.is_object()) last = nullptr;
+  log.event("process", step,
+            json{{"process_started", process_started()}, {"last_sign_of_life", std::move(last)}}.dump());
 }
 
 double best_save_interval(double save_seconds, double mean_seconds_between_failures) {

@@ -1,8 +1,12 @@
 // What the time of a run went into, over all its starts: from trainer_log.jsonl, which every start appends
 // to.
 //
-// The log is the only state. A process that is killed leaves what it had logged, and the heartbeat file's
-// time tells how long it lived; the next start puts that into the log (log_process_start).
+// The log is the only state. A process that is killed leaves what it had logged, and the heartbeat file tells
+// how long it lived; the next start puts that into the log (log_process_start).
+//
+// What a process did is measured on its monotonic clock. The time of day is asked only for the gap between
+// one process and the next: when the last one was seen, when the next one started. A clock that jumps while a
+// process runs changes nothing; one that is set back between two makes the gap shorter, never negative.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +20,7 @@ namespace sft::train {
 
 // Seconds, as rank 0 sees them. The seven parts add up to `wall`.
 struct Goodput {
-  double wall = 0;        // from the first process's start to the last entry, by the clock
+  double wall = 0;        // from the first process's start to where the last one was accounted for
   double productive = 0;  // steps, without what follows
   double evaluation = 0;
   double checkpoint = 0;  // training stood still for a save
@@ -37,7 +41,8 @@ struct Goodput {
 Goodput goodput_of_log(std::istream& log);
 
 // Local; does something on rank 0 only, before this process's heartbeat begins. The event `process`: when it
-// started, where it goes on from (step), and the last sign of life of the process before.
+// started, where it goes on from (step), and the last sign of life of the process before: its heartbeat
+// file's content, null without one.
 void log_process_start(metrics::TrainLog& log, const std::filesystem::path& heartbeat, int64_t step);
 
 // Seconds between saves that lose least time, for saves that stop a run for `save_seconds` and failures that

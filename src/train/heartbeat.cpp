@@ -1,14 +1,14 @@
 #include "heartbeat.h"
 
-#include <fmt/core.h>
-
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <fstream>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <thread>
 
+#include "process_clock.h"
 #include "sft/base/activity.h"
 
 namespace sft::train {
@@ -27,9 +27,15 @@ struct Heartbeat::Impl {
 
   void write(int64_t beat) const {
     std::error_code error;
-    std::filesystem::create_directories(path.parent_path(), error);
+    std::filesystem::create_directory(path.parent_path(), error);  // not output_dir: it may be gone
     const activity::State state = activity::now();
-    std::ofstream(path) << fmt::format("{} step {} phase {}\n", beat, state.step, state.phase);
+    const nlohmann::json content{{"process_started", process_started()},
+                                 {"seconds", seconds_since_process_start()},
+                                 {"time", unix_seconds()},
+                                 {"beat", beat},
+                                 {"step", state.step},
+                                 {"phase", state.phase}};
+    std::ofstream(path) << content.dump() + "\n";
   }
 
   void beat() {

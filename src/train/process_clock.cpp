@@ -1,6 +1,8 @@
 #include "process_clock.h"
 
 #include <unistd.h>
+
+#include <chrono>
 #include <ctime>
 #include <fstream>
 #include <sstream>
@@ -20,6 +22,15 @@ double seconds_since_process_start() {
   clock_gettime(CLOCK_BOOTTIME, &now);
   const double uptime = static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
   return uptime - std::stod(value) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+double process_started() {
+  static const double started = unix_seconds() - seconds_since_process_start();
+  return started;
 }
 
 }  // namespace sft::train

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "sft/base/log.h"
+#include "time_account.h"
 
 namespace sft::train {
 
@@ -39,6 +40,7 @@ void Saver::save(TrainState& state, const checkpoint::Contents& contents, bool i
     parts_.checkpoints.start_save(contents);
     return std::nullopt;
   });
+  if (pending_) parts_.account.cut(state.step);
 }
 
 void Saver::advance(TrainState& state) {
@@ -93,6 +95,7 @@ void Saver::committed(TrainState& state, const checkpoint::SaveReport& report) {
               static_cast<double>(report.bytes) / kMega, report.seconds,
               done.in_background ? fmt::format(", {:.1f} s of it waited for", done.stall_seconds) : "");
   }
+  parts_.account.committed(state.step, done.stall_seconds);
 }
 
 void Saver::log_failure(const checkpoint::SaveFailed& failure) {

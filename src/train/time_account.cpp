@@ -47,7 +47,7 @@ void TimeAccount::begin(int64_t step) {
   log_.event("startup", step, json{{"seconds", seconds_since_process_start()}}.dump());
 }
 
-base::PhaseTimers::Seconds TimeAccount::close_span(int64_t step) {
+void TimeAccount::cut(int64_t step) {
   const base::PhaseTimers::Seconds phases = timers_.take();
   const double now = base::monotonic_seconds(), seconds = now - span_started_;
   json details{{"steps", step - span_step_}, {"seconds", seconds}};
@@ -63,11 +63,10 @@ base::PhaseTimers::Seconds TimeAccount::close_span(int64_t step) {
   steps_ += step - span_step_;
   span_started_ = now;
   span_step_ = step;
-  return phases;
 }
 
 void TimeAccount::log_entry(int64_t step) {
-  close_span(step);
+  cut(step);
   const RankTimes mine = std::exchange(window_, {});
   if (comm_.size() == 1) return;
   const auto waiting = timers_.scope(Phase::kCommunication);
@@ -94,9 +93,9 @@ void TimeAccount::log_entry(int64_t step) {
   }
 }
 
-void TimeAccount::saved(int64_t step) {
-  const double save_seconds = of(close_span(step), Phase::kCheckpoint);
-  if (save_seconds > 0 && steps_ > 0 && !advised_) advise(save_seconds);
+void TimeAccount::committed(int64_t step, double stall_seconds) {
+  cut(step);
+  if (stall_seconds > 0 && steps_ > 0 && !advised_) advise(stall_seconds);
 }
 
 void TimeAccount::advise(double save_seconds) {
@@ -113,7 +112,7 @@ void TimeAccount::advise(double save_seconds) {
 }
 
 void TimeAccount::end(int64_t step) {
-  close_span(step);
+  cut(step);
   if (comm_.rank() != 0) return;
   std::ifstream entries(options_.output_dir / "trainer_log.jsonl");
   const Goodput goodput = goodput_of_log(entries);

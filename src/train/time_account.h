@@ -22,6 +22,7 @@ struct TimeAccountOptions {
 };
 
 // The one reader of the phase timers. Time is cut into spans: from one log entry, save or end to the next.
+// The ledger keeps or drops whole spans, so one must end at each step that a restart may go on from.
 class TimeAccount {
  public:
   // References outlive the account.
@@ -31,11 +32,13 @@ class TimeAccount {
   void begin(int64_t step);                                // Local. The steps begin after this one
   void add_work(double flops) { window_.flops += flops; }  // Local. Of this rank
   void log_entry(int64_t step);  // Collective: one reduction. Names ranks that are behind
-  void saved(int64_t step);      // Local. After each save; the first is followed by advice
+  void cut(int64_t step);        // Local. A span ends: the state was copied for a save in the background
+  // Local. So does one where a save is complete, `step` being where the run is by now. stall_seconds: what
+  // the save cost training; the first is followed by advice.
+  void committed(int64_t step, double stall_seconds);
   void end(int64_t step);        // Local. Ledger: log, event `goodput`, output_dir/goodput.json
 
  private:
-  base::PhaseTimers::Seconds close_span(int64_t step);
   void advise(double save_seconds);
 
   TimeAccountOptions options_;

@@ -37,7 +37,7 @@ Trainer::Trainer(const TrainerParts& parts, TrainerOptions options)
       best_rule_(options_.best),
       spike_rule_(options_.skip_spike_zscore),
       stop_vote_(parts.signals, parts.comm),
-      saver_({parts.comm, parts.checkpoints, parts.log, parts.watchdog, parts.timers},
+      saver_({parts.comm, parts.checkpoints, parts.log, parts.watchdog, parts.timers, parts.account},
              options_.save.storage_failures_max) {}
 
 ExitCode Trainer::run(TrainState state) {
@@ -103,10 +103,7 @@ ExitCode Trainer::train(TrainState& state) {
     const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
     const bool is_best = evaluates && evaluate_for_best(state);
     const bool saves = save_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
-    if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) {
-      save(state);
-      parts_.account.saved(state.step);
-    }
+    if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) save(state);
   }
   return finish(state);
 }

@@ -5,23 +5,28 @@ SFT_REPEATS above 1 (the `full` label) adds the loss of a whole host.
 """
 
 import os
-import shutil
 import time
 
 import pytest
 
 import small_run as small
+from disturbed import Undisturbed, assert_like, output_of, ranks_of, steps_made
 from parity import ours
 from testbed import wait_until
 
 REPEATS = int(os.environ.get("SFT_REPEATS", "1"))
 SFT_RUN = ours.SOURCE_DIR / "launch" / "sft-run"
-LONG = 400  # steps: enough to be met in the middle
+LONG = 200  # steps: enough to be met in the middle
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> small.Workspace:
     return small.Workspace(tmp_path_factory.mktemp("hosts"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workspace) -> Undisturbed:
+    return Undisturbed(workspace.folder)
 
 
 # launch/sft-run --doctor
@@ -99,7 +104,7 @@ def test_too_little_space_is_seen(bed, workspace):
 def test_a_host_that_cannot_be_reached_is_named(bed, workspace):
     bed.host("cut", "h3")
     try:
-        done = examine(bed, workspace.settings("cut"))
+        done = examine(bed, workspace.settings("cut"), "--doctor-seconds", "5")
     finally:
         bed.host("mend", "h3")
     assert done.returncode == 86, done.stdout
@@ -125,72 +130,67 @@ def test_a_host_that_does_not_answer_is_named(bed, workspace, tmp_path, on_h3, e
 # Runs
 
 
-def ranks_of(settings) -> list[int]:
-    """Process ids, seen from here, of what is left of this run on any host."""
-    found = []
-    for process in small.Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_text().split("\0")
-        except OSError:
-            continue
-        if command[0] == str(ours.program()) and f"{settings['output_dir']}.ini" in command:
-            found.append(int(process.name))
-    return found
-
-
 def wait_for_step(bed, process, settings, step) -> None:
     wait_until(lambda: small.last_step(settings["output_dir"]) >= step or process.poll() is not None, f"step {step}", bed)
-    assert process.poll() is None, open(f"{settings['output_dir']}.out").read()
-
-
-def assert_like_undisturbed(workspace, settings) -> None:
-    whole = ours.run(settings | {"output_dir": workspace.folder / f"{settings['output_dir'].name}-whole"}, 2)
-    assert small.by_step(small.read_complete_lines(settings["output_dir"])) == small.by_step(whole.log)
-    small.assert_same_state(whole.output_dir / f"checkpoint-{LONG}", settings["output_dir"] / f"checkpoint-{LONG}")
-    shutil.rmtree(whole.output_dir)
+    assert process.poll() is None, output_of(settings)
 
 
 def long_settings(workspace, output, **more) -> dict:
-    return workspace.settings(output, per_device_train_batch_size=1, gradient_accumulation_steps=2, max_steps=LONG, save_steps=50,
+    return workspace.settings(output, per_device_train_batch_size=1, gradient_accumulation_steps=2, max_steps=LONG, save_steps=10,
                               save_total_limit=2) | more
 
 
 @pytest.mark.parametrize("fault, end", [("cut", "mend"), ("lose", "start")] if REPEATS > 1 else [("cut", "mend")])
-def test_both_sides_of_a_partition_end_and_the_run_goes_on(bed, workspace, fault, end):
+def test_both_sides_of_a_partition_end_and_the_run_goes_on(bed, workspace, undisturbed, fault, end):
     """Rank 0, which writes the checkpoints, is on the side that is cut off from the supervisor."""
     settings = long_settings(workspace, f"partition-{fault}", watchdog_step_seconds=3, watchdog_checkpoint_seconds=6)
     with open(f"{settings['output_dir']}.out", "w+") as output:
-        process = bed.start(SFT_RUN, "--hang-seconds", "10", "-n", "2", "-H", "h2:1,h1:1", "--args", small.write_ini(settings), on="h1",
+        process = bed.start(SFT_RUN, "--hang-seconds", "8", "-n", "2", "-H", "h2:1,h1:1", "--args", small.write_ini(settings), on="h1",
                             output=output)
-    said = small.Path(f"{settings['output_dir']}.out").read_text
-    wait_for_step(bed, process, settings, 60)
+    wait_for_step(bed, process, settings, 15)
     before = set(ranks_of(settings))
     bed.host(fault, "h2")
     try:
-        wait_until(lambda: "starting again in" in said() or process.poll() is not None, "the end of the first start", bed)
-        assert process.poll() is None, said()
+        wait_until(lambda: "starting again in" in output_of(settings) or process.poll() is not None, "the end of the first start", bed)
+        assert process.poll() is None, output_of(settings)
         wait_until(lambda: not before & set(ranks_of(settings)), "the end of both sides", bed)
     finally:
         bed.host(end, "h2")
-    assert process.wait(120) == 0, said()
+    assert process.wait(120) == 0, output_of(settings)
     assert not ranks_of(settings)
-    assert_like_undisturbed(workspace, settings)
+    assert_like(undisturbed(settings, 2), settings)
 
 
-def test_a_short_loss_of_the_network_costs_nothing(bed, workspace):
+def test_a_partition_under_srun_is_ended_by_the_watchdog_and_named(bed, workspace):
+    """The shared folder is on the near side alone: h3 has something else there."""
+    settings = long_settings(workspace, "partition-srun", max_steps=100000, save_steps=100000, watchdog_step_seconds=2)
+    with open(f"{settings['output_dir']}.out", "w+") as output:
+        process = bed.start("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-N3", "-n3", ours.program(), "--args", small.write_ini(settings),
+                            output=output)
+    wait_for_step(bed, process, settings, 5)
+    with Mounted(bed, "h3", settings["output_dir"], "-t", "tmpfs", "tmpfs"):
+        bed.host("cut", "h3")
+        try:
+            assert process.wait(60) == 86, output_of(settings)
+            wait_until(lambda: not ranks_of(settings), "the end of the far side", bed)
+        finally:
+            bed.host("mend", "h3")
+    assert "rank 2 (h3) did not report" in output_of(settings), output_of(settings)
+
+
+def test_a_short_loss_of_the_network_costs_nothing(bed, workspace, undisturbed):
     settings = long_settings(workspace, "flap")
     with open(f"{settings['output_dir']}.out", "w+") as output:
         process = bed.start("mpirun", "-np", "2", "--host", "h1:1,h2:1", ours.program(), "--args", small.write_ini(settings), on="h1", output=output)
-    wait_for_step(bed, process, settings, 60)
+    wait_for_step(bed, process, settings, 15)
     bed.host("cut", "h2")
     time.sleep(2)
     reached = small.last_step(settings["output_dir"])
     bed.host("mend", "h2")
     assert reached < LONG, "the run was over before the network was back"
-    assert process.wait(90) == 0, open(f"{settings['output_dir']}.out").read()
-    made = [entry["step"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
-    assert made == list(range(1, LONG + 1))
-    assert_like_undisturbed(workspace, settings)
+    assert process.wait(90) == 0, output_of(settings)
+    assert steps_made(settings) == list(range(1, LONG + 1))
+    assert_like(undisturbed(settings, 2), settings)
 
 
 def test_a_read_only_output_folder_is_refused_at_the_start(bed, workspace):

@@ -1,24 +1,24 @@
 """Several hosts and Slurm: the same numbers whatever starts the ranks and wherever they run; nothing lost when a job is preempted, comes to
 its time limit or loses a node. On the test bed of cluster/testbed: real Slurm and Open MPI on three hosts that share this machine.
 
-SFT_REPEATS sets how often preemption is repeated (1; the `full` label: 20).
+SFT_REPEATS sets how often preemption is repeated (1; the `full` label: 20); above 1 ranks are also spread over the hosts in more ways.
 """
 
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 import small_run as small
+from disturbed import Undisturbed, assert_like, output_of, ranks_of, steps_made
 from parity import ours
 from testbed import Job, wait_until
 
 REPEATS = int(os.environ.get("SFT_REPEATS", "1"))
 RANKS = 4
 STEPS = 12
-LONG = 400  # enough to be met in the middle
+LONG = 200  # enough to be met in the middle
 TRAIN = ours.SOURCE_DIR / "cluster" / "slurm" / "train.sbatch"
 
 
@@ -33,40 +33,24 @@ def settings_of(workspace, output, steps=STEPS, **more) -> dict:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(workspace):
-    """undisturbed(ranks, steps, **more): the same run by mpirun on this machine, without the bed."""
-    done = {}
-
-    def run(ranks: int, steps: int = STEPS, **more) -> ours.Run:
-        key = (ranks, steps, *sorted(more.items()))
-        if key not in done:
-            done[key] = ours.run(settings_of(workspace, f"whole-{len(done)}", steps, **more), ranks)
-        return done[key]
-
-    return run
+def undisturbed(workspace) -> Undisturbed:
+    return Undisturbed(workspace.folder)
 
 
-def assert_same_run(output_dir, whole: ours.Run, step: int) -> None:
-    """Bit for bit: every loss, gradient norm and learning rate, the weights, the optimizer's state."""
-    assert small.by_step(small.read_complete_lines(output_dir)) == small.by_step(whole.log)
-    small.assert_same_weights(whole.output_dir, output_dir)
-    small.assert_same_state(whole.output_dir / f"checkpoint-{step}", output_dir / f"checkpoint-{step}")
-
-
-@pytest.mark.parametrize("hosts, tasks", [(3, RANKS), (2, RANKS)])
-def test_srun_over_several_hosts_computes_what_mpirun_does_on_one(bed, workspace, undisturbed, hosts, tasks):
+@pytest.mark.parametrize("hosts", [3, 2] if REPEATS > 1 else [3])
+def test_srun_over_several_hosts_computes_what_mpirun_does_on_one(bed, workspace, undisturbed, hosts):
     settings = settings_of(workspace, f"srun-{hosts}")
-    bed.run("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-N", hosts, "-n", tasks, ours.program(), "--args", small.write_ini(settings))
-    assert_same_run(settings["output_dir"], undisturbed(tasks), STEPS)
+    bed.run("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-N", hosts, "-n", RANKS, ours.program(), "--args", small.write_ini(settings))
+    assert_like(undisturbed(settings, RANKS), settings)
 
 
 # Slots per host.
-@pytest.mark.parametrize("slots", [{"h2": 4}, {"h1": 2, "h2": 2}, {"h1": 2, "h2": 1, "h3": 1}, {"h3": 1, "h1": 3}], ids=str)
+@pytest.mark.parametrize("slots", [{"h1": 2, "h2": 1, "h3": 1}, {"h2": 4}, {"h1": 2, "h2": 2}, {"h3": 1, "h1": 3}][:4 if REPEATS > 1 else 1], ids=str)
 def test_mpirun_over_several_hosts_computes_what_it_does_on_one(bed, workspace, undisturbed, slots):
     settings = settings_of(workspace, "mpirun-" + "-".join(f"{host}{number}" for host, number in slots.items()))
     where = ",".join(f"{host}:{number}" for host, number in slots.items())
     bed.run("mpirun", "-np", RANKS, "--host", where, ours.program(), "--args", small.write_ini(settings), on="h1")
-    assert_same_run(settings["output_dir"], undisturbed(RANKS), STEPS)
+    assert_like(undisturbed(settings, RANKS), settings)
 
 
 # Jobs: cluster/slurm/train.sbatch on two of the three hosts, two ranks each.
@@ -77,35 +61,15 @@ def submit(bed, settings, *slurm, launcher="srun", env=None) -> Job:
                       TRAIN, "--launcher", launcher, small.write_ini(settings), env=env)
 
 
-def log_of(settings) -> str:
-    path = Path(f"{settings['output_dir']}.out")
-    return path.read_text() if path.exists() else ""
-
-
 def wait_for_step(bed, job, settings, step) -> None:
     wait_until(lambda: small.last_step(settings["output_dir"]) >= step or job.ended(), f"step {step}", bed)
-    assert not job.ended(), log_of(settings)
+    assert not job.ended(), output_of(settings)
 
 
-def assert_nothing_lost(settings, whole) -> None:
+def assert_nothing_lost(settings, undisturbed) -> None:
     """Every step was made once, and it all came out as if nothing had been."""
-    steps = settings["max_steps"]
-    made = [entry["step"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
-    assert made == list(range(1, steps + 1)), log_of(settings)
-    assert_same_run(settings["output_dir"], whole, steps)
-
-
-def ranks_of(bed, output_dir) -> list[int]:
-    """Process ids, seen from here, of the ranks of this run."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_text().split("\0")
-        except OSError:
-            continue
-        if command[0] == str(ours.program()) and f"{output_dir}.ini" in command:
-            found.append(int(process.name))
-    return sorted(found)
+    assert steps_made(settings) == list(range(1, settings["max_steps"] + 1)), output_of(settings)
+    assert_like(undisturbed(settings, RANKS), settings)
 
 
 @pytest.mark.parametrize("repeat", range(REPEATS))
@@ -118,11 +82,11 @@ def test_preempted_job_saves_waits_and_goes_on(bed, workspace, undisturbed, repe
     job.wait_requeued()
     stopped = small.last_step(settings["output_dir"])
     assert 5 <= stopped < LONG and small.checkpoints(settings["output_dir"]) == [stopped]
-    assert "exit code 85 (stopped on request, state saved): back to the queue" in log_of(settings)
+    assert "exit code 85 (stopped on request, state saved): back to the queue" in output_of(settings)
     urgent.wait("COMPLETED")
     job.wait("COMPLETED")
-    assert_nothing_lost(settings, undisturbed(RANKS, LONG, save_steps=LONG))
-    assert "start 1, " in log_of(settings) and "start 2, " in log_of(settings), "one log for both starts"
+    assert_nothing_lost(settings, undisturbed)
+    assert "start 1, " in output_of(settings) and "start 2, " in output_of(settings), "one log for both starts"
 
 
 def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
@@ -131,15 +95,15 @@ def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
     settings = settings_of(workspace, "limited", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings, "--time=1", "--signal=B:USR1@59")
     wait_for_step(bed, job, settings, 5)
-    held = ranks_of(bed, settings["output_dir"])[0]
+    held = ranks_of(settings)[0]
     os.kill(held, signal.SIGSTOP)
-    wait_until(lambda: "asking the run to save and stop" in log_of(settings) or job.ended(), "the signal before the time limit", bed)
+    wait_until(lambda: "asking the run to save and stop" in output_of(settings) or job.ended(), "the signal before the time limit", bed)
     os.kill(held, signal.SIGCONT)
     job.wait_requeued()
     stopped = small.last_step(settings["output_dir"])
     assert small.checkpoints(settings["output_dir"]) == [stopped]
     job.wait("COMPLETED")
-    assert_nothing_lost(settings, undisturbed(RANKS, LONG, save_steps=LONG))
+    assert_nothing_lost(settings, undisturbed)
 
 
 def test_mpirun_in_a_job_is_asked_in_the_same_way(bed, workspace, undisturbed):
@@ -151,44 +115,46 @@ def test_mpirun_in_a_job_is_asked_in_the_same_way(bed, workspace, undisturbed):
     job.wait_requeued()
     assert small.checkpoints(settings["output_dir"]) == [small.last_step(settings["output_dir"])]
     job.wait("COMPLETED")
-    assert_nothing_lost(settings, undisturbed(RANKS, LONG, save_steps=LONG))
+    assert_nothing_lost(settings, undisturbed)
 
 
 @pytest.mark.parametrize("which", [1, 0] if REPEATS > 1 else [1], ids=lambda which: "batch-host" if which == 0 else "other-host")
 def test_job_that_loses_a_host_goes_on_from_its_last_checkpoint_on_others(bed, workspace, undisturbed, which):
     bed.wait_idle()
-    settings = settings_of(workspace, f"host-lost-{which}", LONG, save_steps=10, watchdog_step_seconds=600)  # Slurm shall notice
+    settings = settings_of(workspace, f"host-lost-{which}", LONG, save_steps=50, watchdog_step_seconds=600)  # Slurm shall notice
     job = submit(bed, settings)
-    wait_for_step(bed, job, settings, 15)
+    wait_for_step(bed, job, settings, 60)
     lost = job.hosts()[which]
     bed.host("lose", lost)
     try:
         job.wait_requeued()
         saved, reached = small.checkpoints(settings["output_dir"])[-1], small.last_step(settings["output_dir"])
-        assert 10 <= saved <= reached < saved + 11, "more than the steps since the last checkpoint are lost"
+        assert 50 <= saved <= reached <= saved + 50, "more than the steps since the last checkpoint are lost"
         job.wait("RUNNING", "COMPLETED")
         assert lost not in job.hosts()
         job.wait("COMPLETED")
     finally:
         bed.host("start", lost)
-    made = [entry["step"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
-    assert made == [*range(1, reached + 1), *range(saved + 1, LONG + 1)]
-    assert_same_run(settings["output_dir"], undisturbed(RANKS, LONG, save_steps=10), LONG)
+    assert steps_made(settings) == [*range(1, reached + 1), *range(saved + 1, LONG + 1)]
+    assert_like(undisturbed(settings, RANKS), settings)
 
 
-def test_job_whose_rank_is_killed_starts_again_but_not_for_ever(bed, workspace, undisturbed):
+def test_failed_starts_are_limited_and_requests_are_not(bed, workspace):
+    """Asked to stop, then killed twice without a new checkpoint."""
     bed.wait_idle()
-    settings = settings_of(workspace, "rank-killed", LONG, save_steps=10)
+    settings = settings_of(workspace, "rank-killed", LONG, save_steps=LONG)
     job = submit(bed, settings, env={"SFT_MAX_RESTARTS": "1"})
-    for restarts in (1, 0):
+    for restarts in (1, 2, 3):
         wait_for_step(bed, job, settings, small.last_step(settings["output_dir"]) + 5)
-        os.kill(ranks_of(bed, settings["output_dir"])[-1], signal.SIGKILL)
-        if restarts:
-            job.wait_requeued()
-            job.wait("RUNNING")
+        if restarts == 1:
+            bed.run("scancel", "--batch", "--signal=USR1", job.number)
+        else:
+            os.kill(ranks_of(settings)[-1], signal.SIGKILL)
+        if restarts < 3:
+            job.wait_requeued(restarts)
     facts = job.wait("FAILED")
-    assert facts["Restarts"] == "1" and facts["ExitCode"] == "137:0", facts
-    assert "after 2 starts: giving up" in log_of(settings)
+    assert facts["Restarts"] == "2" and facts["ExitCode"] == "137:0", facts
+    assert "2 starts in a row failed without a new checkpoint: giving up" in output_of(settings)
     small.by_step(small.read_complete_lines(settings["output_dir"]))
 
 
@@ -198,19 +164,20 @@ def test_job_with_a_wrong_option_is_not_started_again(bed, workspace):
     job = submit(bed, settings)
     facts = job.wait("FAILED")
     assert facts["ExitCode"] == "92:0" and facts["Restarts"] == "0", facts
-    assert "learning_rate" in log_of(settings)
+    assert "learning_rate" in output_of(settings)
 
 
 def test_sweep_makes_a_run_of_each_line(bed, workspace, undisturbed, tmp_path):
     bed.wait_idle()
-    ini = small.write_ini(settings_of(workspace, "sweep"))
+    settings = settings_of(workspace, "sweep")
+    ini = small.write_ini(settings)
     (tmp_path / "sweep.txt").write_text("--learning_rate 0.001 --seed 42\n--learning_rate 0.01 --seed 7\n")
     job = bed.submit("--array=1-2", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", f"--output={tmp_path}/%a.out",
                      TRAIN.with_name("sweep.sbatch"), ini, tmp_path / "sweep.txt", tmp_path / "runs")
     wait_until(lambda: not bed.run("squeue", "-h", "-j", job.number, check=False).stdout.strip(), "the end of the sweep", bed)
     logs = [small.read_complete_lines(tmp_path / "runs" / line) for line in ("1", "2")]
     assert all("summary" in [entry["event"] for entry in log] for log in logs), [(tmp_path / f"{n}.out").read_text() for n in (1, 2)]
-    assert small.by_step(logs[0]) == small.by_step(undisturbed(2).log)
+    assert small.by_step(logs[0]) == small.by_step(undisturbed(settings, 2).log)
     assert small.by_step(logs[0]) != small.by_step(logs[1])
 
 

@@ -10,48 +10,12 @@ import time
 import pytest
 
 import small_run as small
+from ledger import PARTS, recomputed
 from parity import ours
-
-PARTS = ("productive", "evaluation", "checkpoint", "data", "startup", "lost", "waiting")
-
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> small.Workspace:
     return small.Workspace(tmp_path_factory.mktemp("goodput"))
-
-
-def recomputed(log: list[dict]) -> dict:
-    """The ledger from trainer_log.jsonl: process by process, then what each next one threw away."""
-    begins = [i for i, entry in enumerate(log) if entry["event"] == "process"]
-    processes = [log[begin:end] for begin, end in zip(begins, [*begins[1:], len(log)])]
-    sums = dict.fromkeys(PARTS, 0.0) | {"steps_lost": 0}
-    spans = []  # (step after it, parts) of what still counts
-    for number, process in enumerate(processes):
-        started, resumed = process[0]["process_started"], process[0]["step"]
-        if number:
-            previous = processes[number - 1]
-            orderly = previous[-1]["event"] == "goodput"
-            end = max(entry["time"] for entry in previous)
-            end = min(started, end if orderly else max(end, process[0]["last_sign_of_life"]))
-            known = sum(entry["seconds"] for entry in previous if entry["event"] in ("startup", "timing"))
-            if not orderly:
-                had_begun = any(entry["event"] == "startup" for entry in previous)
-                sums["lost" if had_begun else "startup"] += end - previous[0]["process_started"] - known
-            sums["waiting"] += started - end
-            if spans and spans[-1][0] > resumed:
-                sums["steps_lost"] += spans[-1][0] - resumed
-                sums["lost"] += sum(sum(parts.values()) for step, parts in spans if step > resumed)
-                spans = [span for span in spans if span[0] <= resumed]
-        for entry in process:
-            if entry["event"] == "startup":
-                sums["startup"] += entry["seconds"]
-            elif entry["event"] == "timing":
-                parts = {part: entry[part] for part in ("evaluation", "checkpoint", "data")}
-                spans.append((entry["step"], parts | {"productive": entry["seconds"] - sum(parts.values())}))
-    for _, parts in spans:
-        for part, seconds in parts.items():
-            sums[part] += seconds
-    return sums
 
 
 def assert_ledger(run: ours.Run, starts: int) -> dict:

@@ -83,15 +83,21 @@ def test_what_repeating_cannot_mend_ends_it(workspace):
     assert "starting again" not in output_of(settings)
 
 
-def test_starts_without_progress_are_limited(workspace, tmp_path):
-    fails = tmp_path / "sft-dist"
-    fails.write_text(f'#!/bin/sh\ncase "$*" in *print-config*) exec "{ours.program()}" "$@";; esac\nexit 91\n')
-    fails.chmod(0o755)
-    settings = workspace.settings("fruitless")
-    done = subprocess.run([sys.executable, str(SFT_RUN), "--max-restarts", "2", "-n", "2", "--oversubscribe", "--args", str(small.write_ini(settings))],
-                          capture_output=True, text=True, timeout=120, env=ours.environment({"SFT_DIST": str(fails)}))
-    assert done.returncode == 91
-    assert done.stderr.count("starting again in") == 2 and "giving up" in done.stderr, done.stderr
+# Codes that the starts end with, one after the other; those that count towards the limit; the last one's.
+@pytest.mark.parametrize("codes, limit, last", [([91, 91], 1, 91), ([85, 91], 0, 91)], ids=str)
+def test_failed_starts_without_progress_are_limited_and_requests_are_not(workspace, tmp_path, codes, limit, last):
+    """A stand-in for the program, on one rank."""
+    fake = tmp_path / "sft-dist"
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *print-config*) exec "{ours.program()}" "$@";; esac\n'
+                    f'cd {tmp_path}; code=$(sed -n 1p codes); sed -i 1d codes; exit "$code"\n')
+    fake.chmod(0o755)
+    ini = small.write_ini(workspace.settings(f"fruitless-{limit}"))
+    done = subprocess.run([sys.executable, str(SFT_RUN), "--max-restarts", str(limit), "--args", str(ini)], capture_output=True, text=True, timeout=120,
+                          env=ours.environment({"SFT_DIST": str(fake)}))
+    assert done.returncode == last and not (tmp_path / "codes").read_text(), done.stderr
+    assert done.stderr.count("starting again in") == len(codes) - 1, done.stderr
+    assert f"{limit + 1} starts in a row failed without a new checkpoint: giving up" in done.stderr, done.stderr
 
 
 def test_a_signal_saves_and_stops(workspace):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 
@@ -124,10 +125,11 @@ def test_one_checkpoint_is_given_up(workspace, undisturbed, async_save, error, r
 
 
 def test_several_in_a_row_end_the_run(workspace):
+    """A quota: the file system says that there is room, and refuses what is written."""
     settings = settings_at(workspace, 2, "broken", async_save=True, storage_failures_max=2)
-    run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / "checkpoint-1", fail=f"always:{errno.EIO}"))
+    run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / "checkpoint-1", fail=f"always:{errno.EDQUOT}"))
     assert run.returncode == 91, run.output[-3000:]
-    assert run.output.count("error: ") == 1 and "2 checkpoints in a row" in run.output and os.strerror(errno.EIO) in run.output
+    assert run.output.count("error: ") == 1 and "2 checkpoints in a row" in run.output and os.strerror(errno.EDQUOT) in run.output
     assert [event["step"] for event in run.events("checkpoint_failed")] == [12, 16]
     assert small.checkpoints(run.output_dir) == [4, 8] and not leftovers(run.output_dir)
     verify(run.output_dir / "checkpoint-8")
@@ -165,7 +167,8 @@ def small_disk(tmp_path, undisturbed):
         (disk / "filler").write_bytes(b"x" * int(18.4 * size))
         yield disk
     finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        if os.path.ismount(disk):
+            subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("async_save", [False, True])
@@ -183,6 +186,40 @@ def test_a_full_disk(workspace, undisturbed, small_disk, async_save):
     assert failed[0]["step"] == 8 and failed[0]["file"] == str(output_dir) and "free" in failed[0]["error"]
     given_up = [entry["step"] for entry in failed]
     assert_ends_like(output_dir, undisturbed(2), [step for step in EVERY if step not in given_up])
+
+
+def test_a_disk_that_stays_full_ends_the_run(workspace, small_disk):
+    settings = settings_at(workspace, 2, small_disk / "run", storage_failures_max=2)
+    run = ours.run(settings, 2, check=False)
+    assert run.returncode == 91 and "2 checkpoints in a row" in run.output, run.output[-3000:]
+    assert [event["step"] for event in run.events("checkpoint_failed")] == [8, 12]
+    assert small.checkpoints(run.output_dir) == [4] and not leftovers(run.output_dir)
+    verify(run.output_dir / "checkpoint-4")
+
+
+@pytest.mark.parametrize("end", ["deleted", "unmounted"])
+def test_an_output_folder_that_vanishes_ends_the_run(workspace, small_disk, end):
+    """What has its name afterwards, perhaps what lay below the file system, is not the run's folder."""
+    settings = settings_at(workspace, 2, small_disk / "run", max_steps=100000, save_steps=40, storage_failures_max=1)
+    output_dir = settings["output_dir"]
+    (small_disk / "filler").unlink()
+    process = small.start(settings, 2)
+    said = open(f"{output_dir}.out")
+    try:
+        small.wait_for(lambda: ("checkpoint", 40) in order_of(output_dir), "a checkpoint", process)
+        if end == "deleted":
+            output_dir.rename(small_disk / "gone")  # at once
+            shutil.rmtree(small_disk / "gone")
+        else:
+            subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
+            output_dir.mkdir()
+        assert process.wait(60) == 91
+    finally:
+        small.kill_everything(process)
+    output = said.read()
+    assert output.count("error: ") == 1 and f"{output_dir} is no longer the folder in which the run began" in output, output
+    assert end == "unmounted" or not output_dir.exists()
+    assert small.checkpoints(output_dir) == [] and (end == "deleted" or not leftovers(output_dir))
 
 
 def test_killed_while_writing_in_the_background(workspace, undisturbed, tmp_path):

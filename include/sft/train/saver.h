@@ -15,6 +15,8 @@
 
 namespace sft::train {
 
+class TimeAccount;
+
 // One save at a time, in the foreground or in the background. A save that fails is given up by all ranks and
 // logged (event checkpoint_failed), and the run goes on; when several in a row have failed, the run ends.
 class Saver {
@@ -26,6 +28,7 @@ class Saver {
     metrics::TrainLog& log;
     base::Watchdog& watchdog;
     base::PhaseTimers& timers;
+    TimeAccount& account;
   };
   Saver(const Parts& parts, int64_t storage_failures_max);
 

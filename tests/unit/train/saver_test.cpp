@@ -7,6 +7,7 @@
 
 #include "sft/base/error.h"
 #include "support/solo_communicator.h"
+#include "train/time_account.h"
 
 namespace sft::train {
 namespace {
@@ -64,9 +65,12 @@ class ScriptedStore final : public checkpoint::Store {
 
 class RecordedLog final : public metrics::TrainLog {
  public:
-  std::vector<nlohmann::json> events;
+  std::vector<nlohmann::json> events;  // of checkpoints
+  std::vector<int64_t> spans;          // the step at which each ended
 
   void event(const std::string& name, int64_t step, const std::string& details) override {
+    if (name == "timing") spans.push_back(step);
+    if (!name.starts_with("checkpoint")) return;
     nlohmann::json event = nlohmann::json::parse(details);
     event["event"] = name;
     event["step"] = step;
@@ -97,7 +101,9 @@ class SaverTest : public ::testing::Test {
   RecordedLog log_;
   base::Watchdog watchdog_{600};
   base::PhaseTimers timers_;
-  Saver saver_{{comm_, store_, log_, watchdog_, timers_}, /*storage_failures_max=*/3};
+  TimeAccount account_{
+      {.output_dir = {}, .hosts = {"h1"}, .mean_minutes_between_failures = 600}, comm_, timers_, log_};
+  Saver saver_{{comm_, store_, log_, watchdog_, timers_, account_}, /*storage_failures_max=*/3};
   TrainState state_;
 };
 
@@ -186,6 +192,31 @@ TEST_F(SaverTest, FailuresAreLoggedAndCountedInARow) {
     EXPECT_NE(std::string(error.what()).find("storage_failures_max = 3"), std::string::npos) << error.what();
     EXPECT_NE(std::string(error.what()).find("it could not be saved"), std::string::npos) << error.what();
   }
+}
+
+// Advice rests on what a save cost: on a committed one, and all of it.
+TEST_F(SaverTest, OnlyACommittedSaveCounts) {
+  const auto said_by = [](const std::function<void()>& action) {
+    ::testing::internal::CaptureStderr();
+    action();
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const std::string advice = "mean_minutes_between_failures = 600";
+  account_.begin(0);
+  store_.fails = true;
+  EXPECT_EQ(said_by([&] { save(10); }).find(advice), std::string::npos);
+  EXPECT_TRUE(log_.spans.empty());
+
+  store_.fails = false;
+  EXPECT_EQ(said_by([&] { save(20, /*in_background=*/true); }).find(advice), std::string::npos);
+  EXPECT_EQ(log_.spans, std::vector<int64_t>{20}) << "a restart may go on from here";
+  state_.step = 22;
+  EXPECT_EQ(said_by([&] { saver_.advance(state_); }).find(advice), std::string::npos);
+  EXPECT_NE(said_by([&] { saver_.advance(state_); }).find(advice), std::string::npos);
+  EXPECT_EQ(log_.spans, (std::vector<int64_t>{20, 22}));
+
+  EXPECT_EQ(said_by([&] { save(30); }).find(advice), std::string::npos) << "advised once";
+  EXPECT_EQ(log_.spans, (std::vector<int64_t>{20, 22, 30}));
 }
 
 TEST_F(SaverTest, TheLastSaveMustSucceed) {
