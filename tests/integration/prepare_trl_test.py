@@ -3,6 +3,7 @@ and every option that decides what is learnt."""
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,13 @@ from trl.scripts.utils import DatasetConfig
 from prepare.chat import TRAINING_TEMPLATES, choose_training_template
 
 EOS = "<|endoftext|>"
+MISTRAL = json.loads((Path(__file__).resolve().parents[1] / "golden" / "mistral_v3.json").read_text())
 TEXTS = ["On Monday the baker found a key.", "", " ", "ends already" + EOS, "middle" + EOS + "end", "Zürich, naïve café, 東京 🎉", "tab\tand\nline\r\nends  ",
          "12345 67.89", "a" * 3000, EOS]
 TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 SPECIAL_TOKENS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
                   "<start_of_turn>", "<end_of_turn>", "<think>", "</think>", "<|eom_id|>", "<|python_tag|>", "[INST]", "[/INST]", "[TOOL_CALLS]"]
-# As the models ship them (SmolLM2's is in the GGUF file of launch/quickstart; Mistral's is that of Mistral-7B-Instruct-v0.3).
+# As the models ship them (SmolLM2's is in the GGUF file of launch/quickstart).
 SMOLLM2 = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named "
            "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
            "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
@@ -230,12 +232,21 @@ def said_in_mistral(message, arguments):
 
 @dataclass
 class Family:
-    """A template for which TRL has no training template; `variants`: tools and arguments that it takes."""
+    """A template for which TRL has no training template; `variants`: tools and arguments that it takes; `rendered`: what the model's own
+    template makes of them where it is not in this repository."""
 
     own: str
     said: Callable[[dict, dict], str]
     chats: list
     variants: list = field(default_factory=lambda: [(None, {})])
+    rendered: list | None = None
+
+    def conversations(self):
+        return itertools.product(self.chats, self.variants, (False, True))
+
+
+def training_template(name):
+    return (TRAINING_TEMPLATES / f"{name}.jinja").read_text()
 
 
 LLAMA_VARIANTS = [(None, {}), ([ADD], {"date_string": "1 May 2025"}), ([ADD, ADD], {"tools_in_user_message": False}), ([], {}), (None, {"custom_tools": [ADD]})]
@@ -245,9 +256,9 @@ FAMILIES = {
     "llama3_1": Family("llama3_1", said_in_llama, SYSTEM_CHATS + ONE_CALL_CHATS,
                        [*LLAMA_VARIANTS, ([ADD], {"builtin_tools": ["code_interpreter", "say"]}), (None, {"builtin_tools": ["web"]})]),
     "llama3_2": Family("llama3_2", said_in_llama, SYSTEM_CHATS + ONE_CALL_CHATS, LLAMA_VARIANTS),
-    "mistral_v3": Family((Path(__file__).parent / "mistral_v3.jinja").read_text(), said_in_mistral,
+    "mistral_v3": Family(re.sub(r"\{%- (end)?generation -%\}", "", training_template("mistral_v3")), said_in_mistral,
                          SYSTEM_CHATS + ONE_CALL_CHATS + [[user("Both"), assistant("", tool_calls=[ID_CALL, OTHER_CALL]), assistant("Done")]],
-                         [(None, {}), ([ADD, {"function": {"name": "none", "strict": True, "return": "left out"}}], {}), ([], {})]),
+                         [(None, {}), ([ADD, {"function": {"name": "none", "strict": True, "return": "left out"}}], {}), ([], {})], MISTRAL["rendered"]),
 }
 
 
@@ -256,32 +267,40 @@ def test_a_training_template_renders_as_the_model_s_own(name, tokenizers):
     """Where TRL has none: the same ids, and what is marked is what the assistant says with the token that ends it."""
     family = FAMILIES[name]
     tokenizer = AutoTokenizer.from_pretrained(tokenizers(family.own))
-    training = (TRAINING_TEMPLATES / f"{name}.jinja").read_text()
+    training = training_template(name)
     assert choose_training_template(tokenizer) == training
-    for chat, (tools, arguments), prompt in itertools.product(family.chats, family.variants, (False, True)):
+    assert family.rendered is None or len(family.rendered) == len(list(family.conversations()))
+    for index, (chat, (tools, arguments), prompt) in enumerate(family.conversations()):
         shared = {"tools": tools, "tokenize": True, "return_dict": True, "add_generation_prompt": prompt, **arguments}
-        plain = tokenizer.apply_chat_template(chat, **shared)["input_ids"]
+        if family.rendered:
+            plain = tokenizer(family.rendered[index], add_special_tokens=False)["input_ids"]
+        else:
+            plain = tokenizer.apply_chat_template(chat, **shared)["input_ids"]
         marked = tokenizer.apply_chat_template(chat, chat_template=training, return_assistant_tokens_mask=True, **shared)
         assert marked["input_ids"] == plain
         learnt = tokenizer.decode([token for token, mask in zip(plain, marked["assistant_masks"]) if mask])
         assert learnt == "".join(family.said(message, arguments) for message in chat if message["role"] == "assistant")
 
 
-@pytest.mark.parametrize("name, chat, tools", [
-    ("llama3_1", [user("Twice"), assistant("", tool_calls=[CALL, CALL])], None),
-    ("llama3_2", [system("Nobody asks.")], [ADD]),
-    ("mistral_v3", [user("No id"), assistant("", tool_calls=[CALL])], None),
-    ("mistral_v3", [user("One"), user("Two")], None),
-    ("mistral_v3", [user("One"), {"role": "tool", "content": "3"}], None),
-    ("mistral_v3", [user("One"), {"role": "critic", "content": "3"}], None)])
-def test_a_training_template_refuses_what_the_model_s_own_refuses(name, chat, tools, tokenizers):
+REFUSED = {
+    "llama3_1": [([user("Twice"), assistant("", tool_calls=[CALL, CALL])], None)],
+    "llama3_2": [([system("Nobody asks.")], [ADD])],
+    "mistral_v3": [([user("No id"), assistant("", tool_calls=[CALL])], None), ([user("One"), user("Two")], None),
+                   ([user("One"), {"role": "tool", "content": "3"}], None), ([user("One"), {"role": "critic", "content": "3"}], None)],
+}
+
+
+def refusal_of(tokenizer, chat, tools, template=None) -> str:
+    with pytest.raises(TemplateError) as refusal:
+        tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, chat_template=template)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_training_template_refuses_what_the_model_s_own_refuses(name, tokenizers):
     tokenizer = AutoTokenizer.from_pretrained(tokenizers(FAMILIES[name].own))
-    refusals = []
-    for template in (None, (TRAINING_TEMPLATES / f"{name}.jinja").read_text()):
-        with pytest.raises(TemplateError) as refusal:
-            tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, chat_template=template)
-        refusals.append(str(refusal.value))
-    assert refusals[0] == refusals[1]
+    expected = MISTRAL["refusals"] if name == "mistral_v3" else [refusal_of(tokenizer, *case) for case in REFUSED[name]]
+    assert [refusal_of(tokenizer, *case, training_template(name)) for case in REFUSED[name]] == expected
 
 
 @pytest.mark.parametrize("fractions", [(0.7, 0.3), (1, 1, 2), (None, None)])
