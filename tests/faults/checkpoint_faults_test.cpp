@@ -28,16 +28,9 @@ using test::count_wrong;
 using test::Ownership;
 using test::run_ranks;
 
-StoreOptions options_for(const fs::path& folder) {
-  StoreOptions options;
-  options.output_dir = folder;
-  options.max_shard_bytes = 150'000;
-  return options;
-}
-
 void save(const fs::path& folder, int64_t step, int world_size, Ownership ownership) {
   run_ranks(world_size, [&](parallel::Communicator& comm) {
-    Store::open(options_for(folder), comm)
+    Store::open(test::store_options(folder), comm)
         ->save(ContentsMaker(comm.rank(), comm.size(), ownership).make(step));
   });
 }
@@ -46,7 +39,7 @@ void save(const fs::path& folder, int64_t step, int world_size, Ownership owners
 int64_t newest_step(const fs::path& folder, int world_size) {
   int64_t step = -1;
   run_ranks(world_size, [&](parallel::Communicator& comm) {
-    const auto reader = Store::open(options_for(folder), comm)->open_newest();
+    const auto reader = Store::open(test::store_options(folder), comm)->open_newest();
     if (!reader) return;
     if (comm.rank() == 0) step = reader->step();
     EXPECT_EQ(count_wrong(*reader, reader->step(), comm.rank(), comm.size()), 0);

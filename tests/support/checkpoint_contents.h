@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -114,6 +115,14 @@ inline int64_t count_wrong(const checkpoint::Reader& reader, int64_t step, int64
     }
   }
   return wrong;
+}
+
+// Shards so small that model_shapes() fill several.
+inline checkpoint::StoreOptions store_options(const std::filesystem::path& folder) {
+  checkpoint::StoreOptions options;
+  options.output_dir = folder;
+  options.max_shard_bytes = 150'000;
+  return options;
 }
 
 }  // namespace sft::test

@@ -27,13 +27,6 @@ using test::count_wrong;
 using test::Ownership;
 using test::run_ranks;
 
-StoreOptions options_for(const fs::path& folder) {
-  StoreOptions options;
-  options.output_dir = folder;
-  options.max_shard_bytes = 150'000;
-  return options;
-}
-
 StoreHooks quick() {
   StoreHooks hooks;
   hooks.first_pause = std::chrono::milliseconds(1);
@@ -96,8 +89,8 @@ TEST(BackgroundSave, WritesWhatWasThereWhenItBegan) {
       const test::TempDir foreground, background;
       run_ranks(world_size, [&](parallel::Communicator& comm) {
         const ContentsMaker maker(comm.rank(), comm.size(), ownership);
-        const auto expected = Store::open(options_for(foreground.path()), comm);
-        const auto store = Store::open(options_for(background.path()), comm);
+        const auto expected = Store::open(test::store_options(foreground.path()), comm);
+        const auto store = Store::open(test::store_options(background.path()), comm);
         for (const int64_t step : {4, 5}) {  // the second into the buffer of the first
           expected->save(maker.make(step));
           {
@@ -128,7 +121,7 @@ TEST(BackgroundSave, StepsGoOnWhileOneRankWrites) {
   run_ranks(3, [&](parallel::Communicator& comm) {
     StoreHooks hooks = quick();
     if (comm.rank() == 1) hooks.attempt = [&](const fs::path&) { gate.pass(); };
-    const auto store = open_store(options_for(folder.path()), comm, hooks);
+    const auto store = open_store(test::store_options(folder.path()), comm, hooks);
     store->start_save(ContentsMaker(comm.rank(), 3, Ownership::kReplicated).make(2));
     // The first stage is rank 0's alone; the second cannot end before the gate is open.
     while (!all_ready(comm, *store)) comm.barrier();
@@ -150,7 +143,7 @@ TEST(BackgroundSave, StepsGoOnWhileOneRankWrites) {
 TEST(BackgroundSave, IsOneAtATime) {
   const test::TempDir folder;
   run_ranks(2, [&](parallel::Communicator& comm) {
-    const auto store = Store::open(options_for(folder.path()), comm);
+    const auto store = Store::open(test::store_options(folder.path()), comm);
     const Contents contents = ContentsMaker(comm.rank(), 2, Ownership::kReplicated).make(1);
     store->start_save(contents);
     EXPECT_THROW(store->start_save(contents), base::Error);
@@ -163,7 +156,7 @@ TEST(BackgroundSave, IsOneAtATime) {
 
 TEST(BackgroundSave, KeepsToTheLimit) {
   const test::TempDir folder;
-  StoreOptions options = options_for(folder.path());
+  StoreOptions options = test::store_options(folder.path());
   options.save_total_limit = 2;
   run_ranks(2, [&](parallel::Communicator& comm) {
     const auto store = Store::open(options, comm);
@@ -181,7 +174,7 @@ TEST(BackgroundSave, KeepsToTheLimit) {
 TEST(BackgroundSave, IsAbandonedWithTheStore) {
   const test::TempDir folder;
   run_ranks(2, [&](parallel::Communicator& comm) {
-    const auto store = Store::open(options_for(folder.path()), comm);
+    const auto store = Store::open(test::store_options(folder.path()), comm);
     const ContentsMaker maker(comm.rank(), 2, Ownership::kReplicated);
     store->save(maker.make(1));
     store->start_save(maker.make(2));
@@ -195,7 +188,7 @@ TEST(BackgroundSave, IsAbandonedWithTheStore) {
 TEST(BackgroundSave, ClearsWhatAnEarlierOneLeft) {
   const test::TempDir folder;
   run_ranks(1, [&](parallel::Communicator& comm) {
-    const auto store = Store::open(options_for(folder.path()), comm);
+    const auto store = Store::open(test::store_options(folder.path()), comm);
     test::write_file(folder / "checkpoint-1.tmp-00ff" / "model.safetensors", "half");
     store->save(ContentsMaker(0, 1, Ownership::kReplicated).make(2));
   });
@@ -245,7 +238,7 @@ TEST_P(Refusing, AFewTimesIsOvercome) {
     attempts_ = 0;
     refusals_left_ = kRetries;
     run_ranks(3, [&](parallel::Communicator& comm) {
-      const auto store = open_store(options_for(folder.path()), comm, refusing_hooks(refusal, comm.rank()));
+      const auto store = open_store(test::store_options(folder.path()), comm, refusing_hooks(refusal, comm.rank()));
       save(*store, ContentsMaker(comm.rank(), 3, Ownership::kReplicated).make(7));
       const auto reader = store->open_newest();
       EXPECT_TRUE(reader && count_wrong(*reader, 7) == 0) << refusal.file;
@@ -259,7 +252,7 @@ TEST_P(Refusing, ForGoodIsGivenUpByAllRanks) {
   for (const Refusal& refusal : kRefusals) {
     const test::TempDir folder;
     run_ranks(3, [&](parallel::Communicator& comm) {
-      const auto store = open_store(options_for(folder.path()), comm, refusing_hooks(refusal, comm.rank()));
+      const auto store = open_store(test::store_options(folder.path()), comm, refusing_hooks(refusal, comm.rank()));
       const ContentsMaker maker(comm.rank(), 3, Ownership::kReplicated);
       save(*store, maker.make(1));
       comm.barrier();
@@ -311,7 +304,7 @@ TEST(FinalModel, IsRetriedFileByFile) {
       if (met.insert(file.string()).second)
         base::fail_file(base::ExitCode::kStorage, "write", file, "Input/output error");
     };
-    const auto store = open_store(options_for(folder.path()), comm, hooks);
+    const auto store = open_store(test::store_options(folder.path()), comm, hooks);
     store->save_final_model(ContentsMaker(comm.rank(), 2, Ownership::kShardedState).make(9));
     EXPECT_GE(std::ssize(met), comm.rank() == 0 ? 9 : 1);
   });
