@@ -1,9 +1,9 @@
 # Warnings, hardening and sanitizers, for our own targets only, as one interface target.
-# -Wno-restrict: GCC 12 warns wrongly about std::string concatenation.
+# -Wno-restrict, -Wno-stringop-overflow: GCC 12 warns wrongly about std::string concatenation.
 add_library(sft_compiler INTERFACE)
 add_library(sft::compiler ALIAS sft_compiler)
 target_compile_options(sft_compiler INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -fstack-protector-strong>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict -Wno-stringop-overflow> -fstack-protector-strong>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${SFT_WERROR}>>:-Werror>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2>)
 target_link_options(sft_compiler INTERFACE -Wl,-z,relro,-z,now)
