@@ -50,7 +50,7 @@ TEST(AdaptedEngine, FrozenWeightsAreHeldInBf16WhenAsked) {
   }
   // Weights of bf16 values give the same bits whichever way they are held.
   const auto a = wide.gradients({wide.rows}), b = narrow.gradients({narrow.rows});
-  EXPECT_EQ(wide.engine.metrics().loss_sum, narrow.engine.metrics().loss_sum);
+  EXPECT_EQ(wide.engine.metrics().loss, narrow.engine.metrics().loss);
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(a[i].equal(b[i])) << "block " << i;
 }
 
@@ -115,7 +115,7 @@ TEST(AdaptedEngine, DropoutKeepsTheMeanAndIsOffInEvaluation) {
       block.parameters().mul_(0.1);  // nearly linear
     fixture.gradients({fixture.rows});
     const double evaluated = fixture.engine.evaluate(data::pack(fixture.rows)).loss;
-    return std::pair(fixture.engine.metrics().loss_sum, evaluated);
+    return std::pair(fixture.engine.metrics().loss, evaluated);
   };
   const auto [without, evaluated] = loss(plain, 0);
   constexpr int kSeeds = 40;
