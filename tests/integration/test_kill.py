@@ -31,7 +31,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
     workspace = small.Workspace(tmp_path)
     steps = 60 + 30 * KILLS
     more = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "max_steps": steps, "save_steps": 3}
-    whole = ours.run(workspace.settings("whole", **more), RANKS)
+    whole = ours.run(workspace.settings("whole", **more | {"save_steps": steps}), RANKS, timeout=900)
     seconds_per_step = (whole.steps[-1]["time"] - whole.steps[0]["time"]) / steps
     output_dir = workspace.folder / "killed"
     settings = workspace.settings("killed", resume_from_checkpoint=True, save_total_limit=3, **more)
@@ -50,7 +50,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
                     small.wait_for(lambda: saving(output_dir), "a save", process)
                     time.sleep(chance.random() * 0.01)
                 else:
-                    time.sleep(chance.random() * 10 * seconds_per_step)
+                    time.sleep(chance.random() * 20 * seconds_per_step)
             assert process.poll() is None, open(f"{output_dir}.out").read()[-4000:]
             in_save = saving(output_dir)
             ranks = small.ranks_of(process)
@@ -67,7 +67,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
         surviving = max(small.checkpoints(output_dir), default=0)
         assert surviving >= newest, "a committed checkpoint was lost"
 
-    run = ours.run(settings, RANKS)
+    run = ours.run(settings, RANKS, timeout=900)
     log = small.read_complete_lines(output_dir)
     assert small.by_step(log) == small.by_step(whole.log)
     small.assert_same_weights(whole.output_dir, run.output_dir)
