@@ -77,8 +77,8 @@ def bf16(model: str, layout: str, **more) -> Case:
     return Case(name, model, layout, {"bf16": True, "lr_scheduler_type": "cosine", "warmup_steps": 3}, bounds=BF16_BOUNDS, **more)
 
 
-def long(model: str, layout: str, **settings) -> Case:
-    return Case(f"{model}-{layout}-long", model, layout, {"lr_scheduler_type": "linear", "warmup_steps": 2} | settings, long=True)
+def long(model: str, layout: str, bounds: compare.Bounds = compare.Bounds()) -> Case:
+    return Case(f"{model}-{layout}-long", model, layout, {"lr_scheduler_type": "linear", "warmup_steps": 2}, long=True, bounds=bounds)
 
 
 def recomputed(model: str, layout: str) -> Case:
