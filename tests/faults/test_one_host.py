@@ -104,7 +104,8 @@ def saving(output_dir) -> bool:
 
 @pytest.mark.parametrize("case", ["several signals", "during a save"])
 def test_signals_lead_to_one_checkpoint_of_the_step_that_all_agree_on(workspace, undisturbed, case):
-    settings = settings_of(workspace, case.replace(" ", "-"), SHORT, save_steps=5 if case == "during a save" else SHORT)
+    steps, save_steps = (SHORT, 5) if case == "during a save" else (LONG, LONG)
+    settings = settings_of(workspace, case.replace(" ", "-"), steps, save_steps=save_steps)
     process = small.start(settings, RANKS)
     try:
         small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 10, "step 10", process)
@@ -117,7 +118,7 @@ def test_signals_lead_to_one_checkpoint_of_the_step_that_all_agree_on(workspace,
     finally:
         small.kill_everything(process)
     stopped = small.last_step(settings["output_dir"])
-    assert 10 <= stopped < SHORT
+    assert 10 <= stopped < steps
     expected = {stopped, *range(5, stopped + 1, 5)} if case == "during a save" else {stopped}
     assert set(small.checkpoints(settings["output_dir"])) == expected and not saving(settings["output_dir"])
     ours.run(settings, RANKS)
@@ -139,14 +140,16 @@ def peak_address_space(workspace) -> int:
         small.kill_everything(process)
 
 
-# Percent of what a small run takes; which library is the first to want more is left to chance.
-@pytest.mark.parametrize("share", range(40, 100, 3) if REPEATS > 1 else [61, 64])
+# Percent of what a small run takes; which library is the first to want more is left to chance. Open MPI either says so itself or goes on
+# without shared memory and waits for ever, which the watchdog ends.
+@pytest.mark.parametrize("share", range(40, 100, 3) if REPEATS > 1 else [64])
 def test_no_rank_ends_unnamed_for_want_of_memory(workspace, peak_address_space, share):
     settings = settings_of(workspace, f"memory-{share}", 6)
-    done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space * share // 100}"))
+    done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space * share // 100}"), more=["--watchdog_start_seconds", "15"])
     assert not processes_of(settings)
     named = done.returncode == 90 and re.search(r"error: \[rank 1\b", done.stdout)
-    assert done.returncode == 0 or named or "An error occurred in MPI_Init_thread" in done.stdout, (done.returncode, done.stdout)
+    by_mpi = "An error occurred in MPI_Init_thread" in done.stdout or (done.returncode == 86 and "Cannot allocate memory" in done.stdout)
+    assert done.returncode == 0 or named or by_mpi, (done.returncode, done.stdout)
 
 
 def test_rank_without_enough_memory_ends_all_and_says_so(workspace, peak_address_space):
