@@ -61,7 +61,8 @@ HeadResult run_head(const at::Tensor& hidden, const LinearWeights& w, const at::
     const at::Tensor logits = buffer.narrow(0, 0, rows), x_rows = x.narrow(0, begin, rows);
     matmul(x_rows, in_by_out, w.bias, logits, /*accumulate=*/false);
     const double* grad_scale = gradients != nullptr ? &gradients->loss_scale : nullptr;
-    sums.add_(cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale).sum(0));
+    const at::Tensor per_row = cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale);
+    sums.add_(per_row.t().contiguous().sum(1));  // each column in the same order, however many there are
     if (gradients == nullptr) continue;
 
     const at::Tensor grad_logits = operand(logits, compute);
