@@ -1,31 +1,25 @@
-# What nearly every file includes, precompiled. A header that fewer do does not belong here: the templates it uses are instantiated anew in
-# every file (TensorOperators.h: 3 s). The preset `debug` compiles without, which
-# holds every file to including what it needs.
+# Two ways to shorten a full build, both off in the preset `debug`, which so holds every file to including what it needs.
+
+# Several files of a room in one compilation: LibTorch's headers and templates are worked through once for all of them.
+option(SFT_UNITY_BUILD "Compile the files of a room several at a time" OFF)
+
+# What nearly every file includes, precompiled. A header that fewer do does not belong here:
+# the templates it uses are instantiated anew in every file (TensorOperators.h: 3 s).
 option(SFT_PRECOMPILE_HEADERS "Precompile large headers (some 300 MB in the build folder)" OFF)
 
-# The flag must be the same where a precompiled header is used.
-function(sft_make_precompiled name)
-  file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/${name}.cpp CONTENT "")
-  add_library(${name} OBJECT ${CMAKE_BINARY_DIR}/${name}.cpp)
-  target_link_libraries(${name} PRIVATE sft::compiler sft::torch fmt::fmt)
-  target_compile_options(${name} PRIVATE ${ARGN})
-  target_precompile_headers(${name} PRIVATE <ATen/core/Tensor.h> <fmt/format.h>
-    <algorithm> <filesystem> <functional> <map> <memory> <optional> <string> <vector>)
-endfunction()
 if(SFT_PRECOMPILE_HEADERS)
-  sft_make_precompiled(sft_precompiled)
-  sft_make_precompiled(sft_precompiled_openmp ${OpenMP_CXX_FLAGS})
+  file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/sft_precompiled.cpp CONTENT "")
+  add_library(sft_precompiled OBJECT ${CMAKE_BINARY_DIR}/sft_precompiled.cpp)
+  target_link_libraries(sft_precompiled PRIVATE sft::compiler sft::torch fmt::fmt)
+  target_compile_options(sft_precompiled PRIVATE ${OpenMP_CXX_FLAGS})
+  target_precompile_headers(sft_precompiled PRIVATE <ATen/core/Tensor.h> <fmt/format.h>
+    <algorithm> <filesystem> <functional> <map> <memory> <optional> <string> <vector>)
 endif()
 
-# For a target that uses LibTorch; OPENMP where it is compiled with OpenMP.
+# For a target that uses LibTorch. The flags must be the same wherever the header is used.
 function(sft_precompile target)
-  if(NOT SFT_PRECOMPILE_HEADERS)
-    return()
-  endif()
-  if("OPENMP" IN_LIST ARGN)
-    target_precompile_headers(${target} REUSE_FROM sft_precompiled_openmp)
-  else()
+  if(SFT_PRECOMPILE_HEADERS)
     target_precompile_headers(${target} REUSE_FROM sft_precompiled)
+    target_compile_options(${target} PRIVATE -fPIC ${OpenMP_CXX_FLAGS})
   endif()
-  target_compile_options(${target} PRIVATE -fPIC)  # in executables too: the flag must be the same
 endfunction()

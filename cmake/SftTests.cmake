@@ -27,7 +27,8 @@ endfunction()
 
 add_custom_target(sft_unit_tests)  # all of them, for the sanitizer build of tests/run
 
-# sft_add_unit_test(NAME SOURCES ... LIBS ... [TIMEOUT seconds]): one process, label `unit`.
+# sft_add_unit_test(NAME SOURCES ... LIBS ... [TIMEOUT seconds]): one process, label `unit`. The names of each file lie in a namespace of
+# the file's name, so that several can be compiled at a time.
 function(sft_add_unit_test name)
   cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;LIBS" ${ARGN})
   if(NOT A_TIMEOUT)
@@ -41,6 +42,7 @@ function(sft_add_unit_test name)
   target_compile_definitions(${name} PRIVATE SFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   target_compile_options(${name} PRIVATE ${SFT_TEST_COMPILE_OPTIONS})
   sft_precompile_test(${name} ${A_LIBS})
+  sft_unity(${name})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${A_TIMEOUT}
     ENVIRONMENT "${SFT_UNIT_TEST_ENV}")

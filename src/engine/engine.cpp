@@ -287,6 +287,27 @@ int64_t Engine::num_parameters() const {
   return total;
 }
 
+std::vector<Replica> Engine::replicas() const {
+  std::vector<Replica> replicas;
+  for (const auto* blocks : {&frozen_blocks_, &blocks_}) {
+    for (const ParameterBlock& block : *blocks) {
+      for (std::size_t t = 0; t < block.tensors().size(); ++t) {
+        const auto [offset, numel] = block.placement(t);
+        replicas.push_back({block.tensors()[t].name, block.parameters().narrow(0, offset, numel)});
+      }
+    }
+  }
+  for (std::size_t block = 0; block < views_.size(); ++block) {
+    for (std::size_t t = 0; t < views_[block].packed.size(); ++t) {
+      const ops::Nf4Tensor& packed = views_[block].packed[t];
+      for (const at::Tensor& part : {packed.codes, packed.absmax, packed.absmax_codes, packed.nested_absmax}) {
+        if (part.defined()) replicas.push_back({decoder_.block_tensors(static_cast<int64_t>(block))[t].name, part});
+      }
+    }
+  }
+  return replicas;
+}
+
 int64_t Engine::num_trainable_parameters() const {
   int64_t total = 0;
   for (const ParameterBlock& block : blocks_) total += block.num_parameters();

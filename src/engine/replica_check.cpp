@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
+#include <span>
 #include <string>
 
 #include "sft/base/error.h"
@@ -17,15 +17,18 @@ namespace {
 
 using Texts = std::vector<std::string>;
 
-// Equal for equal bits. flat: 1-D.
-std::string digest(const at::Tensor& flat) {
-  if (flat.device().is_cpu()) {
-    return base::xxh3_hex(std::span(static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()));
+constexpr std::size_t kDigestLength = 16;
+
+// Equal for equal bits; kDigestLength characters.
+std::string digest(const at::Tensor& values) {
+  if (values.device().is_cpu()) {
+    return base::xxh3_hex(std::span(static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()));
   }
-  const at::Tensor bits = flat.view(flat.element_size() == 2   ? c10::kShort
-                                    : flat.element_size() == 8 ? c10::kLong
-                                                               : c10::kInt);
-  return std::to_string(at::sum(bits, c10::kLong).item<int64_t>());
+  const at::Tensor bits = values.view(values.element_size() == 1   ? c10::kByte
+                                      : values.element_size() == 2 ? c10::kShort
+                                      : values.element_size() == 8 ? c10::kLong
+                                                                   : c10::kInt);
+  return fmt::format("{:016x}", static_cast<uint64_t>(at::sum(bits, c10::kLong).item<int64_t>()));
 }
 
 // Ranks whose text is not the one most ranks have; all of them when no text has more than half.
@@ -47,35 +50,26 @@ bool all_equal(const Texts& texts) {
                      [&](const std::string& text) { return text == texts.front(); });
 }
 
-// The first tensor of the block that differs, and where it does; the gaps between tensors have no name.
-[[noreturn]] void name_difference(const ParameterBlock& block, parallel::Communicator& comm) {
-  for (std::size_t t = 0; t < block.tensors().size(); ++t) {
-    const auto [offset, numel] = block.placement(t);
-    const Texts digests = comm.all_gather_bytes(digest(block.parameters().narrow(0, offset, numel)));
-    if (all_equal(digests)) continue;
+}  // namespace
+
+void check_replicas(const std::vector<Replica>& replicas, parallel::Communicator& comm) {
+  if (comm.size() == 1) return;
+  std::string own;
+  for (const Replica& replica : replicas) own += digest(replica.values);
+  if (all_equal(comm.all_gather_bytes(base::xxh3_hex(own)))) return;
+  const Texts digests = comm.all_gather_bytes(own);
+  for (std::size_t i = 0; i < replicas.size(); ++i) {
+    Texts of_this;
+    for (const std::string& all : digests) of_this.push_back(all.substr(i * kDigestLength, kDigestLength));
+    if (all_equal(of_this)) continue;
     throw base::Error(
         base::ExitCode::kDiverged,
         fmt::format("the ranks no longer hold the same weights: {} of rank {} differs. Memory, a processor "
-                    "or a network "
-                    "card is likely to be broken there; go on from the last checkpoint, without that host",
-                    block.tensors()[t].name, fmt::join(odd_ones(digests), " or ")),
+                    "or a network card is likely to be broken there; go on from the last checkpoint, without "
+                    "that host",
+                    replicas[i].name, fmt::join(odd_ones(of_this), " or ")),
         base::SeenBy::kAllRanks);
   }
-  throw base::Error(base::ExitCode::kDiverged, "the ranks no longer hold the same weights (between tensors)",
-                    base::SeenBy::kAllRanks);
-}
-
-}  // namespace
-
-void check_replicas(const std::vector<ParameterBlock>& blocks, parallel::Communicator& comm) {
-  if (comm.size() == 1) return;
-  std::string own;
-  for (const ParameterBlock& block : blocks) own += digest(block.parameters()) + "\n";
-  if (all_equal(comm.all_gather_bytes(own))) return;
-  for (const ParameterBlock& block : blocks) {
-    if (!all_equal(comm.all_gather_bytes(digest(block.parameters())))) name_difference(block, comm);
-  }
-  base::fail(base::ExitCode::kDiverged, "the ranks' weights changed while they were compared");
 }
 
 }  // namespace sft::engine

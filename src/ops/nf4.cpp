@@ -15,7 +15,7 @@
 namespace sft::ops {
 namespace {
 
-constexpr int64_t kBlock = 64, kNestedBlock = 256;
+constexpr int64_t kNf4Block = 64, kNestedBlock = 256;
 constexpr int64_t kBlocksPerTask = 512;
 
 // Quantiles of the normal distribution, as published with QLoRA.
@@ -84,14 +84,14 @@ const std::array<float, 256>& dynamic_map() {
 void quantize_blocks(const float* in, int64_t numel, uint8_t* codes, float* absmax) {
   static const Nearest<16> nearest(kLevels);
   constexpr float kSmallest = 1e-38F;
-  at::parallel_for(0, base::ceil_div(numel, kBlock), kBlocksPerTask, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, base::ceil_div(numel, kNf4Block), kBlocksPerTask, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * kBlock, end = std::min(numel, begin + kBlock);
+      const int64_t begin = block * kNf4Block, end = std::min(numel, begin + kNf4Block);
       float largest = 0;
       for (int64_t i = begin; i < end; ++i) largest = std::max(largest, std::abs(in[i]));
       absmax[block] = largest;
       const float divisor = std::max(largest, kSmallest), inverse = 1.0F / divisor;
-      const bool whole = end - begin == kBlock;  // bitsandbytes divides in a block that is not full
+      const bool whole = end - begin == kNf4Block;  // bitsandbytes divides in a block that is not full
       const auto scaled = [&](int64_t i) { return whole ? in[i] * inverse : in[i] / divisor; };
       for (int64_t i = begin; i < end; i += 2) {
         const uint8_t high = nearest(scaled(i)), low = nearest(i + 1 < end ? scaled(i + 1) : 0.0F);
@@ -137,9 +137,9 @@ at::Tensor absmax_of(const Nf4Tensor& tensor) {
 }
 
 void dequantize_blocks(const uint8_t* codes, const float* absmax, int64_t numel, float* out) {
-  at::parallel_for(0, base::ceil_div(numel, kBlock), kBlocksPerTask, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, base::ceil_div(numel, kNf4Block), kBlocksPerTask, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * kBlock, end = std::min(numel, begin + kBlock);
+      const int64_t begin = block * kNf4Block, end = std::min(numel, begin + kNf4Block);
       for (int64_t i = begin; i + 1 < end; i += 2) {
         out[i] = kLevels[codes[i / 2] >> 4] * absmax[block];
         out[i + 1] = kLevels[codes[i / 2] & 15] * absmax[block];
@@ -170,7 +170,7 @@ Nf4Tensor nf4_quantize(const at::Tensor& weight, bool nested) {
   Nf4Tensor result;
   result.shape = weight.sizes().vec();
   result.codes = at::empty({base::ceil_div(flat.numel(), int64_t{2})}, at::TensorOptions(at::kByte));
-  result.absmax = at::empty({base::ceil_div(flat.numel(), kBlock)}, at::TensorOptions(at::kFloat));
+  result.absmax = at::empty({base::ceil_div(flat.numel(), kNf4Block)}, at::TensorOptions(at::kFloat));
   quantize_blocks(flat.const_data_ptr<float>(), flat.numel(), result.codes.mutable_data_ptr<uint8_t>(),
                   result.absmax.mutable_data_ptr<float>());
   if (nested) nest(result);
@@ -190,7 +190,7 @@ at::Tensor nf4_dequantize(const Nf4Tensor& tensor, at::ScalarType dtype) {
   const at::Tensor nibbles =
       at::stack({tensor.codes.bitwise_right_shift(4), tensor.codes.bitwise_and(15)}, 1);
   const at::Tensor values = levels.index_select(0, nibbles.view(-1).to(at::kInt)).narrow(0, 0, numel);
-  const at::Tensor scale = absmax.repeat_interleave(kBlock).narrow(0, 0, numel);
+  const at::Tensor scale = absmax.repeat_interleave(kNf4Block).narrow(0, 0, numel);
   return (values * scale).to(dtype).view(tensor.shape);
 }
 

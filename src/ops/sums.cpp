@@ -9,7 +9,7 @@
 namespace sft::ops {
 namespace {
 
-constexpr int64_t kBlock = 1 << 14;  // elements
+constexpr int64_t kSumBlock = 1 << 14;  // elements
 
 // Eight running sums keep the additions independent; their order is fixed.
 double block_sum_of_squares(const float* values, int64_t count) {
@@ -31,11 +31,11 @@ double block_sum_of_squares(const float* values, int64_t count) {
 double sum_of_squares_fp32_cpu(const at::Tensor& flat) {
   const int64_t count = flat.numel();
   const float* values = flat.const_data_ptr<float>();
-  std::vector<double> partial(static_cast<std::size_t>(base::ceil_div(count, kBlock)));
+  std::vector<double> partial(static_cast<std::size_t>(base::ceil_div(count, kSumBlock)));
   at::parallel_for(0, static_cast<int64_t>(partial.size()), 4, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       partial[static_cast<std::size_t>(b)] =
-          block_sum_of_squares(values + b * kBlock, std::min(kBlock, count - b * kBlock));
+          block_sum_of_squares(values + b * kSumBlock, std::min(kSumBlock, count - b * kSumBlock));
     }
   });
   double total = 0.0;

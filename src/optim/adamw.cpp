@@ -13,7 +13,7 @@ namespace sft::optim {
 namespace {
 
 // Scalars are computed in double and rounded once, as torch does.
-struct Coefficients {
+struct AdamWCoefficients {
   float keep;  // 1 - learning_rate * weight_decay
   float grad_scale;
   float lerp_weight;
@@ -22,7 +22,7 @@ struct Coefficients {
   float bias_correction2_sqrt, epsilon, step_size;
 };
 
-Coefficients coefficients(const AdamWUpdate& u, double weight_decay) {
+AdamWCoefficients coefficients(const AdamWUpdate& u, double weight_decay) {
   const auto step = static_cast<double>(u.step);
   const double weight = 1.0 - u.beta1;
   const bool from_gradient = std::abs(static_cast<float>(weight)) >= 0.5F;
@@ -39,7 +39,7 @@ Coefficients coefficients(const AdamWUpdate& u, double weight_decay) {
   };
 }
 
-void update_elements(const Coefficients& c, int64_t count, float* __restrict parameter,
+void update_elements(const AdamWCoefficients& c, int64_t count, float* __restrict parameter,
                      const float* __restrict gradient, float* __restrict exp_avg,
                      float* __restrict exp_avg_sq) {
   for (int64_t i = 0; i < count; ++i) {
@@ -85,7 +85,7 @@ void adamw_on_cpu(const AdamWUpdate& update, const FlatRange& range, at::Tensor&
   float* const m = exp_avg.mutable_data_ptr<float>();
   float* const v = exp_avg_sq.mutable_data_ptr<float>();
   const auto run = [&](int64_t first, int64_t last, double weight_decay) {
-    const Coefficients c = coefficients(update, weight_decay);
+    const AdamWCoefficients c = coefficients(update, weight_decay);
     at::parallel_for(first, last, kGrain, [&](int64_t begin, int64_t end) {
       update_elements(c, end - begin, parameter + begin, gradient + begin, m + begin, v + begin);
     });

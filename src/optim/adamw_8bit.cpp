@@ -15,12 +15,12 @@ namespace {
 
 constexpr int64_t kBlock = 256, kSmallest8bit = 4096;
 
-struct Coefficients {
+struct AdamW8bitCoefficients {
   float keep, grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, bias_correction2_sqrt, epsilon,
       step_size;
 };
 
-void update_elements(const Coefficients& c, int64_t count, float* __restrict parameter,
+void update_elements(const AdamW8bitCoefficients& c, int64_t count, float* __restrict parameter,
                      const float* __restrict gradient, float* __restrict exp_avg,
                      float* __restrict exp_avg_sq) {
   for (int64_t i = 0; i < count; ++i) {
@@ -132,7 +132,7 @@ class AdamW8bit final : public FlatOptimizer {
     const FlatTensor& tensor = range.tensors[index];
     const double decay = tensor.offset < range.num_decayed ? options_.weight_decay : 0.0;
     const auto step = static_cast<double>(step_count_);
-    const Coefficients c{
+    const AdamW8bitCoefficients c{
         .keep = static_cast<float>(1.0 - learning_rate * decay),
         .grad_scale = static_cast<float>(grad_scale),
         .beta1 = static_cast<float>(options_.adam_beta1),

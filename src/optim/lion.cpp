@@ -9,12 +9,12 @@
 namespace sft::optim {
 namespace {
 
-struct Coefficients {
+struct LionCoefficients {
   float keep;  // 1 - learning_rate * weight_decay
   float learning_rate, grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
 };
 
-void update_elements(const Coefficients& c, int64_t count, float* __restrict parameter,
+void update_elements(const LionCoefficients& c, int64_t count, float* __restrict parameter,
                      const float* __restrict gradient, float* __restrict exp_avg) {
   for (int64_t i = 0; i < count; ++i) {
     const float g = gradient[i] * c.grad_scale;
@@ -49,7 +49,7 @@ class Lion final : public FlatOptimizer {
  private:
   void on_cpu(const at::Tensor& parameter, const at::Tensor& gradient, const at::Tensor& exp_avg,
               double learning_rate, double decay, double grad_scale) const {
-    const Coefficients c{.keep = static_cast<float>(1.0 - learning_rate * decay),
+    const LionCoefficients c{.keep = static_cast<float>(1.0 - learning_rate * decay),
                          .learning_rate = static_cast<float>(learning_rate),
                          .grad_scale = static_cast<float>(grad_scale),
                          .beta1 = static_cast<float>(options_.adam_beta1),

@@ -16,7 +16,7 @@ namespace {
 
 enum State : std::size_t { kZ, kExpAvgSq, kY };
 
-struct Coefficients {
+struct ScheduleFreeCoefficients {
   float grad_scale, beta2, one_minus_beta2, bias_correction2, epsilon, decay;
   float share;  // of z in the average
   float y_step, z_step;
@@ -27,7 +27,7 @@ inline float lerp(float a, float b, float weight) {
   return std::abs(weight) < 0.5F ? a + weight * (b - a) : b - (b - a) * (1.0F - weight);
 }
 
-void update_elements(const Coefficients& c, int64_t count, float* __restrict y,
+void update_elements(const ScheduleFreeCoefficients& c, int64_t count, float* __restrict y,
                      const float* __restrict gradient, float* __restrict z, float* __restrict exp_avg_sq) {
   for (int64_t i = 0; i < count; ++i) {
     const float g = gradient[i] * c.grad_scale;
@@ -118,7 +118,7 @@ class ScheduleFreeAdamW final : public FlatOptimizer {
     for (std::size_t i = 0; i < ranges_.size(); ++i) states_[i].tensors[kZ].copy_(ranges_[i].parameter);
   }
 
-  static void on_cpu(const Parts& parts, const Coefficients& c) {
+  static void on_cpu(const Parts& parts, const ScheduleFreeCoefficients& c) {
     float* const y = parts.y.mutable_data_ptr<float>();
     const float* const g = parts.gradient.const_data_ptr<float>();
     float* const z = parts.z.mutable_data_ptr<float>();

@@ -10,18 +10,18 @@
 namespace sft::optim {
 namespace {
 
-struct Coefficients {
+struct SgdCoefficients {
   float learning_rate, grad_scale, decay, momentum, keep;  // keep: of the gradient
   bool nesterov;
 };
 
-void update_plain(const Coefficients& c, int64_t count, float* __restrict parameter,
+void update_plain(const SgdCoefficients& c, int64_t count, float* __restrict parameter,
                   const float* __restrict gradient) {
   for (int64_t i = 0; i < count; ++i)
     parameter[i] -= c.learning_rate * (gradient[i] * c.grad_scale + c.decay * parameter[i]);
 }
 
-void update_with_momentum(const Coefficients& c, int64_t count, float* __restrict parameter,
+void update_with_momentum(const SgdCoefficients& c, int64_t count, float* __restrict parameter,
                           const float* __restrict gradient, float* __restrict buffer) {
   for (int64_t i = 0; i < count; ++i) {
     const float g = gradient[i] * c.grad_scale + c.decay * parameter[i];
@@ -68,7 +68,7 @@ void sgd_on_cpu(const SgdUpdate& update, const FlatRange& range, const at::Tenso
   const float* const gradient = range.gradient.const_data_ptr<float>();
   float* const buffer = momentum_buffer.defined() ? momentum_buffer.mutable_data_ptr<float>() : nullptr;
   for_each_group(range, update.weight_decay, [&](int64_t first, int64_t last, double weight_decay) {
-    const Coefficients c{.learning_rate = static_cast<float>(update.learning_rate),
+    const SgdCoefficients c{.learning_rate = static_cast<float>(update.learning_rate),
                          .grad_scale = static_cast<float>(update.grad_scale),
                          .decay = static_cast<float>(weight_decay),
                          .momentum = static_cast<float>(update.momentum),

@@ -11,7 +11,6 @@ using base::ExitCode;
 
 namespace {
 
-constexpr double kMega = 1e6;
 
 std::string dump(const nlohmann::json& details) {
   return details.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -92,7 +91,7 @@ void Saver::committed(TrainState& state, const checkpoint::SaveReport& report) {
                          {"in_background", done.in_background}}));
   if (parts_.comm.rank() == 0) {
     log::info("saved {} ({:.1f} MB in {:.1f} s{})", report.path.string(),
-              static_cast<double>(report.bytes) / kMega, report.seconds,
+              static_cast<double>(report.bytes) / 1e6, report.seconds,
               done.in_background ? fmt::format(", {:.1f} s of it waited for", done.stall_seconds) : "");
   }
   parts_.account.committed(state.step, done.stall_seconds);

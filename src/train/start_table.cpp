@@ -41,12 +41,11 @@ std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimize
   const double parameters = trained + static_cast<double>(engine.frozen_bytes());
   // Of what a checkpoint holds, each rank copies the share that it writes.
   const double copied = save.async_save ? (trained + (save.save_only_model ? 0 : states)) / world_size : 0;
-  constexpr double kMega = 1e6;
   std::string text = fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}",
-                                 (parameters + gradients + states + copied) / kMega, parameters / kMega,
-                                 gradients / kMega, states / kMega);
+                                 (parameters + gradients + states + copied) / 1e6, parameters / 1e6,
+                                 gradients / 1e6, states / 1e6);
   if (save.async_save)
-    text += fmt::format(" + copy for checkpoints {:.0f} (from the first on)", copied / kMega);
+    text += fmt::format(" + copy for checkpoints {:.0f} (from the first on)", copied / 1e6);
   return text + ", plus activations";
 }
 

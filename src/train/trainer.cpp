@@ -93,7 +93,7 @@ ExitCode Trainer::train(TrainState& state) {
     }
     advance(state, window, counts);
     if (options_.check_replicas_steps > 0 && state.step % options_.check_replicas_steps == 0)
-      engine::check_replicas(parts_.engine.blocks(), parts_.comm);
+      engine::check_replicas(parts_.engine.replicas(), parts_.comm);
     log_flops_ += metrics::training_flops(model_work_, counts.work);
     parts_.account.add_work(metrics::training_flops(model_work_, counts.own_work));
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Adapters on the tiny models of tests/golden/models, run by PEFT in float64: the goldens of model_lora_golden_test.
+"""Adapters on the tiny models of tests/golden/models, run by PEFT in float64: the goldens of model_golden_test.
 
     python tests/golden/make_lora_goldens.py [output folder, default tests/golden/lora]
 

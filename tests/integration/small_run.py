@@ -73,6 +73,11 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
     return found
 
 
+def rank_of(pid: int) -> int:
+    entries = dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry)
+    return int(entries["OMPI_COMM_WORLD_RANK"])
+
+
 def catches_stop_signals(pid: int) -> bool:
     """Whether the rank has come to where SIGUSR1 asks it to save and stop; before, the signal would end it."""
     try:

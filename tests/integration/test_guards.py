@@ -3,6 +3,7 @@
 import json
 import statistics
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +164,57 @@ def test_inspect_step_refuses_what_is_no_step(workspace):
     assert inspect_step(settings, 1, "--ranks", "0").returncode == 92
     missing = inspect_step(settings | {"train_dataset": workspace.folder / "none.h5"}, 1)
     assert missing.returncode == 89 and "none.h5" in missing.stderr
+
+
+def flip_bit_in_memory(pid: int, tensor: bytes) -> int:
+    """Changes the least bit of the tensor wherever the process holds it in memory of its own; how often that was."""
+    found = 0
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, access, _, _, inode, *_ = line.split()
+            if not access.startswith("rw") or inode != "0":
+                continue
+            begin, end = (int(bound, 16) for bound in span.split("-"))
+            memory.seek(begin)
+            try:
+                content = memory.read(end - begin)
+            except OSError:  # a guard page, or gone by now
+                continue
+            at = content.find(tensor)
+            while at >= 0:
+                memory.seek(begin + at)
+                memory.write(bytes([content[at] ^ 1]))
+                found += 1
+                at = content.find(tensor, at + len(tensor))
+    return found
+
+
+def test_a_bit_that_flips_in_one_ranks_memory_ends_the_run(workspace):
+    """In a frozen weight: no update heals it, nothing else shows it."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    settings = workspace.settings("flipped", use_peft=True, lora_r=4, max_steps=100000, save_steps=100000, check_replicas_steps=7)
+    process = small.start(settings, 3)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 3, "step 3", process)
+        victim = small.ranks_of(process)[1]
+        rank = small.rank_of(victim)
+        assert flip_bit_in_memory(victim, ours.read_weights(workspace.model)[name].tobytes()) > 0
+        assert process.wait(60) == 88
+    finally:
+        small.kill_everything(process)
+    output = open(f"{settings['output_dir']}.out").read()
+    assert f"{name} of rank {rank} differs" in output, output
+    assert small.last_step(settings["output_dir"]) % 7 == 6  # found before the step's entry is written
+
+
+def test_without_check_replicas_nothing_is_compared(workspace):
+    settings = workspace.settings("unchecked", use_peft=True, lora_r=4, max_steps=100000, save_steps=100000, check_replicas_steps=0)
+    process = small.start(settings, 2)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 3, "step 3", process)
+        weight = ours.read_weights(workspace.model)["model.layers.1.mlp.up_proj.weight"]
+        assert flip_bit_in_memory(small.ranks_of(process)[1], weight.tobytes()) > 0
+        before = small.last_step(settings["output_dir"])
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= before + 200, "200 more steps", process)
+    finally:
+        small.kill_everything(process)

@@ -1,5 +1,6 @@
 """A run that hangs ends by itself and names the rank it waited for."""
 
+import json
 import os
 import signal
 import stat
@@ -22,8 +23,7 @@ def test_a_stopped_rank_is_named(workspace):
     try:
         small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 3, "step 3", process)
         victim = small.ranks_of(process)[1]
-        rank = int(dict(entry.split("=", 1) for entry in open(f"/proc/{victim}/environ").read().split("\0") if "=" in entry)
-                   ["OMPI_COMM_WORLD_RANK"])
+        rank = small.rank_of(victim)
         os.kill(victim, signal.SIGSTOP)
         assert process.wait(90) == 86
     finally:
@@ -51,6 +51,22 @@ def test_the_run_goes_on_from_its_checkpoint(workspace):
     run = ours.run(settings, 2, check=False)
     assert run.returncode == 0, run.output[-3000:]
     assert f"checkpoint-{saved}" in run.output
+
+
+def test_an_evaluation_has_a_limit_of_its_own(workspace):
+    rows = workspace.write_data("long-eval", rows=workspace.rows * 4000, prepare={"part": "eval"})
+    settings = workspace.settings("evaluating", eval_dataset=rows, eval_strategy="no", eval_on_start=True, watchdog_evaluation_seconds=3,
+                                  watchdog_step_seconds=1000, watchdog_start_seconds=1000)
+    process = small.start(settings, 2)
+    try:
+        small.wait_for(lambda: any(e["event"] == "started" for e in small.read_complete_lines(settings["output_dir"])), "the start", process)
+        os.kill(small.ranks_of(process)[1], signal.SIGSTOP)
+        assert process.wait(60) == 86
+    finally:
+        small.kill_everything(process)
+    (report,) = settings["output_dir"].glob("diagnostics/hang-*/rank-*.json")
+    assert json.loads(report.read_text())["section"] == "evaluation"
+    assert "(limit 3 s)" in open(f"{settings['output_dir']}.out").read()
 
 
 def test_a_rank_that_never_starts(workspace, tmp_path):

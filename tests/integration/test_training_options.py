@@ -91,3 +91,49 @@ def test_schedule_free_evaluates_and_saves_its_average(workspace):
     import numpy as np
 
     assert all(np.array_equal(checkpoint[name], values) for name, values in training_point.weights().items())
+
+
+def test_data_seed_draws_the_rows_and_nothing_else(workspace):
+    """torch's order from that seed; without it from `seed`, which dropout and adapters keep to."""
+    import torch
+
+    options = {"logging_steps": 1, "max_steps": 2, "save_strategy": "no"}
+    by_data_seed = ours.run(workspace.settings("data-seed", data_seed=7, **options))
+    by_seed = ours.run(workspace.settings("seed", seed=7, **options))
+    assert [e["loss"] for e in by_data_seed.steps] == [e["loss"] for e in by_seed.steps]  # this model draws nothing else
+    order = torch.randperm(len(workspace.rows), generator=torch.Generator().manual_seed(7)).tolist()
+    tokens = [sum(min(len(workspace.rows[row]), small.MAX_LENGTH) for row in order[:6 * step]) for step in (1, 2)]
+    assert [e["num_tokens"] for e in by_data_seed.steps] == tokens
+    lora = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.2} | options
+    plain, other_rows, other_draws = (ours.run(workspace.settings(f"lora-{i}", **lora, **more))
+                                      for i, more in enumerate([{}, {"data_seed": 7}, {"seed": 7, "data_seed": 42}]))
+    first_adapter = [{name: values for name, values in run.weights().items() if "lora_A" in name} for run in (plain, other_rows, other_draws)]
+    assert plain.steps[0]["loss"] == other_draws.steps[0]["loss"]  # the adapter is zero at the start
+    assert plain.steps[1]["loss"] != other_draws.steps[1]["loss"]
+    assert plain.steps[0]["loss"] != other_rows.steps[0]["loss"]
+    name, values = next(iter(first_adapter[0].items()))
+    assert abs(values - first_adapter[1][name]).max() < 0.01 < abs(values - first_adapter[2][name]).max()
+
+
+def test_logging_first_step(workspace, plain):
+    options = {"logging_steps": 3, "save_strategy": "no"}
+    assert [e["step"] for e in ours.run(workspace.settings("thirds", **options, max_steps=4)).steps] == [3]
+    first = ours.run(workspace.settings("first-too", **options, max_steps=4, logging_first_step=True))
+    assert [e["step"] for e in first.steps] == [1, 3]
+    assert first.steps[0]["loss"] == plain.steps[0]["loss"]
+    assert first.steps[1]["loss"] == pytest.approx((plain.steps[1]["loss"] + plain.steps[2]["loss"]) / 2, rel=1e-6)
+
+
+def test_save_only_model_leaves_out_the_optimizer(workspace):
+    options = {"max_steps": 4, "save_steps": 2}
+    whole = ours.run(workspace.settings("whole", **options))
+    model_only = ours.run(workspace.settings("model-only", save_only_model=True, **options))
+    with_states, without = (sum(path.stat().st_size for path in (run.output_dir / "checkpoint-4").rglob("*") if path.is_file())
+                            for run in (whole, model_only))
+    weights = sum(values.nbytes for values in model_only.weights().values())
+    assert weights < without < with_states - 1.9 * weights
+    resumed = ours.run(workspace.settings("model-only", save_only_model=True, max_steps=6,
+                                          resume_from_checkpoint=model_only.output_dir / "checkpoint-4"), check=False)
+    assert resumed.returncode != 0 and "save_only_model" in resumed.output
+    again = ours.run(workspace.settings("from-model-only", model_name_or_path=model_only.output_dir / "checkpoint-4", **QUICK))
+    assert again.steps[0]["loss"] < whole.steps[0]["loss"]

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
+#include <map>
 
 #include "sft/base/error.h"
 #include "sft/base/hash.h"
@@ -78,38 +80,77 @@ TEST(DistributedEngine, DelayedCollectivesGiveTheSameBits) {
   EXPECT_EQ(late.num_delayed(), comm.size() > 1 ? delayed.decoder->num_blocks() : 0);
 }
 
-TEST(ReplicaCheck, EqualWeightsPass) {
-  parallel::Communicator& comm = testing::world();
-  DistributedEngine distributed({}, testing::tiny_llama(), comm);
-  EXPECT_NO_THROW(check_replicas(distributed.engine.blocks(), comm));
-}
-
-TEST(ReplicaCheck, OneFlippedBitIsFoundAndNamed) {
-  parallel::Communicator& comm = testing::world();
-  DistributedEngine distributed({}, testing::tiny_llama(), comm);
-  const ParameterBlock& block = distributed.engine.blocks()[2];
-  const std::string victim = block.tensors()[1].name;
-  if (comm.rank() == 1) {
-    float* values = block.views().weights[1].data_ptr<float>();
-    reinterpret_cast<uint32_t*>(values)[5] ^= 1U;  // the least bit of one mantissa
+// Values for a model's own tensors, the same on every rank.
+class WavySource : public model::TensorSource {
+ public:
+  explicit WavySource(const model::Decoder& decoder) {
+    for (int64_t block = 0; block < decoder.num_blocks(); ++block) {
+      for (const model::TensorDef& tensor : decoder.block_tensors(block)) shapes_[tensor.name] = tensor.shape;
+    }
   }
+  bool contains(std::string_view name) const override { return shapes_.count(std::string(name)) > 0; }
+  std::vector<std::string> names() const override { return {}; }
+  std::vector<int64_t> shape(std::string_view name) const override { return shapes_.at(std::string(name)); }
+  void read(std::string_view, int64_t begin, int64_t end, const at::Tensor& out) const override {
+    for (int64_t i = begin; i < end; ++i)
+      out.data_ptr<float>()[i - begin] = std::sin(static_cast<float>(i));
+  }
+  int64_t bytes_read() const override { return 0; }
+
+ private:
+  std::map<std::string, std::vector<int64_t>> shapes_;
+};
+
+// What check_replicas says after one bit of a replica has changed on rank 1.
+std::string said_of_flipped_bit(const std::vector<Replica>& replicas, const Replica& victim,
+                                parallel::Communicator& comm) {
+  const auto flip = [&] {
+    auto* bytes = static_cast<unsigned char*>(victim.values.mutable_data_ptr());
+    if (comm.rank() == 1) bytes[victim.values.nbytes() - 1] ^= 1U;
+  };
+  flip();
   std::string message;
-  base::ExitCode code = base::ExitCode::kDone;
   try {
-    check_replicas(distributed.engine.blocks(), comm);
+    check_replicas(replicas, comm);
   } catch (const base::Error& error) {
     message = error.what();
-    code = error.code();
+    EXPECT_EQ(error.code(), base::ExitCode::kDiverged);
   }
-  if (comm.size() == 1) {
-    EXPECT_EQ(message, "");
-    return;
-  }
-  const std::string ranks = comm.size() == 2 ? "rank 0 or 1 differs" : "rank 1 differs";
-  EXPECT_EQ(code, base::ExitCode::kDiverged);
-  EXPECT_NE(message.find(victim), std::string::npos) << message;
-  EXPECT_NE(message.find(ranks), std::string::npos) << message;
+  flip();
+  return message;
 }
+
+class ReplicaCheck : public ::testing::TestWithParam<EngineOptions> {};
+
+// Every tensor there is, trained, frozen and in 4 bits.
+TEST_P(ReplicaCheck, OneFlippedBitIsFoundAndNamed) {
+  parallel::Communicator& comm = testing::world();
+  const model::AdapterSpec adapter = testing::tiny_adapter({"q_proj", "down_proj"});
+  DistributedEngine distributed(GetParam(), testing::tiny_llama(), &adapter, comm);
+  distributed.engine.load_parameters(WavySource(*distributed.decoder));
+  distributed.engine.initialize_adapters(model::AdapterInit::kRandom, 11);
+  const std::vector<Replica> replicas = distributed.engine.replicas();
+  EXPECT_NO_THROW(check_replicas(replicas, comm));
+  const std::string ranks = comm.size() == 2 ? "rank 0 or 1 differs" : "rank 1 differs";
+  for (const Replica& victim : replicas) {
+    const std::string message = said_of_flipped_bit(replicas, victim, comm);
+    if (comm.size() == 1) {
+      EXPECT_EQ(message, "");
+    } else {
+      EXPECT_NE(message.find(victim.name + " of " + ranks), std::string::npos) << victim.name << ": " << message;
+    }
+  }
+  if (GetParam().frozen_linears == FrozenLinears::kPlain) {
+    int64_t numel = 0;
+    for (const Replica& replica : replicas) numel += replica.values.numel();
+    EXPECT_EQ(numel, distributed.engine.num_parameters());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ReplicaCheck,
+                         ::testing::Values(EngineOptions{}, EngineOptions{.frozen_dtype = c10::kBFloat16},
+                                           EngineOptions{.frozen_linears = FrozenLinears::kNf4},
+                                           EngineOptions{.frozen_linears = FrozenLinears::kNf4Nested}));
 
 // Adapters with dropout: the same masks, the same sums, and the same first values on every rank.
 TEST(DistributedEngine, AdaptersTrainAsOnOneRank) {

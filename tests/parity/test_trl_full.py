@@ -11,6 +11,7 @@ BF16 = [cases.bf16(model, layout) for model in models.CONFIGS for layout in ("8x
 KINK = compare.Bounds(grad_norm=1e-4)
 LONG = [cases.long(model, "8x1x1", KINK if model.startswith("opt") else compare.Bounds()) for model in models.CONFIGS]
 RECOMPUTED = [cases.recomputed(model, "2x2x2") for model in models.CONFIGS]
+CASES = cases.all_twice([*MATRIX, *BF16, *LONG, *RECOMPUTED])
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +21,9 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 
 @pytest.fixture(scope="session")
 def trl(workspace):
-    return workspace.run_trl([*MATRIX, *BF16, *LONG, *RECOMPUTED])
+    return workspace.run_trl(CASES)
 
 
-@pytest.mark.parametrize("case", [*MATRIX, *BF16, *LONG, *RECOMPUTED], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_follows_trl(workspace, trl, case):
     cases.check_case(workspace, case, trl[case.name])

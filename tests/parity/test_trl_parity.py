@@ -48,7 +48,7 @@ MIXTURES = [Case("mixtral-2x2x2", "mixtral", "2x2x2", PLAIN | {"router_aux_loss_
             Case("qwen2-moe-1x3x3", "qwen2-moe", "1x3x3", PLAIN | {"gradient_checkpointing": True}, bounds=MIXTURE_BOUNDS),
             cases.packed("mixtral", "8x1x1", "bfd", masked=True, bounds=MIXTURE_BOUNDS)]
 # One row, nothing learnt: every step draws new noise on the same loss. One row a micro-batch, so that TRL's length is the row's.
-NOISE = Case("llama-noise", "llama", "8x1x1", num_rows=1, settings={
+NOISE = Case("llama-noise", "llama", "8x1x1", num_rows=1, twice=True, settings={
     "per_device_train_batch_size": 1, "max_steps": 300, "learning_rate": 0, "weight_decay": 0, "neftune_noise_alpha": 30})
 COMPLETION = Case("llama-completion", "llama", "2x2x2", PLAIN, completion=True)
 # Where no row repeats and no rank is short of rows, TRL's numbers are right, and ours without trl_compat are the same.

@@ -14,6 +14,7 @@
 #include "sft/data/batch.h"
 #include "sft/engine/gradient_reducer.h"
 #include "sft/engine/parameter_block.h"
+#include "sft/engine/replica_check.h"
 #include "sft/model/decoder.h"
 #include "sft/model/weights.h"
 #include "sft/parallel/communicator.h"
@@ -102,6 +103,8 @@ class Engine {
   // What is trained: of each decoder block that has trainable tensors these, in block order.
   const std::vector<ParameterBlock>& blocks() const { return blocks_; }
   const std::vector<ParameterBlock>& frozen_blocks() const { return frozen_blocks_; }
+  // Views of all that is the same on every rank between steps: weights, frozen and trainable, under their names.
+  std::vector<Replica> replicas() const;
   int64_t num_parameters() const;
   int64_t num_trainable_parameters() const;
   int64_t num_embedding_parameters() const;  // of block 0

@@ -6,7 +6,7 @@
 namespace sft::ops::cpu {
 namespace {
 
-constexpr int64_t kTokensPerTask = 16;
+constexpr int64_t kRotaryTokensPerTask = 16;
 
 // All heads of one token.
 SFT_SIMD void rotate_token(float* x, int64_t heads, int64_t head_stride, const float* cos, const float* sin,
@@ -30,7 +30,7 @@ void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor
   float* data = x.mutable_data_ptr<float>();
   const float *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
   const float direction = inverse ? -1.0F : 1.0F;
-  at::parallel_for(0, tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, tokens, kRotaryTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       rotate_token(data + t * token_stride, heads, head_stride, c + t * pairs, s + t * pairs, direction,
                    pairs);

@@ -8,7 +8,7 @@
 namespace sft::ops::cpu {
 namespace {
 
-constexpr int64_t kTokensPerTask = 4;
+constexpr int64_t kSwigluTokensPerTask = 4;
 
 SFT_SIMD void row_forward(const float* gate, const float* up, float* y, int64_t n) {
 #pragma omp simd
@@ -32,7 +32,7 @@ at::Tensor swiglu_forward(const at::Tensor& gate_up) {
   at::Tensor y = at::empty({tokens, n}, gate_up.options());
   const float* in = gate_up.const_data_ptr<float>();
   float* out = y.mutable_data_ptr<float>();
-  at::parallel_for(0, tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, tokens, kSwigluTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) row_forward(in + 2 * t * n, in + (2 * t + 1) * n, out + t * n, n);
   });
   return y;
@@ -43,7 +43,7 @@ at::Tensor swiglu_backward(const at::Tensor& grad_y, const at::Tensor& gate_up) 
   at::Tensor grad = at::empty(gate_up.sizes(), gate_up.options());
   const float *gy = grad_y.const_data_ptr<float>(), *in = gate_up.const_data_ptr<float>();
   float* out = grad.mutable_data_ptr<float>();
-  at::parallel_for(0, tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, tokens, kSwigluTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       row_backward(gy + t * n, in + 2 * t * n, in + (2 * t + 1) * n, out + 2 * t * n, out + (2 * t + 1) * n,
                    n);

@@ -19,7 +19,7 @@
 #include "support/thread_ranks.h"
 
 namespace sft::checkpoint {
-namespace {
+namespace background_test {
 
 namespace fs = std::filesystem;
 using test::ContentsMaker;
@@ -315,5 +315,5 @@ TEST(FinalModel, IsRetriedFileByFile) {
                                    "model-00003-of-00003.safetensors"}));
 }
 
-}  // namespace
+}  // namespace background_test
 }  // namespace sft::checkpoint

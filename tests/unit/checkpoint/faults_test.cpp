@@ -18,7 +18,7 @@
 #include "support/thread_ranks.h"
 
 namespace sft::checkpoint {
-namespace {
+namespace faults_test {
 
 namespace fs = std::filesystem;
 using base::Error;
@@ -298,5 +298,5 @@ TEST(VerifyDirectory, LooksAtPlainModelFolders) {
   EXPECT_THROW(verify_directory(folder / "nowhere"), Error);
 }
 
-}  // namespace
+}  // namespace faults_test
 }  // namespace sft::checkpoint

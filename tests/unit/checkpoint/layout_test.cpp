@@ -12,7 +12,7 @@
 #include "support/thread_ranks.h"
 
 namespace sft::checkpoint {
-namespace {
+namespace layout_test {
 
 using test::ContentsMaker;
 using test::Ownership;
@@ -219,5 +219,5 @@ TEST(ParseSize, KnowsUnits) {
   }
 }
 
-}  // namespace
+}  // namespace layout_test
 }  // namespace sft::checkpoint

@@ -20,7 +20,7 @@
 #include "support/thread_ranks.h"
 
 namespace sft::checkpoint {
-namespace {
+namespace store_test {
 
 namespace fs = std::filesystem;
 using test::ContentsMaker;
@@ -311,5 +311,5 @@ TEST(Store, RefusesALimitBelowOne) {
   EXPECT_THROW(save_steps(options, {}), base::Error);
 }
 
-}  // namespace
+}  // namespace store_test
 }  // namespace sft::checkpoint

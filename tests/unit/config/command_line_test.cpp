@@ -4,7 +4,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace command_line_test {
 
 using Words = std::vector<std::string>;
 
@@ -123,5 +123,5 @@ TEST(CommandLine, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(parse({"--hel", "1"}).settings, (Words{"hel=1"}));
 }
 
-}  // namespace
+}  // namespace command_line_test
 }  // namespace sft::config

@@ -10,7 +10,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace hf_arguments_test {
 
 std::vector<std::pair<std::string, std::string>> golden_arguments() {
   std::vector<std::pair<std::string, std::string>> list;
@@ -80,5 +80,5 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
   }
 }
 
-}  // namespace
+}  // namespace hf_arguments_test
 }  // namespace sft::config

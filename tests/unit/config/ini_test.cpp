@@ -7,7 +7,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace ini_test {
 
 // The value of run_name, a free text, when run.ini holds this line.
 std::string run_name_of(const std::string& line) {
@@ -116,5 +116,5 @@ TEST(Settings, KeepHashesAndTakeQuotes) {
             "command line: 'run_name' is not of the form key=value");
 }
 
-}  // namespace
+}  // namespace ini_test
 }  // namespace sft::config

@@ -16,7 +16,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace option_table_test {
 
 TEST(OptionTable, NamesAreUniqueAndDoNotCollide) {
   std::set<std::string> names;
@@ -107,5 +107,5 @@ TEST(Documentation, IsWhatTheTableSays) {
       << "docs/options.md is stale: build/release/sft-dist --print-options-doc > docs/options.md";
 }
 
-}  // namespace
+}  // namespace option_table_test
 }  // namespace sft::config

@@ -4,7 +4,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace parse_test {
 
 TEST(Parse, NothingGivesTheDefaults) {
   const ParsedOptions parsed = parse_options({}, {});
@@ -246,5 +246,5 @@ TEST(ParseInteger, NamesWhatIsWrong) {
   EXPECT_EQ(config_error_of([] { parse_integer("4x", "--ids"); }), "--ids = 4x: must be a whole number");
 }
 
-}  // namespace
+}  // namespace parse_test
 }  // namespace sft::config

@@ -10,7 +10,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace path_list_test {
 
 std::string shown(const std::vector<ListedPath>& entries) {
   std::string text;
@@ -73,5 +73,5 @@ TEST(PathList, PathsBecomeAbsoluteOneByOne) {
       << ini;
 }
 
-}  // namespace
+}  // namespace path_list_test
 }  // namespace sft::config

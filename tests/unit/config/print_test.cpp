@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::config {
-namespace {
+namespace print_test {
 
 namespace fs = std::filesystem;
 
@@ -159,5 +159,5 @@ TEST(Configs, TheArticlesNamesAreUnderstood) {
   EXPECT_EQ(options.data.max_length, 512);
 }
 
-}  // namespace
+}  // namespace print_test
 }  // namespace sft::config

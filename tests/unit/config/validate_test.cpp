@@ -4,7 +4,7 @@
 #include "support.h"
 
 namespace sft::config {
-namespace {
+namespace validate_test {
 
 TEST(Contradictions, AreNamedWithTheOptionsInvolved) {
   EXPECT_EQ(error_of_text("max_steps = 0\nnum_train_epochs = 0"),
@@ -158,5 +158,5 @@ TEST(ResolveSteps, FractionsAreRoundedUp) {
   EXPECT_EQ(resolve_steps(0.07, 100), 8);  // 0.07 * 100 is 7.000000000000001, in Python too
 }
 
-}  // namespace
+}  // namespace validate_test
 }  // namespace sft::config

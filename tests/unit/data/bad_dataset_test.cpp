@@ -13,7 +13,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::data {
-namespace {
+namespace bad_dataset_test {
 
 using test::Hdf5Editor;
 using test::Storage;
@@ -263,5 +263,5 @@ TEST_F(BadDataset, VerifyFindsWhatOpeningDoesNotRead) {
   expect_refused_by([&] { verify_dataset(path_); }, {"num_target_tokens is 4", "give 5"});
 }
 
-}  // namespace
+}  // namespace bad_dataset_test
 }  // namespace sft::data

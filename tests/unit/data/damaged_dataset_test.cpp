@@ -12,7 +12,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::data {
-namespace {
+namespace damaged_dataset_test {
 
 using test::Storage;
 
@@ -121,5 +121,5 @@ TEST_P(DamagedDataset, TruncatedAfterItWasOpened) {
   EXPECT_GT(num_refused, 0);
 }
 
-}  // namespace
+}  // namespace damaged_dataset_test
 }  // namespace sft::data

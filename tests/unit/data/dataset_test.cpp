@@ -10,7 +10,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::data {
-namespace {
+namespace dataset_test {
 
 using test::DatasetContent;
 using test::Storage;
@@ -161,5 +161,5 @@ TEST(DatasetOptions, RefusesMaxLengthBelowOne) {
   }
 }
 
-}  // namespace
+}  // namespace dataset_test
 }  // namespace sft::data

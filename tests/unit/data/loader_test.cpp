@@ -12,7 +12,7 @@
 #include "support/memory_dataset.h"
 
 namespace sft::data {
-namespace {
+namespace loader_test {
 
 using test::MemoryDataset;
 using Rows = std::vector<int64_t>;
@@ -385,5 +385,5 @@ TEST(Loader, RefusesWhatCannotWork) {
   }
 }
 
-}  // namespace
+}  // namespace loader_test
 }  // namespace sft::data

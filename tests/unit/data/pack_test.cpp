@@ -4,7 +4,7 @@
 #include "sft/data/batch.h"
 
 namespace sft::data {
-namespace {
+namespace pack_test {
 
 using Ids = std::vector<int64_t>;
 
@@ -76,5 +76,5 @@ TEST(Pack, OfNoRowsIsEmpty) {
   EXPECT_TRUE(values(batch.input_ids).empty());
 }
 
-}  // namespace
+}  // namespace pack_test
 }  // namespace sft::data

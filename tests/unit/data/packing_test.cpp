@@ -14,7 +14,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::data {
-namespace {
+namespace packing_test {
 
 using nlohmann::json;
 using Lengths = std::vector<int32_t>;
@@ -226,5 +226,5 @@ TEST_F(PackedDataset, NeedsAMaximumLength) {
   }
 }
 
-}  // namespace
+}  // namespace packing_test
 }  // namespace sft::data

@@ -9,7 +9,7 @@
 #include "sft/base/file.h"
 
 namespace sft::data {
-namespace {
+namespace sampler_test {
 
 using nlohmann::json;
 using Order = std::vector<int64_t>;
@@ -118,5 +118,5 @@ TEST(BatchLayout, CountsSteps) {
   EXPECT_EQ(layout.steps_per_epoch(), 1);
 }
 
-}  // namespace
+}  // namespace sampler_test
 }  // namespace sft::data

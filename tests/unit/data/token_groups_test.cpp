@@ -12,7 +12,7 @@
 #include "support/memory_dataset.h"
 
 namespace sft::data {
-namespace {
+namespace token_groups_test {
 
 using Rows = std::vector<int64_t>;
 
@@ -142,5 +142,5 @@ TEST(TokenGroupsProperty, WindowsHoldTheSameRowsOnEveryRank) {
   }
 }
 
-}  // namespace
+}  // namespace token_groups_test
 }  // namespace sft::data

@@ -8,7 +8,7 @@
 #include "support/tiny_engine.h"
 
 namespace sft::engine {
-namespace {
+namespace adapter_test {
 
 using testing::tiny_adapter;
 using testing::tiny_llama;
@@ -192,5 +192,5 @@ TEST(AdaptedEngine, MergedWeightsGiveTheAdaptedModelsLoss) {
   }
 }
 
-}  // namespace
+}  // namespace adapter_test
 }  // namespace sft::engine

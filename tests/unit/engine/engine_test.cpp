@@ -11,7 +11,7 @@
 #include "support/tiny_engine.h"
 
 namespace sft::engine {
-namespace {
+namespace engine_test {
 
 using testing::tiny_llama;
 using testing::tiny_mixture;
@@ -237,5 +237,5 @@ TEST(Engine, NonFiniteGradientIsSeen) {
   EXPECT_FALSE(fixture.engine.metrics().finite);
 }
 
-}  // namespace
+}  // namespace engine_test
 }  // namespace sft::engine

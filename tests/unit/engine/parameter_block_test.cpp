@@ -9,7 +9,7 @@
 #include "support/solo_communicator.h"
 
 namespace sft::engine {
-namespace {
+namespace parameter_block_test {
 
 const std::vector<model::TensorDef> kTensors{
     {"a.weight", {"old.a"}, {3, 5}, true}, {"b.weight", {}, {4, 16}, true}, {"norm.weight", {}, {7}, false}};
@@ -78,5 +78,5 @@ TEST(LoadFlat, NamesATensorThatIsMissingOrHasAnotherShape) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace parameter_block_test
 }  // namespace sft::engine

@@ -8,7 +8,7 @@
 #include <functional>
 
 namespace sft::metrics {
-namespace {
+namespace console_test {
 
 // What use(file) writes.
 std::string written(const std::function<void(std::FILE*)>& use) {
@@ -128,5 +128,5 @@ TEST(ClockText, IsMinutesOrHours) {
   EXPECT_EQ(clock_text(360000), "100:00:00");
 }
 
-}  // namespace
+}  // namespace console_test
 }  // namespace sft::metrics

@@ -13,7 +13,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::metrics {
-namespace {
+namespace log_test {
 
 using nlohmann::json;
 
@@ -184,5 +184,5 @@ TEST(TrainerState, RefusesADamagedFile) {
   }
 }
 
-}  // namespace
+}  // namespace log_test
 }  // namespace sft::metrics

@@ -5,7 +5,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::metrics {
-namespace {
+namespace tensorboard_test {
 
 // Check values of RFC 3720, appendix B.4, and of the CRC catalogue.
 TEST(Crc32c, HasThePublishedValues) {
@@ -36,5 +36,5 @@ TEST(TensorBoard, RunNameCannotLeaveTheFolder) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
 }
 
-}  // namespace
+}  // namespace tensorboard_test
 }  // namespace sft::metrics

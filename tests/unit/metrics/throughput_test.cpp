@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 namespace sft::metrics {
-namespace {
+namespace throughput_test {
 
 // One layer counted by hand: products of the forward pass in multiply-adds, times 2 operations, times 3 for
 // the backward pass.
@@ -46,5 +46,5 @@ TEST(Throughput, IsZeroWithoutTimeOrPeak) {
   EXPECT_EQ(model_flops_utilisation(1e12, 2.0, 0.0), 0.0);
 }
 
-}  // namespace
+}  // namespace throughput_test
 }  // namespace sft::metrics

@@ -12,7 +12,7 @@
 #include "sft/base/error.h"
 
 namespace sft::model {
-namespace {
+namespace adapter_test {
 
 AdapterSpec targeting(std::vector<std::string> modules) {
   AdapterSpec adapter;
@@ -240,5 +240,5 @@ TEST(AdapterInit, DependsOnSeedAndNameOnly) {
   EXPECT_FALSE(values("x", 1).equal(values("y", 1)));
 }
 
-}  // namespace
+}  // namespace adapter_test
 }  // namespace sft::model

@@ -9,9 +9,9 @@
 #include "unit/model/golden_model.h"
 
 namespace sft::model {
-namespace {
+namespace decoder_dropout_test {
 
-using namespace test;
+using namespace golden_models;
 
 void with_dropout(DecoderSpec& spec) {
   spec.embedding_dropout = 0.1;
@@ -122,5 +122,5 @@ TEST(EmbeddingNoise, ComesWhereTransformersEmbeddingEnds) {
 INSTANTIATE_TEST_SUITE_P(Families, DecoderDropout,
                          testing::Values("llama-tied-padding", "opt-350m-kind", "opt-plain-norms", "gpt2"));
 
-}  // namespace
+}  // namespace decoder_dropout_test
 }  // namespace sft::model

@@ -17,7 +17,7 @@
 #include "sft/model/decoder.h"
 #include "sft/model/weights.h"
 
-namespace sft::model::test {
+namespace sft::model::golden_models {
 
 namespace fs = std::filesystem;
 
@@ -210,4 +210,4 @@ class Model {
   double aux_loss_ = 0.0;
 };
 
-}  // namespace sft::model::test
+}  // namespace sft::model::golden_models

@@ -7,9 +7,9 @@
 #include "unit/model/golden_model.h"
 
 namespace sft::model {
-namespace {
+namespace lora_golden_test {
 
-using namespace test;
+using namespace golden_models;
 
 const fs::path kAdapters = fs::path(SFT_SOURCE_DIR) / "tests" / "golden" / "lora";
 
@@ -101,5 +101,5 @@ INSTANTIATE_TEST_SUITE_P(Adapters, LoraGolden,
                                          "llama-embedding-saved", "llama-dora", "gpt2", "gpt2-dora",
                                          "opt-projected"));
 
-}  // namespace
+}  // namespace lora_golden_test
 }  // namespace sft::model

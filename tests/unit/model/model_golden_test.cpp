@@ -9,9 +9,9 @@
 #include "unit/model/golden_model.h"
 
 namespace sft::model {
-namespace {
+namespace model_golden_test {
 
-using namespace test;
+using namespace golden_models;
 
 double relative_l2(const at::Tensor& actual, const at::Tensor& expected) {
   const at::Tensor e = expected.to(at::kDouble);
@@ -188,5 +188,5 @@ TEST(ModelGoldens, EveryFamilyHasOne) {
     EXPECT_TRUE(seen.contains(std::string(family->model_type))) << family->model_type;
 }
 
-}  // namespace
+}  // namespace model_golden_test
 }  // namespace sft::model

@@ -9,7 +9,7 @@
 #include "sft/model/decoder.h"
 
 namespace sft::model {
-namespace {
+namespace released_configs_test {
 
 using nlohmann::json;
 
@@ -56,5 +56,5 @@ TEST(ReleasedConfigs, AreReadAsTransformersReadsThem) {
   }
 }
 
-}  // namespace
+}  // namespace released_configs_test
 }  // namespace sft::model

@@ -8,7 +8,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::model {
-namespace {
+namespace safetensors_test {
 
 using base::Error;
 using base::ExitCode;
@@ -207,5 +207,5 @@ TEST_F(SafetensorsHeaderTest, SurvivesEveryBitFlip) {
   EXPECT_GT(refused, 4 * accepted);
 }
 
-}  // namespace
+}  // namespace safetensors_test
 }  // namespace sft::model

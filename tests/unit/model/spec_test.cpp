@@ -12,7 +12,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::model {
-namespace {
+namespace spec_test {
 
 using base::Error;
 using base::ExitCode;
@@ -315,5 +315,5 @@ TEST_F(HubCache, SaysWhatIsMissing) {
   expect_refused("org/evil", "not a commit id");
 }
 
-}  // namespace
+}  // namespace spec_test
 }  // namespace sft::model

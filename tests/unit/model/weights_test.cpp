@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::model {
-namespace {
+namespace weights_test {
 
 using base::Error;
 using base::ExitCode;
@@ -183,5 +183,5 @@ TEST(Weights, SaysWhatIsMissing) {
                  "neither model.safetensors nor model.safetensors.index.json");
 }
 
-}  // namespace
+}  // namespace weights_test
 }  // namespace sft::model

@@ -9,7 +9,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace activation_test {
 
 using namespace test;
 
@@ -70,5 +70,5 @@ TEST(ActivationsFarOut, StayFinite) {
   }
 }
 
-}  // namespace
+}  // namespace activation_test
 }  // namespace sft::ops

@@ -11,7 +11,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace attention_test {
 
 using namespace test;
 
@@ -150,5 +150,5 @@ TEST(AttentionBf16, IsAsCloseAsBf16Is) {
   EXPECT_GT(relative_l2(out, expected), 1e-4) << "bf16 operands leave a trace";
 }
 
-}  // namespace
+}  // namespace attention_test
 }  // namespace sft::ops

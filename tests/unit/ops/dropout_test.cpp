@@ -8,7 +8,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace dropout_test {
 
 using namespace test;
 
@@ -98,5 +98,5 @@ TEST(Dropout, ProbabilityZeroAndNoTokens) {
   EXPECT_EQ(dropout_apply(ones(0, 3), empty.get()).numel(), 0);
 }
 
-}  // namespace
+}  // namespace dropout_test
 }  // namespace sft::ops

@@ -7,7 +7,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace embedding_noise_test {
 
 using namespace test;
 
@@ -71,5 +71,5 @@ TEST(EmbeddingNoise, ZeroAlphaIsNoNoise) {
   EXPECT_TRUE(rows.noise(7, 0.0).equal(at::zeros({5, 7}, at::kFloat)));
 }
 
-}  // namespace
+}  // namespace embedding_noise_test
 }  // namespace sft::ops

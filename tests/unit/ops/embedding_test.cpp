@@ -6,7 +6,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace embedding_test {
 
 using namespace test;
 
@@ -33,5 +33,5 @@ INSTANTIATE_TEST_SUITE_P(Cases, Embedding,
                          testing::Combine(testing::Values(at::kFloat, at::kDouble),
                                           testing::Values(0, 1, 200), testing::Values(-1, 0, 7)));
 
-}  // namespace
+}  // namespace embedding_test
 }  // namespace sft::ops

@@ -12,7 +12,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace head_test {
 
 using namespace test;
 
@@ -170,5 +170,5 @@ TEST(HeadMemory, DoesNotGrowWithTargetsBeyondTheirHiddenStates) {
   EXPECT_LE(many - few, 900 * 8 * 4 + 4096);
 }
 
-}  // namespace
+}  // namespace head_test
 }  // namespace sft::ops

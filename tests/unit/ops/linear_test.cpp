@@ -6,7 +6,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace linear_test {
 
 using namespace test;
 
@@ -98,5 +98,5 @@ TEST(LinearBf16, RoundsOperandsAndSumsInFp32) {
   EXPECT_TRUE(linear_forward(x, copies, ComputeDtype::kBf16).equal(y));
 }
 
-}  // namespace
+}  // namespace linear_test
 }  // namespace sft::ops

@@ -11,7 +11,7 @@
 #include "sft/model/weights.h"
 
 namespace sft::ops {
-namespace {
+namespace nf4_test {
 
 const std::filesystem::path kGolden = std::filesystem::path(SFT_SOURCE_DIR) / "tests/golden/nf4.safetensors";
 
@@ -52,5 +52,5 @@ TEST(Nf4Size, IsFourBitsAndAScalePerBlock) {
   EXPECT_EQ(nf4_quantize(weight, true).nbytes(), 64 * 512 / 2 + 512 + 2 * 4);
 }
 
-}  // namespace
+}  // namespace nf4_test
 }  // namespace sft::ops

@@ -6,7 +6,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace norm_test {
 
 using namespace test;
 
@@ -73,5 +73,5 @@ TEST(NormEdge, NoTokens) {
   EXPECT_TRUE(grads.weight.equal(w.weight));
 }
 
-}  // namespace
+}  // namespace norm_test
 }  // namespace sft::ops

@@ -7,7 +7,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace rotary_test {
 
 using namespace test;
 
@@ -84,5 +84,5 @@ TEST_P(Rotary, NoTokens) {
 
 INSTANTIATE_TEST_SUITE_P(Types, Rotary, testing::Values(at::kFloat, at::kDouble));
 
-}  // namespace
+}  // namespace rotary_test
 }  // namespace sft::ops

@@ -6,7 +6,7 @@
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
-namespace {
+namespace sums_test {
 
 using namespace test;
 
@@ -46,5 +46,5 @@ TEST(SumOfSquares, NonFiniteShows) {
   EXPECT_TRUE(std::isnan(sum_of_squares(t)));
 }
 
-}  // namespace
+}  // namespace sums_test
 }  // namespace sft::ops

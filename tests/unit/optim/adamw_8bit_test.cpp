@@ -12,7 +12,7 @@
 #include "unit/optim/draw.h"
 
 namespace sft::optim {
-namespace {
+namespace adamw_8bit_test {
 
 using nlohmann::json;
 
@@ -147,5 +147,5 @@ TEST(AdamW8bit, ContinuesFromStateAndDoesNotDependOnThreads) {
   EXPECT_TRUE(at::equal(second.parameter, whole.parameter));
 }
 
-}  // namespace
+}  // namespace adamw_8bit_test
 }  // namespace sft::optim

@@ -17,7 +17,7 @@
 #include "unit/optim/draw.h"
 
 namespace sft::optim {
-namespace {
+namespace optimizer_test {
 
 using nlohmann::json;
 
@@ -292,5 +292,5 @@ TEST(ClipFactor, IsTorchs) {
   EXPECT_TRUE(std::isnan(clip_factor(std::numeric_limits<double>::quiet_NaN(), 1.0)));
 }
 
-}  // namespace
+}  // namespace optimizer_test
 }  // namespace sft::optim

@@ -8,7 +8,7 @@
 #include "sft/base/file.h"
 
 namespace sft::optim {
-namespace {
+namespace schedule_test {
 
 using nlohmann::json;
 
@@ -82,5 +82,5 @@ TEST(Schedule, RefusesMissingOrContradictoryValues) {
   expect_mentions(error_of(options("linear", "", -1)), {"warmup_steps", "-1"});
 }
 
-}  // namespace
+}  // namespace schedule_test
 }  // namespace sft::optim

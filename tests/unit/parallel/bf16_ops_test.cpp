@@ -8,7 +8,7 @@
 #include <limits>
 
 namespace sft::parallel {
-namespace {
+namespace bf16_ops_test {
 
 c10::BFloat16 from_bits(int bits) {
   return {static_cast<uint16_t>(bits), c10::BFloat16::from_bits()};
@@ -43,5 +43,5 @@ TEST(Bf16Ops, MinAndMax) {
   EXPECT_EQ(high, (Three{3.0F, -2.0F, 0.5F}));
 }
 
-}  // namespace
+}  // namespace bf16_ops_test
 }  // namespace sft::parallel

@@ -6,7 +6,7 @@
 #include <thread>
 
 namespace sft::parallel {
-namespace {
+namespace cores_test {
 
 TEST(Cores, SharesCoverAllCoresOnce) {
   const CoreSet cores{0, 1, 2, 5, 6, 7, 9};
@@ -39,5 +39,5 @@ TEST(Cores, QuotaIsRoundedUpAndMaxIsNone) {
   EXPECT_EQ(parse_cpu_max(""), std::nullopt);
 }
 
-}  // namespace
+}  // namespace cores_test
 }  // namespace sft::parallel

@@ -7,7 +7,7 @@
 #include <vector>
 
 namespace sft::parallel {
-namespace {
+namespace pieces_test {
 
 using Pieces = std::vector<std::pair<int64_t, int>>;
 
@@ -42,5 +42,5 @@ TEST(Pieces, PieceThatMpiCannotCountIsAnError) {
   EXPECT_THROW(pieces_of(int64_t{1} << 33, int64_t{1} << 32), std::overflow_error);
 }
 
-}  // namespace
+}  // namespace pieces_test
 }  // namespace sft::parallel

@@ -6,7 +6,7 @@
 #include <utility>
 
 namespace sft::parallel {
-namespace {
+namespace tournament_test {
 
 TEST(Tournament, EverybodyMeetsEverybodyOnceAndNobodyTwoAtATime) {
   for (int players = 1; players <= 13; ++players) {
@@ -25,5 +25,5 @@ TEST(Tournament, EverybodyMeetsEverybodyOnceAndNobodyTwoAtATime) {
   }
 }
 
-}  // namespace
+}  // namespace tournament_test
 }  // namespace sft::parallel

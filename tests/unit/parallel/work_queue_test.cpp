@@ -8,7 +8,7 @@
 #include <vector>
 
 namespace sft::parallel {
-namespace {
+namespace work_queue_test {
 
 class WorkQueueTest : public ::testing::TestWithParam<bool> {};
 
@@ -76,5 +76,5 @@ TEST(WorkQueue, UnwindingDoesNotWaitForWorkUnderWay) {
   never->set_value();  // lets the thread that was left behind end
 }
 
-}  // namespace
+}  // namespace work_queue_test
 }  // namespace sft::parallel

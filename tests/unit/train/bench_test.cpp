@@ -10,7 +10,7 @@
 #include "train/model_work.h"
 
 namespace sft::train {
-namespace {
+namespace bench_test {
 
 using base::Phase;
 
@@ -110,5 +110,5 @@ TEST(StepWork, SquaresTheLengthsOfSegments) {
   EXPECT_EQ(work.sum_squared_lengths, 9 + 16 + 25);
 }
 
-}  // namespace
+}  // namespace bench_test
 }  // namespace sft::train

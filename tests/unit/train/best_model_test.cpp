@@ -7,7 +7,7 @@
 #include "sft/base/error.h"
 
 namespace sft::train {
-namespace {
+namespace best_model_test {
 
 // Step by step what transformers' EarlyStoppingCallback and _determine_best_metric do with these values.
 struct Seen {
@@ -84,5 +84,5 @@ TEST(BestModelRule, NamesWhatTheEvaluationHas) {
   EXPECT_EQ(best.step, -1);
 }
 
-}  // namespace
+}  // namespace best_model_test
 }  // namespace sft::train

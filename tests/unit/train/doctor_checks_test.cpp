@@ -9,7 +9,7 @@
 #include "support/temp_dir.h"
 
 namespace sft::train {
-namespace {
+namespace doctor_checks_test {
 
 using base::ExitCode;
 
@@ -219,5 +219,5 @@ TEST(Doctor, FingerprintOfALargeFileSeesItsLengthAndItsEnds) {
   EXPECT_NE(of(), before);
 }
 
-}  // namespace
+}  // namespace doctor_checks_test
 }  // namespace sft::train

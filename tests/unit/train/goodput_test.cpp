@@ -9,7 +9,7 @@
 #include <vector>
 
 namespace sft::train {
-namespace {
+namespace goodput_test {
 
 using nlohmann::json;
 
@@ -259,5 +259,5 @@ TEST(SaveInterval, IsTheBestByTheModelItApproximates) {
   EXPECT_EQ(best_save_interval(50, 20), 20);
 }
 
-}  // namespace
+}  // namespace goodput_test
 }  // namespace sft::train

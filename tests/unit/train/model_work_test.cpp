@@ -7,7 +7,7 @@
 #include "support/tiny_engine.h"
 
 namespace sft::train {
-namespace {
+namespace model_work_test {
 
 TEST(ModelWork, CountsTheLinearMapsOfALlama) {
   const auto decoder = model::Decoder::create(testing::tiny_llama());
@@ -43,5 +43,5 @@ TEST(ModelWork, CountsTheProjectionsOfANarrowEmbedding) {
   EXPECT_EQ(work.head_parameters, narrow * spec.vocab_size);
 }
 
-}  // namespace
+}  // namespace model_work_test
 }  // namespace sft::train

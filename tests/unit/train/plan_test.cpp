@@ -5,7 +5,7 @@
 #include "sft/base/error.h"
 
 namespace sft::train {
-namespace {
+namespace plan_test {
 
 config::Options options(int64_t micro_batch, int64_t accumulation) {
   config::Options result;
@@ -84,5 +84,5 @@ TEST(Trigger, WaitsForItsDelay) {
   EXPECT_TRUE(epochs.due(100, 2, true));
 }
 
-}  // namespace
+}  // namespace plan_test
 }  // namespace sft::train

@@ -7,7 +7,7 @@
 #include "sft/base/error.h"
 
 namespace sft::train {
-namespace {
+namespace run_identity_test {
 
 struct RunSettings {
   config::Options options;
@@ -90,5 +90,5 @@ TEST(RunIdentity, AnotherWorldSizeNeedsTheSameGlobalBatch) {
   EXPECT_EQ(refusal(before, one_rank), "");
 }
 
-}  // namespace
+}  // namespace run_identity_test
 }  // namespace sft::train

@@ -10,7 +10,7 @@
 #include "train/time_account.h"
 
 namespace sft::train {
-namespace {
+namespace saver_test {
 
 using checkpoint::Failure;
 using checkpoint::SaveFailed;
@@ -235,5 +235,5 @@ TEST_F(SaverTest, TheLastSaveMustSucceed) {
   EXPECT_EQ(log_.events.back()["event"], "checkpoint_failed");
 }
 
-}  // namespace
+}  // namespace saver_test
 }  // namespace sft::train

@@ -5,7 +5,7 @@
 #include <cmath>
 
 namespace sft::train {
-namespace {
+namespace spike_test {
 
 // n updates with the norms 1 and 3 in turn: mean 2, sum of squares n.
 SpikeHistory one_and_three(const SpikeRule& rule, int n) {
@@ -81,5 +81,5 @@ TEST(SpikeRule, IsOffByDefault) {
   EXPECT_TRUE(history.norms.empty());
 }
 
-}  // namespace
+}  // namespace spike_test
 }  // namespace sft::train

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 namespace sft::train {
-namespace {
+namespace stragglers_test {
 
 using Ranks = std::vector<RankTimes>;
 
@@ -102,5 +102,5 @@ TEST(StragglerWatch, NobodyIsBehindInAWorldOfOneOrWithoutWork) {
   }
 }
 
-}  // namespace
+}  // namespace stragglers_test
 }  // namespace sft::train

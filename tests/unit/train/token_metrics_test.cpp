@@ -5,7 +5,7 @@
 #include <array>
 
 namespace sft::train {
-namespace {
+namespace token_metrics_test {
 
 constexpr std::array<engine::TokenSums, 3> kWindow{{{8, 2, 16}, {0, 0, 0}, {2, 1, 1}}};
 
@@ -28,5 +28,5 @@ TEST(TokenMetrics, NothingIsZero) {
   EXPECT_EQ(TokenMetrics{}.values(), expected);
 }
 
-}  // namespace
+}  // namespace token_metrics_test
 }  // namespace sft::train

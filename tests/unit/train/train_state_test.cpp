@@ -5,7 +5,7 @@
 #include "sft/base/error.h"
 
 namespace sft::train {
-namespace {
+namespace train_state_test {
 
 TEST(TrainState, SurvivesTheRoundTripBitForBit) {
   TrainState state;
@@ -57,5 +57,5 @@ TEST(TrainState, NamesAMissingKey) {
   }
 }
 
-}  // namespace
+}  // namespace train_state_test
 }  // namespace sft::train
