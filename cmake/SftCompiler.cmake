@@ -14,8 +14,9 @@ endif()
 
 if(SFT_SANITIZE)
   # vptr: its check opens a pipe to look at an address, which the process that reads HDF5 may not; it then takes every object for a wrong one.
-  target_compile_options(sft_compiler INTERFACE -fsanitize=${SFT_SANITIZE} -fno-sanitize=vptr -fno-sanitize-recover=undefined
-                                                -fno-omit-frame-pointer)
+  set(checks -fsanitize=${SFT_SANITIZE} -fno-sanitize=vptr -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  # SFT_UNCHECKED, a property of tests: what is tested is checked, the tests themselves would take as long again to compile.
+  target_compile_options(sft_compiler INTERFACE "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:SFT_UNCHECKED>>>:${checks}>")
   target_link_options(sft_compiler INTERFACE -fsanitize=${SFT_SANITIZE})
 endif()
 

@@ -43,6 +43,7 @@ function(sft_add_unit_test name)
   target_compile_options(${name} PRIVATE ${SFT_TEST_COMPILE_OPTIONS})
   sft_precompile_test(${name} ${A_LIBS})
   sft_unity(${name})
+  set_target_properties(${name} PROPERTIES SFT_UNCHECKED ON)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${A_TIMEOUT}
     ENVIRONMENT "${SFT_UNIT_TEST_ENV}")

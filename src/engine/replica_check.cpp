@@ -17,7 +17,7 @@ namespace {
 
 using Texts = std::vector<std::string>;
 
-constexpr std::size_t kDigestLength = 16;
+constexpr std::size_t kDigestLength = 32;
 
 // Equal for equal bits; kDigestLength characters.
 std::string digest(const at::Tensor& values) {
@@ -28,7 +28,7 @@ std::string digest(const at::Tensor& values) {
                                       : values.element_size() == 2 ? c10::kShort
                                       : values.element_size() == 8 ? c10::kLong
                                                                    : c10::kInt);
-  return fmt::format("{:016x}", static_cast<uint64_t>(at::sum(bits, c10::kLong).item<int64_t>()));
+  return fmt::format("{:032x}", static_cast<uint64_t>(at::sum(bits, c10::kLong).item<int64_t>()));
 }
 
 // Ranks whose text is not the one most ranks have; all of them when no text has more than half.
@@ -70,6 +70,7 @@ void check_replicas(const std::vector<Replica>& replicas, parallel::Communicator
                     replicas[i].name, fmt::join(odd_ones(of_this), " or ")),
         base::SeenBy::kAllRanks);
   }
+  base::fail(base::ExitCode::kDiverged, "the ranks' weights changed while they were compared");
 }
 
 }  // namespace sft::engine

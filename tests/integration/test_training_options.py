@@ -108,9 +108,7 @@ def test_data_seed_draws_the_rows_and_nothing_else(workspace):
     plain, other_rows, other_draws = (ours.run(workspace.settings(f"lora-{i}", **lora, **more))
                                       for i, more in enumerate([{}, {"data_seed": 7}, {"seed": 7, "data_seed": 42}]))
     first_adapter = [{name: values for name, values in run.weights().items() if "lora_A" in name} for run in (plain, other_rows, other_draws)]
-    assert plain.steps[0]["loss"] == other_draws.steps[0]["loss"]  # the adapter is zero at the start
-    assert plain.steps[1]["loss"] != other_draws.steps[1]["loss"]
-    assert plain.steps[0]["loss"] != other_rows.steps[0]["loss"]
+    assert plain.steps[0]["loss"] == other_draws.steps[0]["loss"] != other_rows.steps[0]["loss"]  # the adapter is zero at the start
     name, values = next(iter(first_adapter[0].items()))
     assert abs(values - first_adapter[1][name]).max() < 0.01 < abs(values - first_adapter[2][name]).max()
 
