@@ -74,19 +74,24 @@ TEST(Goodput, OfAnUndisturbedRun) {
   EXPECT_DOUBLE_EQ(result.share(), 40.0 / 58);
 }
 
-// Killed 5 s after its last entry, five steps after its checkpoint; back after 60 s.
-TEST(Goodput, OfAKilledRunAndItsContinuation) {
-  Log log;
-  log.start(0, 4);
-  log.span(10, 20, 1);
-  log.span(10, 0, 0, 0, 2);  // the save
-  log.span(15, 10, 0.5, 3);
+// Killed 5 s after its last entry, back after 60 s at its checkpoint of step 10, then on to its end.
+void kill_and_go_on(Log& log) {
   log.now += 5;
   log.beat();
   log.now += 60;
   log.start(10, 6);
   log.span(20, 20);
   log.end(20);
+}
+
+// Five steps after its checkpoint.
+TEST(Goodput, OfAKilledRunAndItsContinuation) {
+  Log log;
+  log.start(0, 4);
+  log.span(10, 20, 1);
+  log.span(10, 0, 0, 0, 2);  // the save
+  log.span(15, 10, 0.5, 3);
+  kill_and_go_on(log);
   const Goodput result = log.goodput();
   EXPECT_DOUBLE_EQ(result.productive, 40);
   EXPECT_DOUBLE_EQ(result.data, 1);
@@ -177,19 +182,14 @@ TEST(Goodput, SurvivesLinesThatAreNoEntries) {
   EXPECT_EQ(log.goodput().starts, 1);
 }
 
-// Killed, back after 60 s; on the way the clock of the day jumps.
+// On the way the clock of the day jumps.
 Goodput killed_with_a_jump(double seconds) {
   Log log;
   log.start(0, 4);
   log.span(10, 20, 1, 0, 2);
   log.shift += seconds;
   log.span(15, 10);
-  log.now += 5;
-  log.beat();
-  log.now += 60;
-  log.start(10, 6);
-  log.span(20, 20);
-  log.end(20);
+  kill_and_go_on(log);
   return log.goodput();
 }
 
