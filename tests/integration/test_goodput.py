@@ -123,6 +123,18 @@ def rank_number(pid: int) -> int:
     return int(next(entry for entry in environment if entry.startswith("OMPI_COMM_WORLD_RANK=")).partition("=")[2])
 
 
+def judged_windows(entries: list[dict]) -> list[dict]:
+    """Log entries added up until they last a second by rank 0's clock, as ranks are judged by: one entry is too short to say much."""
+    windows, window = [], None
+    for entry in entries:
+        parts = {part: entry[part] for part in ("seconds", "work", "wait")}
+        window = parts if window is None else {part: [a + b for a, b in zip(window[part], parts[part])] for part in parts}
+        if window["seconds"][0] >= 1:
+            windows.append(window)
+            window = None
+    return windows
+
+
 def test_a_slowed_rank_is_named_and_no_other(workspace):
     settings = workspace.settings("slowed", max_steps=100000, save_steps=100000, logging_steps=10, threads_per_rank=1)
     output_dir = settings["output_dir"]
@@ -140,11 +152,13 @@ def test_a_slowed_rank_is_named_and_no_other(workspace):
     assert event["rank"] == rank and event["host"] == os.uname().nodename and event["behind"] >= 0.1
     output = open(f"{output_dir}.out").read()
     assert f"rank {rank} ({event['host']}) is behind: 3 times in a row its own work took at least 10 % longer" in output
-    # By the last entries' own figures it was behind, and the other rank waited for it.
-    log = small.read_complete_lines(output_dir)
-    windows = [entry for entry in log if entry["event"] == "rank_times" and entry["step"] <= event["step"]][-3:]
-    for window in windows:
+    # By the log's own figures it was behind three times in a row, and the other rank waited for it.
+    entries = [entry for entry in small.read_complete_lines(output_dir) if entry["event"] == "rank_times" and entry["step"] <= event["step"]]
+    for entry in entries:
+        for part in ("work", "data", "wait"):
+            assert len(entry[part]) == 2 and all(-1e-3 <= seconds <= total + 1e-3 for seconds, total in zip(entry[part], entry["seconds"]))
+    windows = judged_windows(entries)
+    assert len(windows) >= 3
+    for window in windows[-3:]:
         assert window["work"][rank] >= 1.1 * sum(window["work"]) / 2
         assert window["wait"][1 - rank] > window["wait"][rank]
-        for part in ("work", "data", "wait"):
-            assert len(window[part]) == 2 and all(-1e-3 <= seconds <= total + 1e-3 for seconds, total in zip(window[part], window["seconds"]))
