@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from parity import models, ours, token_file  # noqa: E402
 
 NUM_ROWS = 46       # with six rows a step: eight steps an epoch, the last one of four rows
+SIX_ROWS = {1: (2, 3), 2: (1, 3), 3: (2, 1)}  # ranks -> (per_device_train_batch_size, gradient_accumulation_steps)
 MAX_LENGTH = 32
 CONFIG = models.CONFIGS["llama-tied"] | {"num_hidden_layers": 2}
 
@@ -28,6 +29,7 @@ class Workspace:
         self.rows = models.tokenize(self.model, self.texts)
         self.train = self.write_data("train")
         self.eval = self.write_data("eval", rows=self.rows[:9])
+        self.whole: dict[int, ours.Run] = {}
 
     def write_data(self, name: str, rows=None, **more) -> Path:
         options = {"vocab_size": models.VOCAB_SIZE, "bos": CONFIG["bos_token_id"], "eos": CONFIG["eos_token_id"],
@@ -41,6 +43,17 @@ class Workspace:
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_steps": 20, "learning_rate": 1e-3,
             "weight_decay": 0.1, "warmup_steps": 2, "lr_scheduler_type": "cosine", "logging_steps": 1, "save_steps": 4,
         } | more
+
+    def six_rows(self, ranks: int, output, **more) -> dict:
+        """Six rows a step on 1, 2 or 3 ranks."""
+        batch, accumulation = SIX_ROWS[ranks]
+        return self.settings(output, **{"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation} | more)
+
+    def undisturbed(self, ranks: int) -> ours.Run:
+        """six_rows() from the start to the end, made once. Checkpoints at 4 (mid-epoch), 8 (an epoch's end), 12, 16, 20."""
+        if ranks not in self.whole:
+            self.whole[ranks] = ours.run(self.six_rows(ranks, f"whole-{ranks}"), ranks)
+        return self.whole[ranks]
 
 
 def write_ini(settings: dict) -> Path:

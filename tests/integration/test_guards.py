@@ -12,18 +12,13 @@ from parity import ours
 
 # Steps that leave the model nearly as it is: about half of all gradient norms are above their mean.
 SMALL_STEPS = {"learning_rate": 1e-5, "lr_scheduler_type": "constant", "warmup_steps": 0}
-# Six rows a step: (per_device_train_batch_size, gradient_accumulation_steps) for so many ranks.
-CUTS = {1: (2, 3), 2: (1, 3), 3: (2, 1)}
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> small.Workspace:
     return small.Workspace(tmp_path_factory.mktemp("guards"))
 
 
 def settings_at(workspace, ranks, output, **more):
-    batch, accumulation = CUTS[ranks]
-    return workspace.settings(output, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, save_steps=1000, **more)
+    return workspace.six_rows(ranks, output, save_steps=1000, **more)
 
 
 def spikes_of(norms: dict[int, float], zscore: float) -> dict[int, tuple[float, float]]:
@@ -133,7 +128,7 @@ def test_inspect_step_lists_what_a_run_consumes(workspace, ranks, more):
         assert rows == before.get(step, rows), "what a step will consume and what it consumed are different"
         assert sum(row["tokens"] for row in rows) == tokens[step] - tokens[step - 1]
         assert {row["rank"] for row in rows} <= set(range(ranks)) and all(0 < row["targets"] < row["tokens"] for row in rows)
-        batch, accumulation = CUTS[ranks]
+        batch, accumulation = small.SIX_ROWS[ranks]
         assert len({(row["rank"], row["micro_step"], row["slot"]) for row in rows}) == len(rows) <= ranks * batch * accumulation
         assert all(row["micro_step"] < accumulation and row["slot"] < batch for row in rows)
         if step in named:

@@ -23,10 +23,7 @@ def workspace(tmp_path_factory) -> small.Workspace:
 
 
 def settings_at(workspace, ranks, output, **more):
-    """Six rows a step on 1 (2 x 3), 2 (1 x 3) or 3 (2 x 1) ranks."""
-    batch, accumulation = {1: (2, 3), 2: (1, 3), 3: (2, 1)}[ranks]
-    return workspace.settings(output, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, eval_dataset=workspace.eval,
-                              **{"max_steps": 9, "save_strategy": "no"} | EVALUATION | more)
+    return workspace.six_rows(ranks, output, eval_dataset=workspace.eval, **{"max_steps": 9, "save_strategy": "no"} | EVALUATION | more)
 
 
 @pytest.mark.parametrize("order, ranks", [("plain", 1), ("plain", 2), ("plain", 3), ("packed", 2), ("grouped", 2)])

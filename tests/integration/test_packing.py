@@ -14,12 +14,6 @@ def workspace(tmp_path_factory) -> small.Workspace:
     return small.Workspace(tmp_path_factory.mktemp("packing"))
 
 
-def settings_at(workspace, ranks, output, **more):
-    """Six rows a step on 1 (2 x 3), 2 (1 x 3) or 3 (2 x 1) ranks."""
-    batch, accumulation = {1: (2, 3), 2: (1, 3), 3: (2, 1)}[ranks]
-    return workspace.settings(output, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **more)
-
-
 ORDERS = {
     "bfd": {"packing": True, "shuffle_dataset": True},
     "grouped": {"group_by_length": True},
@@ -30,10 +24,10 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS)
 def test_resumes_in_the_middle_of_an_epoch(workspace, order):
     more = ORDERS[order] | {"max_steps": 8, "save_steps": 2}
-    whole = ours.run(settings_at(workspace, 2, f"whole-{order}", **more), 2)
+    whole = ours.run(workspace.six_rows(2, f"whole-{order}", **more), 2)
     assert whole.steps[1]["epoch"] % 1 != 0, "step 2 is not inside an epoch"
     for ranks in (2, 3):
-        settings = settings_at(workspace, ranks, f"resumed-{order}-{ranks}", resume_from_checkpoint=True, **more)
+        settings = workspace.six_rows(ranks, f"resumed-{order}-{ranks}", resume_from_checkpoint=True, **more)
         shutil.copytree(whole.output_dir / "checkpoint-2", settings["output_dir"] / "checkpoint-2")
         run = ours.run(settings, ranks)
         reference = whole.steps[2:]
@@ -48,7 +42,7 @@ def test_resumes_in_the_middle_of_an_epoch(workspace, order):
 
 
 def test_other_packing_is_another_run(workspace):
-    settings = settings_at(workspace, 1, "other", packing=True, max_steps=2, save_steps=2)
+    settings = workspace.six_rows(1, "other", packing=True, max_steps=2, save_steps=2)
     ours.run(settings)
     for change in ({"packing_strategy": "bfd_split"}, {"packing_scope": "dataset"}, {"packing": False}):
         refused = ours.run(settings | {"resume_from_checkpoint": True, "max_steps": 4} | change, check=False)
@@ -59,7 +53,7 @@ def test_other_packing_is_another_run(workspace):
 def test_an_epoch_has_every_token_and_the_table_says_how_full_rows_are(workspace):
     tokens = sum(map(len, workspace.rows))
     more = {"packing": True, "packing_strategy": "wrapped", "num_train_epochs": 1, "max_steps": -1, "save_strategy": "no"}
-    run = ours.run(settings_at(workspace, 1, "epoch", eval_dataset=workspace.eval, eval_strategy="epoch", **more))
+    run = ours.run(workspace.six_rows(1, "epoch", eval_dataset=workspace.eval, eval_strategy="epoch", **more))
     num_rows = math.ceil(tokens / small.MAX_LENGTH)
     assert run.steps[-1]["num_tokens"] == tokens
     assert len(run.steps) == math.ceil(num_rows / 6)
@@ -68,13 +62,13 @@ def test_an_epoch_has_every_token_and_the_table_says_how_full_rows_are(workspace
     # The evaluation set is packed with it, or not, as asked; the rows differ, so does their number.
     eval_tokens = sum(map(len, workspace.rows[:9]))
     assert f"{math.ceil(eval_tokens / small.MAX_LENGTH)} rows, {eval_tokens} tokens" in table
-    apart = ours.run(settings_at(workspace, 1, "epoch-apart", eval_dataset=workspace.eval, eval_strategy="epoch", eval_packing=False, **more))
+    apart = ours.run(workspace.six_rows(1, "epoch-apart", eval_dataset=workspace.eval, eval_strategy="epoch", eval_packing=False, **more))
     assert "9 rows, " in " ".join(apart.output.split())
     assert apart.evaluations[0]["eval_loss"] != run.evaluations[0]["eval_loss"]
 
 
 def test_no_phase_of_a_step_is_counted_twice(workspace):
-    settings = settings_at(workspace, 2, "timing", max_steps=6, save_steps=3, eval_dataset=workspace.eval, eval_strategy="steps", eval_steps=2,
+    settings = workspace.six_rows(2, "timing", max_steps=6, save_steps=3, eval_dataset=workspace.eval, eval_strategy="steps", eval_steps=2,
                            gradient_checkpointing=True)
     timings = ours.run(settings, 2).events("timing")
     assert sum(entry["steps"] for entry in timings) == 6 and len(timings) >= 6

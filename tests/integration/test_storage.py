@@ -20,25 +20,6 @@ def workspace(tmp_path_factory) -> small.Workspace:
     return small.Workspace(tmp_path_factory.mktemp("storage"))
 
 
-def settings_at(workspace, ranks, output, **more):
-    """Six rows a step on 1 (2 x 3), 2 (1 x 3) or 3 (2 x 1) ranks; 20 steps, a checkpoint every four."""
-    batch, accumulation = {1: (2, 3), 2: (1, 3), 3: (2, 1)}[ranks]
-    return workspace.settings(output, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **more)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(workspace):
-    """undisturbed(ranks): the run with async_save = false on storage that works."""
-    done = {}
-
-    def run(ranks: int) -> ours.Run:
-        if ranks not in done:
-            done[ranks] = ours.run(settings_at(workspace, ranks, f"whole-{ranks}"), ranks)
-        return done[ranks]
-
-    return run
-
-
 def shim(path, **settings) -> dict:
     """Calls on paths that begin with `path` are held up (hold=file) or fail (fail=always:<errno>), perhaps on one rank only."""
     assert SHIM.is_file(), f"{SHIM} is not built"
@@ -70,9 +51,9 @@ def order_of(output_dir) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_the_same_bits_as_without(workspace, undisturbed, ranks):
-    whole = undisturbed(ranks)
-    run = ours.run(settings_at(workspace, ranks, f"async-{ranks}", async_save=True), ranks)
+def test_the_same_bits_as_without(workspace, ranks):
+    whole = workspace.undisturbed(ranks)
+    run = ours.run(workspace.six_rows(ranks, f"async-{ranks}", async_save=True), ranks)
     assert_ends_like(run.output_dir, whole, EVERY)
     events = run.events("checkpoint")
     assert [event["step"] for event in events] == EVERY
@@ -86,17 +67,17 @@ def test_the_same_bits_as_without(workspace, undisturbed, ranks):
 def test_best_model_and_limit(workspace):
     more = {"eval_dataset": workspace.eval, "eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True, "save_total_limit": 1,
             "greater_is_better": True}  # the first is best: it must outlive the others
-    whole = ours.run(settings_at(workspace, 2, "best", **more), 2)
-    run = ours.run(settings_at(workspace, 2, "best-async", async_save=True, **more), 2)
+    whole = ours.run(workspace.six_rows(2, "best", **more), 2)
+    run = ours.run(workspace.six_rows(2, "best-async", async_save=True, **more), 2)
     (event,) = run.events("best_model")
     assert event["checkpoint_step"] < 20
     assert_ends_like(run.output_dir, whole, small.checkpoints(whole.output_dir))
 
 
-def test_steps_go_on_while_storage_is_slow_and_the_next_save_waits(workspace, undisturbed, tmp_path):
+def test_steps_go_on_while_storage_is_slow_and_the_next_save_waits(workspace, tmp_path):
     hold = tmp_path / "hold"
     hold.touch()
-    settings = settings_at(workspace, 2, "slow", async_save=True)
+    settings = workspace.six_rows(2, "slow", async_save=True)
     output_dir = settings["output_dir"]
     process = small.start(settings, 2, shim(output_dir / "checkpoint-4.tmp", hold=hold))
     try:
@@ -109,15 +90,15 @@ def test_steps_go_on_while_storage_is_slow_and_the_next_save_waits(workspace, un
     order = order_of(output_dir)
     committed = order.index(("checkpoint", 4))
     assert order.index(("train", 8)) < committed < order.index(("train", 9))
-    assert_ends_like(output_dir, undisturbed(2), EVERY)
+    assert_ends_like(output_dir, workspace.undisturbed(2), EVERY)
 
 
 @pytest.mark.parametrize("async_save, error, rank", [(False, errno.ENOSPC, 1), (True, errno.EIO, 1), (True, errno.ESTALE, 0)])
-def test_one_checkpoint_is_given_up(workspace, undisturbed, async_save, error, rank):
-    settings = settings_at(workspace, 2, f"given-up-{async_save}-{error}", async_save=async_save)
+def test_one_checkpoint_is_given_up(workspace, async_save, error, rank):
+    settings = workspace.six_rows(2, f"given-up-{async_save}-{error}", async_save=async_save)
     output_dir = settings["output_dir"]
     run = ours.run(settings, 2, env=shim(output_dir / "checkpoint-8.tmp", fail=f"always:{error}", rank=rank))
-    assert_ends_like(output_dir, undisturbed(2), [4, 12, 16, 20])
+    assert_ends_like(output_dir, workspace.undisturbed(2), [4, 12, 16, 20])
     (event,) = run.events("checkpoint_failed")
     assert (event["step"], event["rank"], event["error"], event["failures_in_row"]) == (8, rank, os.strerror(error), 1)
     assert event["host"] == os.uname().nodename and "/checkpoint-8.tmp-" in event["file"]
@@ -126,7 +107,7 @@ def test_one_checkpoint_is_given_up(workspace, undisturbed, async_save, error, r
 
 def test_several_in_a_row_end_the_run(workspace):
     """A quota: the file system says that there is room, and refuses what is written."""
-    settings = settings_at(workspace, 2, "broken", async_save=True, storage_failures_max=2)
+    settings = workspace.six_rows(2, "broken", async_save=True, storage_failures_max=2)
     run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / "checkpoint-1", fail=f"always:{errno.EDQUOT}"))
     assert run.returncode == 91, run.output[-3000:]
     assert run.output.count("error: ") == 1 and "2 checkpoints in a row" in run.output and os.strerror(errno.EDQUOT) in run.output
@@ -136,7 +117,7 @@ def test_several_in_a_row_end_the_run(workspace):
 
 
 def test_a_stop_that_cannot_be_saved_is_an_error(workspace):
-    settings = settings_at(workspace, 2, "unsaved", max_steps=100000, save_steps=100000, async_save=True)
+    settings = workspace.six_rows(2, "unsaved", max_steps=100000, save_steps=100000, async_save=True)
     process = small.start(settings, 2, shim(settings["output_dir"] / "checkpoint-", fail=f"always:{errno.ENOSPC}"))
     try:
         small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 2, "step 2", process)
@@ -149,16 +130,16 @@ def test_a_stop_that_cannot_be_saved_is_an_error(workspace):
 
 
 def test_a_final_model_that_cannot_be_written_is_an_error(workspace):
-    settings = settings_at(workspace, 2, "no-final", max_steps=4)
+    settings = workspace.six_rows(2, "no-final", max_steps=4)
     run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / ".final", fail=f"always:{errno.EIO}"))
     assert run.returncode == 91 and "the final model could not be saved" in run.output
     assert small.checkpoints(run.output_dir) == [4] and not leftovers(run.output_dir)
 
 
 @pytest.fixture
-def small_disk(tmp_path, undisturbed):
+def small_disk(tmp_path, workspace):
     """A file system with room for one and a half checkpoints, and a file in it that gives room for all when it is deleted."""
-    checkpoint = undisturbed(2).output_dir / "checkpoint-4"
+    checkpoint = workspace.undisturbed(2).output_dir / "checkpoint-4"
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -172,8 +153,8 @@ def small_disk(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("async_save", [False, True])
-def test_a_full_disk(workspace, undisturbed, small_disk, async_save):
-    settings = settings_at(workspace, 2, small_disk / "run", async_save=async_save)
+def test_a_full_disk(workspace, small_disk, async_save):
+    settings = workspace.six_rows(2, small_disk / "run", async_save=async_save)
     output_dir = settings["output_dir"]
     process = small.start(settings, 2)
     try:
@@ -185,11 +166,11 @@ def test_a_full_disk(workspace, undisturbed, small_disk, async_save):
     failed = [entry for entry in ours.read_log(output_dir) if entry["event"] == "checkpoint_failed"]
     assert failed[0]["step"] == 8 and failed[0]["file"] == str(output_dir) and "free" in failed[0]["error"]
     given_up = [entry["step"] for entry in failed]
-    assert_ends_like(output_dir, undisturbed(2), [step for step in EVERY if step not in given_up])
+    assert_ends_like(output_dir, workspace.undisturbed(2), [step for step in EVERY if step not in given_up])
 
 
 def test_a_disk_that_stays_full_ends_the_run(workspace, small_disk):
-    settings = settings_at(workspace, 2, small_disk / "run", storage_failures_max=2)
+    settings = workspace.six_rows(2, small_disk / "run", storage_failures_max=2)
     run = ours.run(settings, 2, check=False)
     assert run.returncode == 91 and "2 checkpoints in a row" in run.output, run.output[-3000:]
     assert [event["step"] for event in run.events("checkpoint_failed")] == [8, 12]
@@ -200,7 +181,7 @@ def test_a_disk_that_stays_full_ends_the_run(workspace, small_disk):
 @pytest.mark.parametrize("end", ["deleted", "unmounted"])
 def test_an_output_folder_that_vanishes_ends_the_run(workspace, small_disk, end):
     """What has its name afterwards, perhaps what lay below the file system, is not the run's folder."""
-    settings = settings_at(workspace, 2, small_disk / "run", max_steps=100000, save_steps=40, storage_failures_max=1)
+    settings = workspace.six_rows(2, small_disk / "run", max_steps=100000, save_steps=40, storage_failures_max=1)
     output_dir = settings["output_dir"]
     (small_disk / "filler").unlink()
     process = small.start(settings, 2)
@@ -222,10 +203,10 @@ def test_an_output_folder_that_vanishes_ends_the_run(workspace, small_disk, end)
     assert small.checkpoints(output_dir) == [] and (end == "deleted" or not leftovers(output_dir))
 
 
-def test_killed_while_writing_in_the_background(workspace, undisturbed, tmp_path):
+def test_killed_while_writing_in_the_background(workspace, tmp_path):
     hold = tmp_path / "hold"
     hold.touch()
-    settings = settings_at(workspace, 2, "killed", async_save=True, resume_from_checkpoint=True)
+    settings = workspace.six_rows(2, "killed", async_save=True, resume_from_checkpoint=True)
     output_dir = settings["output_dir"]
     process = small.start(settings, 2, shim(output_dir / "checkpoint-8.tmp", hold=hold))
     try:
@@ -236,13 +217,13 @@ def test_killed_while_writing_in_the_background(workspace, undisturbed, tmp_path
     verify(output_dir / "checkpoint-4")
     run = ours.run(settings, 2)
     assert "resuming from" in run.output and "checkpoint-4" in run.output
-    assert_ends_like(output_dir, undisturbed(2), EVERY)
+    assert_ends_like(output_dir, workspace.undisturbed(2), EVERY)
 
 
-def test_a_stop_waits_for_the_save_under_way(workspace, undisturbed, tmp_path):
+def test_a_stop_waits_for_the_save_under_way(workspace, tmp_path):
     hold = tmp_path / "hold"
     hold.touch()
-    settings = settings_at(workspace, 2, "stopped", async_save=True, resume_from_checkpoint=True)
+    settings = workspace.six_rows(2, "stopped", async_save=True, resume_from_checkpoint=True)
     output_dir = settings["output_dir"]
     process = small.start(settings, 2, shim(output_dir / "checkpoint-4.tmp", hold=hold))
     try:
@@ -256,11 +237,11 @@ def test_a_stop_waits_for_the_save_under_way(workspace, undisturbed, tmp_path):
     assert small.checkpoints(output_dir) == [4, 8] and not leftovers(output_dir)
     assert order_of(output_dir)[-2:] == [("checkpoint", 8), ("stopped", 8)]
     ours.run(settings, 2)
-    assert_ends_like(output_dir, undisturbed(2), EVERY)
+    assert_ends_like(output_dir, workspace.undisturbed(2), EVERY)
 
 
 def test_save_now(workspace):
-    settings = settings_at(workspace, 2, "now", max_steps=100000, save_steps=100000, async_save=True)
+    settings = workspace.six_rows(2, "now", max_steps=100000, save_steps=100000, async_save=True)
     output_dir = settings["output_dir"]
     process = small.start(settings, 2)
     try:
