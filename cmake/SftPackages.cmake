@@ -4,6 +4,12 @@ if(NOT SFT_BUILD_FUZZERS)
   find_package(SftTorch REQUIRED)
   find_package(MPI REQUIRED COMPONENTS CXX)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
+  # The compiler's flag rather than OpenMP::OpenMP_CXX: that links libgomp by path, beside the copy in LibTorch's folder.
+  # Both have one soname, so that the program, LibTorch and oneDNN share whichever is loaded, and with it one thread pool.
+  add_library(sft_openmp INTERFACE)
+  add_library(sft::openmp ALIAS sft_openmp)
+  target_compile_options(sft_openmp INTERFACE ${OpenMP_CXX_FLAGS})
+  target_link_options(sft_openmp INTERFACE ${OpenMP_CXX_FLAGS})
   find_library(SFT_DNNL_LIBRARY dnnl REQUIRED)
 endif()
 find_package(ZLIB REQUIRED)
