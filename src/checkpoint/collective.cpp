@@ -1,6 +1,7 @@
 #include "checkpoint/collective.h"
 
 #include <exception>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -15,13 +16,14 @@ using nlohmann::json;
 constexpr std::size_t kMessagesShown = 4;
 
 std::string to_text(const Failure& failure) {
-  const json value{failure.host, failure.message, failure.file, failure.reason};
+  const json value{failure.host, failure.message, failure.file, failure.reason,
+                   static_cast<int>(failure.code)};
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 Failure from_text(int rank, const std::string& text) {
   const json value = json::parse(text);
-  return {rank, value[0], value[1], value[2], value[3]};
+  return {rank, value[0], value[1], value[2], value[3], static_cast<base::ExitCode>(value[4].get<int>())};
 }
 
 }  // namespace
@@ -32,13 +34,21 @@ std::optional<Failure> failure_of(const std::function<void()>& action) {
     action();
     return std::nullopt;
   } catch (const base::FileError& error) {
+    failure.code = error.code();
     failure.message = error.what();
     failure.file = error.path().string();
     failure.reason = error.reason();
   } catch (const std::filesystem::filesystem_error& error) {
+    failure.code = base::ExitCode::kStorage;
     failure.message = error.what();
     failure.file = error.path1().string();
     failure.reason = error.code().message();
+  } catch (const base::Error& error) {
+    failure.code = error.code();
+    failure.message = failure.reason = error.what();
+  } catch (const std::bad_alloc& error) {
+    failure.code = base::ExitCode::kOutOfMemory;
+    failure.message = failure.reason = error.what();
   } catch (const std::exception& error) {
     failure.message = failure.reason = error.what();
   }

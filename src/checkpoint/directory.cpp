@@ -109,6 +109,13 @@ void discard(const fs::path& path) {
   delete_or_warn(trash);
 }
 
+fs::path set_aside(const fs::path& path) {
+  fs::path aside = path.parent_path() / ("abandoned-" + path.filename().string());
+  if (fs::exists(fs::symlink_status(aside))) aside += "." + make_nonce();
+  rename_or_fail(path, aside);
+  return aside;
+}
+
 void sweep(const fs::path& output_dir) {
   std::vector<fs::path> leftovers;
   for (const fs::directory_entry& entry : fs::directory_iterator(output_dir)) {

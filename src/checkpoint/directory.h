@@ -23,6 +23,8 @@ bool holds_results(const std::filesystem::path& output_dir);
 
 // Local. Out of sight in one rename, then deleted; symbolic links are never followed.
 void discard(const std::filesystem::path& path);
+// Local. Renames a checkpoint so that it is none any more, and returns its new path. Error(kStorage).
+std::filesystem::path set_aside(const std::filesystem::path& path);
 // Local. What runs that died, or a save that was given up, left behind. Only with the lease held and no save
 // under way. Failures to delete are warnings.
 void sweep(const std::filesystem::path& output_dir);
@@ -30,7 +32,7 @@ void sweep(const std::filesystem::path& output_dir);
 // Error both are where they were.
 void put_in_place(const std::filesystem::path& temporary, const std::filesystem::path& target);
 // Local. Keeps `limit` checkpoints: `saved_step` and `best_step` (-1: none) in any case, then the newest.
-// Those with a higher step than saved_step are of another course of training that this one has left: they go.
+// Those with a higher step than saved_step were passed over when the run was resumed, as damaged: they go.
 // Failures are warnings.
 void apply_limit(const std::filesystem::path& output_dir, int64_t saved_step, int64_t best_step,
                  int64_t limit);

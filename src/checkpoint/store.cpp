@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -94,6 +95,7 @@ class DirectoryStore final : public Store {
   SaveReport finish_save() override;
   std::unique_ptr<Reader> open_newest() override;
   std::unique_ptr<Reader> open_checkpoint(const fs::path& path) override;
+  void set_aside_after(int64_t step) override;
 
  private:
   bool is_root() const { return comm_.rank() == 0; }
@@ -106,9 +108,9 @@ class DirectoryStore final : public Store {
   void begin(const Contents& contents, std::vector<std::byte>* buffer);
   void commit(const Draft& draft, const Retry& retry, const Contents& head) const;
   void replace_final_files(const Draft& draft, const Retry& retry) const;
-  // Collective. Null and the reasons in `failures` when it does not verify.
+  // Collective. Null and the reasons in `damage` when it does not verify.
   std::unique_ptr<CheckpointReader> open_verified(const fs::path& path, std::optional<int64_t> step,
-                                                  std::string& failures);
+                                                  std::string& damage);
 
   StoreOptions options_;
   parallel::Communicator& comm_;
@@ -283,21 +285,35 @@ void DirectoryStore::replace_final_files(const Draft& draft, const Retry& retry)
 
 std::unique_ptr<CheckpointReader> DirectoryStore::open_verified(const fs::path& path,
                                                                 std::optional<int64_t> step,
-                                                                std::string& failures) {
+                                                                std::string& damage) {
+  // Storage that fails for a moment must not have the run go on from an older checkpoint, or from none.
+  const auto succeeds = [&](const std::function<void()>& action) {
+    const std::vector<Failure> failures = gather_failures(comm_, failure_of(action));
+    damage = describe(failures, comm_.size());
+    for (const Failure& failure : failures) {
+      if (failure.code != ExitCode::kStorage && failure.code != ExitCode::kOutOfMemory) continue;
+      throw base::Error(failure.code,
+                        fmt::format("{} cannot be read: {}; mend that, or move this checkpoint away to go on "
+                                    "from an older one",
+                                    path.string(), damage),
+                        base::SeenBy::kAllRanks);
+    }
+    return failures.empty();
+  };
   std::string text;
-  failures = failures_of(comm_, [&] {
+  const bool has_manifest = succeeds([&] {
     if (is_root()) text = read_manifest_text(path);
   });
-  if (!failures.empty()) return nullptr;
+  if (!has_manifest) return nullptr;
   text = comm_.broadcast_bytes(text, 0);
   std::unique_ptr<CheckpointReader> reader;
-  failures = failures_of(comm_, [&] {
+  const bool verified = succeeds([&] {
     reader = std::make_unique<CheckpointReader>(path, parse_manifest(text, (path / kManifestName).string()));
     if (step && reader->step() != *step)
       fail(ExitCode::kInvalidData, "{} holds step {}", path.string(), reader->step());
     reader->verify_part(comm_.rank(), comm_.size());
   });
-  return failures.empty() ? std::move(reader) : nullptr;
+  return verified ? std::move(reader) : nullptr;
 }
 
 std::unique_ptr<Reader> DirectoryStore::open_newest() {
@@ -311,18 +327,37 @@ std::unique_ptr<Reader> DirectoryStore::open_newest() {
   std::vector<int64_t> steps =
       nlohmann::json::parse(comm_.broadcast_bytes(list, 0)).get<std::vector<int64_t>>();
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    std::string failures;
-    if (auto reader = open_verified(checkpoint_path(dir(), *step), *step, failures)) return reader;
-    if (is_root()) log::warning("checkpoint-{} is skipped: {}", *step, failures);
+    std::string damage;
+    if (auto reader = open_verified(checkpoint_path(dir(), *step), *step, damage)) return reader;
+    if (is_root()) log::warning("checkpoint-{} is skipped: {}", *step, damage);
+  }
+  if (!steps.empty()) {
+    throw base::Error(ExitCode::kInvalidData,
+                      fmt::format("{} holds checkpoints ({}), and none of them can be used (see above); to "
+                                  "start afresh, move them away",
+                                  dir().string(), steps.size()),
+                      base::SeenBy::kAllRanks);
   }
   return nullptr;
 }
 
 std::unique_ptr<Reader> DirectoryStore::open_checkpoint(const fs::path& path) {
-  std::string failures;
-  if (auto reader = open_verified(path, std::nullopt, failures)) return reader;
-  throw base::Error(ExitCode::kInvalidData, "the checkpoint cannot be used: " + failures,
+  std::string damage;
+  if (auto reader = open_verified(path, std::nullopt, damage)) return reader;
+  throw base::Error(ExitCode::kInvalidData, "the checkpoint cannot be used: " + damage,
                     base::SeenBy::kAllRanks);
+}
+
+void DirectoryStore::set_aside_after(int64_t step) {
+  run_agreed(comm_, ExitCode::kStorage, "output_dir " + dir().string(), [&] {
+    if (!is_root()) return;
+    for (const auto& [other, path] : list_checkpoints(dir())) {
+      if (other <= step) continue;
+      const fs::path aside = set_aside(path);
+      log::warning("checkpoint-{} is later than step {}, from which the run goes on: renamed to {}", other, step,
+                   aside.filename().string());
+    }
+  });
 }
 
 }  // namespace

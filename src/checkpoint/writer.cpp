@@ -15,6 +15,7 @@ namespace {
 using base::ExitCode;
 using base::fail;
 
+constexpr std::size_t kCaptureSlack = 64;         // one part in so many
 constexpr int64_t kWriteBytes = int64_t{8} << 20;  // a multiple of every chunk size
 
 void copy_slice(const TensorSlice& slice, int64_t offset, std::span<std::byte> out) {
@@ -104,7 +105,13 @@ void TensorWriter::exchange_fragments(parallel::Communicator& comm) {
 }
 
 void TensorWriter::capture(std::vector<std::byte>& buffer) {
-  buffer.resize(static_cast<std::size_t>(bytes_this_rank()));
+  const auto bytes = static_cast<std::size_t>(bytes_this_rank());
+  // Shares grow a little from save to save, with the log in trainer_state.json; what the buffer holds is not copied.
+  if (buffer.capacity() < bytes) {
+    std::vector<std::byte>().swap(buffer);
+    buffer.reserve(bytes + bytes / kCaptureSlack);
+  }
+  buffer.resize(bytes);
   std::span<std::byte> rest = buffer;
   for (const WriteRange& range : deal_.ranges) {
     if (range.rank != rank_) continue;

@@ -108,13 +108,22 @@ std::vector<checkpoint::SideFile> tokenizer_files(const std::string& dataset_pat
     return files;
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with('.')) continue;  // of a file manager or a network file system
+    if (!checkpoint::can_be_side_file(name)) {
+      fail(ExitCode::kInvalidData,
+           "{} cannot go into checkpoints under this name, as all files in this folder do: only letters, digits, "
+           "'.', '_' and '-' are allowed, and none of the names of weights and of trainer_state.json; remove the "
+           "file",
+           entry.path().string());
+    }
     if (entry.is_symlink()) {
       fail(ExitCode::kInvalidData,
            "{} is a link; the files in this folder go into checkpoints, so put the file itself there",
            entry.path().string());
     }
     if (entry.is_regular_file())
-      files.push_back({entry.path().filename().string(), base::read_text(entry.path(), kMaxTokenizerBytes)});
+      files.push_back({name, base::read_text(entry.path(), kMaxTokenizerBytes)});
   }
   return files;
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,10 @@ struct SideFile {
   std::string name;  // relative to the checkpoint; "state/..." allowed
   std::string bytes;
 };
+
+// Local. Whether a file of the user's can go into a checkpoint under this name: letters, digits, '.', '_' and '-' alone, not
+// first a '.', and none of the names that a checkpoint gives itself.
+bool can_be_side_file(std::string_view name);
 
 // A whole Hugging Face model (model.safetensors, or shards, and an index), or a PEFT adapter (adapter_model.safetensors).
 enum class ModelPart { kWhole, kAdapter };
@@ -58,6 +63,7 @@ struct Failure {
   int rank = 0;
   std::string host, message;
   std::string file, reason;  // the file to blame and the operating system's words; without one: empty, and the message
+  base::ExitCode code = base::ExitCode::kInternal;
 };
 
 // A save that was given up on all ranks: nothing of it is left, older checkpoints are intact.
@@ -127,10 +133,15 @@ class Store {
   // Collective. Waits for the save under way.
   virtual SaveReport finish_save() = 0;
 
-  // Collective: the newest checkpoint that verifies; says (log) which were skipped and why. Null when there is none.
+  // Collective: the newest checkpoint that verifies; says (log) which were skipped and why. Null when output_dir has none;
+  // Error(kInvalidData) when it has some and all are damaged; Error(kStorage, kOutOfMemory) when one cannot be read, which says
+  // nothing about what is in it.
   virtual std::unique_ptr<Reader> open_newest() = 0;
-  // Collective. Error(kInvalidData) when it does not verify.
+  // Collective. The same errors.
   virtual std::unique_ptr<Reader> open_checkpoint(const std::filesystem::path& path) = 0;
+  // Collective. Renames the checkpoints of steps after `step` to abandoned-checkpoint-<step>: they are of a course that the run
+  // leaves, and would be taken for its newest. Says (log) so.
+  virtual void set_aside_after(int64_t step) = 0;
 };
 
 // Local. Every byte of a checkpoint (or the headers, shapes and finiteness of a plain HF model folder). Throws Error(kInvalidData) naming file and range.

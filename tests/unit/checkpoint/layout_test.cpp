@@ -195,6 +195,13 @@ TEST(Manifest, RefusesWrongStructureUnderARightHash) {
                base::Error);
 }
 
+TEST(SideFile, NamesOfTheCheckpointsOwnFilesAndUnusualOnesCannotBeUsed) {
+  for (const char* name : {"tokenizer.json", "chat_template.jinja", "vocab_2-a.txt", "README"}) EXPECT_TRUE(can_be_side_file(name)) << name;
+  for (const char* name : {"", ".DS_Store", "a b", "a/b", "tokenizer (copy).json", "trainer_state.json", "model.safetensors",
+                           "model.safetensors.index.json"})
+    EXPECT_FALSE(can_be_side_file(name)) << name;
+}
+
 TEST(ChunkBytes, GrowWithTheCheckpoint) {
   EXPECT_EQ(choose_chunk_bytes(0), 4096);
   EXPECT_EQ(choose_chunk_bytes(1'600'000'000), 65536);

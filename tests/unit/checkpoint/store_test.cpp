@@ -137,6 +137,23 @@ TEST(Store, KeepsTheNewestAndDropsAnotherCourse) {
   EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"checkpoint-4", "checkpoint-3", ".lease"}));
 }
 
+TEST(Store, SetsAsideWhatIsLater) {
+  const test::TempDir folder;
+  const StoreOptions options = options_for(folder.path());
+  for (int round = 0; round < 2; ++round) {
+    save_steps(options, {1, 2, 3});
+    run_ranks(2, [&](parallel::Communicator& comm) {
+      const auto store = Store::open(options, comm);
+      store->set_aside_after(2);
+      EXPECT_EQ(store->open_newest()->step(), 2);
+    });
+    std::set<std::string> names = names_in(folder.path());
+    EXPECT_EQ(names.count("checkpoint-3"), 0);
+    EXPECT_EQ(names.count("abandoned-checkpoint-3"), 1);
+    EXPECT_EQ(names.size(), 4 + static_cast<std::size_t>(round));  // with the lease; an earlier one is kept
+  }
+}
+
 // As transformers' rotate_checkpoints: the newest and the best stay whatever the limit, then the newer ones.
 TEST(Store, SparesTheBestCheckpoint) {
   using Steps = std::vector<int64_t>;
