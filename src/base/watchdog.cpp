@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -30,6 +31,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLook{200};
 constexpr double kStoppedSeconds = 5;  // a look that comes so late: the process itself was stopped
 constexpr double kOthersReportSeconds = 3;
+constexpr milliseconds kStoragePatience{10'000};  // for writing a report, reading the others' and the verdict
 constexpr std::size_t kStepsRemembered = 512;
 constexpr double kStepFactor = 5;
 
@@ -76,8 +78,9 @@ std::optional<HangReport> read_report(const fs::path& path) {
 }
 
 // Ranks notice within moments of each other: wait a little for all reports.
-std::vector<std::optional<HangReport>> reports_of_all(const WatchdogRank& place) {
+std::vector<std::optional<HangReport>> reports_of_all(const WatchdogRank& place, const HangReport& own) {
   std::vector<std::optional<HangReport>> reports(place.hosts.size());
+  reports[static_cast<std::size_t>(place.rank)] = own;  // also where the folder cannot be written
   const double give_up = monotonic_seconds() + kOthersReportSeconds;
   for (bool all = false; !all && monotonic_seconds() < give_up;
        std::this_thread::sleep_for(milliseconds(50))) {
@@ -90,20 +93,33 @@ std::vector<std::optional<HangReport>> reports_of_all(const WatchdogRank& place)
   return reports;
 }
 
-// The first rank to come to a verdict speaks for all.
+// The first rank to come to a verdict speaks for all; where the folder cannot be written, each speaks.
 bool claim_verdict(const WatchdogRank& place, const std::string& verdict) {
   const int descriptor =
       ::open((place.folder / "verdict.txt").c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (descriptor < 0) return false;
-  const bool written =
-      ::write(descriptor, verdict.data(), verdict.size()) == static_cast<ssize_t>(verdict.size());
+  if (descriptor < 0) return errno != EEXIST;
+  static_cast<void>(!::write(descriptor, verdict.data(), verdict.size()));
   ::close(descriptor);
-  return written;
+  return true;
 }
 
 // Straight to the descriptor: a thread that is stuck may hold stdio's or the log's lock.
 void say(const std::string& text) {
   static_cast<void>(!::write(STDERR_FILENO, text.data(), text.size()));
+}
+
+// Storage that does not answer holds the thread that writes to it for ever; it may be why there was no progress.
+void exit_if_storage_hangs(const WatchdogRank& place, const HangReport& report) {
+  const std::string text =
+      fmt::format("error: rank {} ({}): no progress for {:.0f} s (section {}, phase {}, step {}), and {} does not "
+                  "answer\n{}",
+                  report.rank, report.host, report.seconds, report.section, report.phase, report.step,
+                  place.folder.string(), report.stacks);
+  std::thread([text] {
+    std::this_thread::sleep_for(kStoragePatience);
+    say(text);
+    ::_exit(static_cast<int>(ExitCode::kHang));
+  }).detach();
 }
 
 [[noreturn]] void report_and_exit(const WatchdogRank& place, Section section, double seconds, double limit) {
@@ -115,10 +131,11 @@ void say(const std::string& text) {
                     seconds, report.section, report.phase, report.stacks));
     ::_exit(static_cast<int>(ExitCode::kHang));
   }
+  exit_if_storage_hangs(place, report);
   write_report(place, report);
   const std::string verdict =
       fmt::format("error: no progress for {:.0f} s (limit {:.0f} s): {}. Reports with all stacks: {}\n",
-                  seconds, limit, hang_verdict(reports_of_all(place), place.hosts), place.folder.string());
+                  seconds, limit, hang_verdict(reports_of_all(place, report), place.hosts), place.folder.string());
   if (claim_verdict(place, verdict)) {
     say(verdict);
   } else {

@@ -1,6 +1,7 @@
 #include "sft/base/watchdog.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -87,6 +88,20 @@ TEST_F(WatchdogDeathTest, TheOtherRanksReportIsRead) {
     sleep_seconds(60);
   };
   EXPECT_EXIT(hang(), ExitedWithCode(86), "rank 0 .here. did not report");
+}
+
+TEST_F(WatchdogDeathTest, AFolderThatCannotBeWrittenKeepsNobodyFromEnding) {
+  const fs::path file = fresh_folder("watchdog-no-folder");
+  std::ofstream(file) << "a file\n";
+  EXPECT_EXIT(hang_in_a_step(file / "hang"), ExitedWithCode(86), "rank 0 .here. does not come on: section step.*step 9");
+}
+
+// A pipe that nobody reads holds who opens it for writing, as storage that does not answer does.
+TEST_F(WatchdogDeathTest, StorageThatDoesNotAnswerKeepsNobodyFromEnding) {
+  const fs::path folder = fresh_folder("watchdog-no-answer");
+  fs::create_directories(folder);
+  ASSERT_EQ(::mkfifo((folder / "rank-0.json.tmp").c_str(), 0600), 0);
+  EXPECT_EXIT(hang_in_a_step(folder), ExitedWithCode(86), "step 9., and .*watchdog-no-answer does not answer");
 }
 
 TEST(Watchdog, ProgressAndInnerSectionsKeepItQuiet) {
