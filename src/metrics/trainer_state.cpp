@@ -9,6 +9,12 @@ namespace sft::metrics {
 
 using nlohmann::json;
 
+namespace {
+
+constexpr int64_t kMaxTrainerStateBytes = int64_t{1} << 30;
+
+}  // namespace
+
 nlohmann::ordered_json json_value(const std::string& key, double value) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
@@ -62,7 +68,9 @@ std::string trainer_state_json(const LogOptions& options, const TrainerProgress&
 }
 
 json log_history_of(const std::string& trainer_state_json) {
-  json state = base::parse_json(trainer_state_json, "trainer_state.json");
+  // Our own, and verified; an entry takes some 400 bytes, and a long run logs many.
+  json state = base::parse_json(trainer_state_json, "trainer_state.json",
+                                {.bytes = kMaxTrainerStateBytes, .values = kMaxTrainerStateBytes});
   const auto found = state.is_object() ? state.find("log_history") : state.end();
   if (found == state.end() || !found->is_array()) {
     base::fail(base::ExitCode::kInvalidData,

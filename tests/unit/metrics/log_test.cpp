@@ -178,6 +178,12 @@ TEST(TrainerState, TellsTheBestEvaluation) {
   EXPECT_TRUE(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"].get<bool>());
 }
 
+// Of some 155,000 entries; other files are refused at 64 MiB.
+TEST(TrainerState, HistoryOfALongRunIsRead) {
+  const std::string text = R"({"log_history": [{"loss": 1, "x": ")" + std::string(std::size_t{70} << 20, 'y') + "\"}]}";
+  EXPECT_EQ(log_history_of(text).size(), 1);
+}
+
 TEST(TrainerState, RefusesADamagedFile) {
   for (const char* text : {"", "{", "[]", "{}", R"({"log_history": 3})"}) {
     EXPECT_THROW(log_history_of(text), base::Error) << text;
