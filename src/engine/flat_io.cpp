@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
 
 #include "sft/base/checked.h"
 #include "sft/base/error.h"
@@ -57,6 +58,18 @@ std::string name_in_source(const model::TensorDef& tensor, const model::TensorSo
                *found, shape, tensor.shape);
   }
   return *found;
+}
+
+void check_holds_exactly(const std::vector<ParameterBlock>& blocks, const model::TensorSource& source) {
+  std::set<std::string> used;
+  for (const ParameterBlock& block : blocks) {
+    for (const model::TensorDef& tensor : block.tensors()) used.insert(name_in_source(tensor, source, ""));
+  }
+  for (const std::string& name : source.names()) {
+    if (used.contains(name)) continue;
+    base::fail(base::ExitCode::kInvalidData,
+               "the adapter holds {}, for which this model has no place: without it the model would be another", name);
+  }
 }
 
 void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model::TensorSource& source,

@@ -167,6 +167,13 @@ std::string tensor_name(const Family& family, Role role, int64_t layer, int64_t 
   return numbered(name_of(family, role).name, layer, expert);
 }
 
+[[noreturn]] void fail_not_adaptable(const std::string& module) {
+  base::fail(base::ExitCode::kConfig,
+             "lora_target_modules names {}, which is no linear that can be adapted; it can be trained as a "
+             "whole with lora_modules_to_save",
+             module);
+}
+
 class LayoutBuilder {
  public:
   LayoutBuilder(const DecoderSpec& spec, const Family& family, const AdapterSpec* adapter, int64_t layer)
@@ -241,11 +248,7 @@ class LayoutBuilder {
       if (part.in > 0) {
         targets.push_back(&part);
       } else if (!adapter_->all_linear) {
-        base::fail(
-            base::ExitCode::kConfig,
-            "lora_target_modules names {}, which is no linear that can be adapted; it can be trained as a "
-            "whole with lora_modules_to_save",
-            module);
+        fail_not_adaptable(module);
       }
     }
     for (const Part* part : targets) {
@@ -296,6 +299,24 @@ std::vector<std::string> linear_names(const DecoderSpec& spec, const Family& fam
   return names;
 }
 
+// Every one names a part of the model.
+void check_saved_modules(const AdapterSpec& adapter, const std::vector<BlockLayout>& layouts,
+                         const DecoderSpec& spec) {
+  for (const std::string& name : adapter.modules_to_save) {
+    AdapterSpec only;
+    only.modules_to_save = {name};
+    const auto is_of_it = [&](const TensorDef& tensor) {
+      std::string_view module = tensor.name;
+      if (tensor.trainable) module.remove_prefix(kAdapterPrefix.size());
+      return only.saves(module.substr(0, module.rfind('.')));
+    };
+    const auto holds_it = [&](const BlockLayout& layout) { return std::ranges::any_of(layout.tensors, is_of_it); };
+    if (std::ranges::any_of(layouts, holds_it)) continue;
+    base::fail(base::ExitCode::kConfig, "lora_modules_to_save names {}, which is no part of this {} model", name,
+               spec.model_type);
+  }
+}
+
 }  // namespace
 
 int64_t TensorDef::numel() const {
@@ -316,11 +337,17 @@ DecoderSpec untied_where_saved(DecoderSpec spec, const Family& family, const Ada
 
 std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& family,
                                       const AdapterSpec* adapter) {
+  if (adapter != nullptr && !adapter->all_linear && spec.tie_word_embeddings) {
+    // A tied head is no part of its own.
+    const std::string head = tensor_name(family, Role::kOutputEmbedding, 0);
+    if (adapter->targets(head)) fail_not_adaptable(head);
+  }
   std::vector<BlockLayout> layouts{LayoutBuilder(spec, family, adapter, 0).build(embedding_parts(spec))};
   for (int64_t layer = 0; layer < spec.num_hidden_layers; ++layer) {
     layouts.push_back(LayoutBuilder(spec, family, adapter, layer).build(layer_parts(spec, layer)));
   }
   layouts.push_back(LayoutBuilder(spec, family, adapter, 0).build(head_parts(spec)));
+  if (adapter != nullptr) check_saved_modules(*adapter, layouts, spec);
   const auto adapted = [](const BlockLayout& layout) { return !layout.adapters.empty(); };
   if (adapter != nullptr && std::ranges::none_of(layouts, adapted)) {
     base::fail(base::ExitCode::kConfig,

@@ -5,6 +5,7 @@
 #include "sft/base/error.h"
 #include "sft/base/file.h"
 #include "sft/base/json.h"
+#include "sft/engine/flat_io.h"
 #include "sft/model/weights.h"
 
 namespace sft::train {
@@ -45,7 +46,11 @@ LoadedModel load_model(const fs::path& dir, parallel::Communicator& comm) {
   loaded.engine =
       std::make_unique<engine::Engine>(*loaded.decoder, engine::EngineOptions{}, comm, *loaded.timers);
   loaded.engine->load_parameters(*model::open_model_weights(loaded.model_dir));
-  if (loaded.adapter) loaded.engine->load_trainable(*model::open_adapter_weights(dir));
+  if (loaded.adapter) {
+    const auto adapter = model::open_adapter_weights(dir);
+    engine::check_holds_exactly(loaded.engine->blocks(), *adapter);
+    loaded.engine->load_trainable(*adapter);
+  }
   return loaded;
 }
 

@@ -196,3 +196,15 @@ def test_export_refuses_what_is_no_adapter_and_a_folder_in_use(workspace, whole)
     assert code == 92 and "holds a model already" in message
     code, message = export(whole[1].output_dir, workspace.folder / "merged")
     assert code == 92 and "--merge" in message
+
+
+def test_an_adapter_with_more_than_the_model_has_a_place_for_is_refused(workspace, whole):
+    folder, name = workspace.folder / "stray", "base_model.model.lm_head.lora_A.weight"
+    shutil.copytree(whole[1].output_dir, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {name: np.zeros((4, 8), np.float32)}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    run = ours.run(settings(workspace, 1, "from-stray", adapter_name_or_path=folder), check=False)
+    assert run.returncode == 89 and name in run.output
+    done = subprocess.run([str(ours.program()), "export", "--merge", str(folder), str(workspace.folder / "merged-stray")],
+                          capture_output=True, text=True, env=ours.environment())
+    assert done.returncode == 89 and name in done.stderr

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <vector>
 
 #include "sft/engine/parameter_block.h"
 #include "sft/model/weights.h"
@@ -15,6 +16,10 @@ namespace sft::engine {
 // Error(kInvalidData) naming a tensor that is missing or has another shape than the model's.
 std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source,
                            const std::string& name_prefix);
+
+// Local. All that the blocks train is in the source, and nothing else is: an adapter's file. Errors as name_in_source;
+// Error(kInvalidData) naming a tensor for which the model has no place.
+void check_holds_exactly(const std::vector<ParameterBlock>& blocks, const model::TensorSource& source);
 
 enum class LoadPart { kAll, kWithoutAdapters };
 

@@ -194,6 +194,29 @@ TEST(AdaptedDecoder, OfAMixtureOnlyTheAttentionIsAdapted) {
   expect_refused(attention, "lora_modules_to_save takes in model.layers.1.mlp.gate");
 }
 
+TEST(AdaptedDecoder, WhatATiedHeadAndAMisspeltNameWouldDropIsRefused) {
+  DecoderSpec spec = llama_spec();
+  spec.tie_word_embeddings = true;
+  const auto error_with = [&](const AdapterSpec& adapter) -> std::string {
+    try {
+      Decoder::create(spec, &adapter);
+    } catch (const base::Error& error) {
+      EXPECT_EQ(error.code(), base::ExitCode::kConfig);
+      return error.what();
+    }
+    return "";
+  };
+  AdapterSpec adapter = targeting({"q_proj", "lm_head"});
+  EXPECT_NE(error_with(adapter).find("lora_target_modules names lm_head"), std::string::npos) << error_with(adapter);
+  adapter.modules_to_save = {"lm_head"};  // a matrix of its own, saved as a whole
+  EXPECT_EQ(error_with(adapter), "");
+  AdapterSpec all = targeting({});
+  all.all_linear = true;
+  EXPECT_EQ(error_with(all), "");
+  all.modules_to_save = {"lm_haed"};
+  EXPECT_NE(error_with(all).find("lora_modules_to_save names lm_haed"), std::string::npos) << error_with(all);
+}
+
 struct Moments {
   double mean, deviation, largest;
 };
