@@ -17,18 +17,20 @@ BestModelRule::BestModelRule(const config::BestOptions& options)
   if (!metric_.empty() && !metric_.starts_with("eval_")) metric_ = "eval_" + metric_;
 }
 
+void BestModelRule::check_metric(const std::vector<std::string>& names) const {
+  if (metric_.empty() || std::find(names.begin(), names.end(), metric_) != names.end()) return;
+  throw base::Error(
+      base::ExitCode::kConfig,
+      fmt::format("metric_for_best_model: an evaluation of this run has no {}, only {}; name one of these", metric_,
+                  fmt::join(names, ", ")),
+      base::SeenBy::kAllRanks);
+}
+
 bool BestModelRule::take(const metrics::Values& values, int64_t step, BestModel& best) const {
   if (metric_.empty()) return false;
   const auto found =
       std::find_if(values.begin(), values.end(), [&](const auto& v) { return v.first == metric_; });
-  if (found == values.end()) {
-    std::vector<std::string> names;
-    for (const auto& [name, value] : values) names.push_back(name);
-    throw base::Error(base::ExitCode::kConfig,
-                      fmt::format("metric_for_best_model = {}: the evaluation has no {}, only {}",
-                                  options_.metric_for_best_model, metric_, fmt::join(names, ", ")),
-                      base::SeenBy::kAllRanks);
-  }
+  if (found == values.end()) base::fail(base::ExitCode::kInternal, "the evaluation has no {}", metric_);
   const double value = found->second;
   const bool better = std::isfinite(value) && (best.step < 0 || is_better(value, best.metric));
   const bool gain =

@@ -121,7 +121,16 @@ metrics::Values Evaluator::run() {
   const auto timed = timers_.scope(base::Phase::kEvaluation);
   const double start = base::monotonic_seconds();
   const Means means = options_.trl_compat ? as_trl() : exact();
-  const double seconds = base::monotonic_seconds() - start;
+  return values(means, base::monotonic_seconds() - start);
+}
+
+std::vector<std::string> Evaluator::metric_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : values({}, 1)) names.push_back(name);
+  return names;
+}
+
+metrics::Values Evaluator::values(const Means& means, double seconds) const {
   metrics::Values values{{prefix_ + "loss", means.loss + means.weighted_aux_loss}};
   if (options_.loss_is_perplexity) values.emplace_back(prefix_ + "perplexity", std::exp(means.loss));
   values.emplace_back(prefix_ + "runtime", seconds);

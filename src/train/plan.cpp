@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -34,13 +35,23 @@ int64_t accumulation_steps(const config::BatchOptions& batch, int64_t world_size
       base::SeenBy::kAllRanks);
 }
 
+// In steps of this layout.
+int64_t steps_up_to(const data::Cursor& cursor, const data::BatchLayout& layout) {
+  const int64_t micro_steps = base::ceil_div(cursor.position, layout.micro_batch_size * layout.world_size);
+  const int64_t left = std::max<int64_t>(0, layout.micro_steps_per_epoch() - micro_steps);
+  const int64_t steps_left =
+      cursor.position == 0 ? layout.steps_per_epoch() : base::ceil_div(left, layout.gradient_accumulation_steps);
+  return (cursor.epoch + 1) * layout.steps_per_epoch() - steps_left;
+}
+
 int64_t resolved(const std::string& strategy, double steps, int64_t max_steps) {
   return strategy == "steps" ? config::resolve_steps(steps, max_steps) : 0;
 }
 
 }  // namespace
 
-RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size) {
+RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size, int64_t step,
+                  const data::Cursor& cursor) {
   RunPlan plan;
   plan.layout = {.num_rows = num_rows,
                  .micro_batch_size = options.batch.per_device_train_batch_size,
@@ -65,7 +76,8 @@ RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t worl
     plan.max_steps = options.schedule.max_steps;
     plan.num_train_epochs = std::ceil(static_cast<double>(plan.max_steps) / steps_per_epoch);
   } else {
-    plan.max_steps = static_cast<int64_t>(std::ceil(options.schedule.num_train_epochs * steps_per_epoch));
+    const auto all = static_cast<int64_t>(std::ceil(options.schedule.num_train_epochs * steps_per_epoch));
+    plan.max_steps = step + std::max<int64_t>(0, all - steps_up_to(cursor, plan.layout));
     plan.num_train_epochs = options.schedule.num_train_epochs;
   }
   plan.logging_steps =

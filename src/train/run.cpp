@@ -194,6 +194,20 @@ std::unique_ptr<metrics::TrainLog> open_log(const config::Options& options, cons
        .early_stopping_threshold = options.best.early_stopping_threshold});
 }
 
+std::vector<std::string> hashes_of(const std::vector<EvaluationSet>& sets) {
+  std::vector<std::string> hashes;
+  for (const EvaluationSet& set : sets) hashes.push_back(set.dataset->info().content_xxh3);
+  return hashes;
+}
+
+std::vector<std::string> names_of_metrics(const std::vector<Evaluator*>& evaluators) {
+  std::vector<std::string> names;
+  for (const Evaluator* evaluator : evaluators) {
+    for (std::string& name : evaluator->metric_names()) names.push_back(std::move(name));
+  }
+  return names;
+}
+
 // From here on, what a rank that hangs has to say goes to one folder for all ranks of this start.
 void watch(base::Watchdog& watchdog, const config::Options& options, parallel::Communicator& comm,
            const std::vector<std::string>& hosts) {
@@ -220,9 +234,7 @@ void start_adapter(const AdapterPlan& plan, uint64_t seed, engine::Engine& engin
   std::unique_ptr<model::TensorSource> source;
   on_all_ranks(comm, [&] {
     source = model::open_adapter_weights(plan.start_from);
-    for (const engine::ParameterBlock& block : engine.blocks()) {
-      for (const model::TensorDef& tensor : block.tensors()) engine::name_in_source(tensor, *source, "");
-    }
+    engine::check_holds_exactly(engine.blocks(), *source);
   });
   engine.load_trainable(*source);
 }
@@ -238,6 +250,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   ops::keep_freed_memory();
   const auto comm = env.create_communicator(options.runtime.comm_backend, device);
   const bool first = comm->rank() == 0;
+  const std::vector<std::string> hosts = comm->all_gather_bytes(topology.host);
+  watch(watchdog, options, *comm, hosts);
   if (first) {
     for (const std::string& notice : parsed.notices) log::info("note: {}", notice);
   }
@@ -246,9 +260,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   on_all_ranks(*comm, [&] { inputs = read_inputs(options); });
   data::stop_inspector();
   const model::DecoderSpec& spec = inputs.decoder->spec();
-  const RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
-  const std::string identity =
-      run_identity(options, plan, inputs.train->info(), spec, device, threads, inputs.adapter_identity);
+  RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
   comm->check_same("options, model and data",
                    config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
 
@@ -264,9 +276,16 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                                               .max_shard_bytes = max_shard_bytes},
                                              *comm);
   const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
+  if (found) {
+    on_all_ranks(*comm, [&] {
+      const TrainState at = TrainState::from_json(found->train_state());
+      plan = make_plan(options, inputs.train->size(), comm->size(), at.step, at.cursor);
+      schedule.emplace(options.schedule, options.optimizer.learning_rate, plan.max_steps);
+    });
+  }
+  const std::string identity = run_identity(options, plan, inputs.train->info(), spec, device, threads,
+                                            inputs.adapter_identity, hashes_of(inputs.eval));
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);
-  const std::vector<std::string> hosts = comm->all_gather_bytes(topology.host);
-  watch(watchdog, options, *comm, hosts);
   const auto log = open_log(options, plan, comm->rank());
   const fs::path heartbeat_file = fs::path(options.save.output_dir) / "diagnostics" / "heartbeat";
   log_process_start(*log, heartbeat_file, found ? found->step() : 0);
@@ -297,6 +316,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
         engine, *comm, timers));
     evaluators.push_back(owned_evaluators.back().get());
   }
+  if (options.eval.eval_strategy != "no") BestModelRule(options.best).check_metric(names_of_metrics(evaluators));
 
   TrainState state;
   if (!found || inputs.adapter) {  // an adapter's checkpoint holds no frozen weights
@@ -306,6 +326,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   if (found) {
     state = restore(*found, engine, *optimizer, *log, *comm);
     forget_lost_best_model(state, *store, *comm);
+    if (!has_same_best_model_rule(found->environment(), identity)) state.best = {};
+    if (options.save.resume_from_checkpoint != "true") store->set_aside_after(state.step);
   } else if (inputs.adapter) {
     start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
   }

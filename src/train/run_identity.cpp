@@ -8,6 +8,7 @@
 #include "sft/base/error.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
+#include "sft/train/best_model.h"
 
 namespace sft::train {
 namespace {
@@ -77,7 +78,8 @@ json row_identity(const config::Options& options, const data::DatasetInfo& datas
 
 std::string run_identity(const config::Options& options, const RunPlan& plan,
                          const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
-                         const std::string& device, int threads_per_rank, const std::string& adapter) {
+                         const std::string& device, int threads_per_rank, const std::string& adapter,
+                         const std::vector<std::string>& evaluation_sets) {
   json run = row_identity(options, dataset, plan.layout.num_rows);
   run.update(json{{"adapter", nullptr}, {"base_config_xxh3", nullptr}, {"base_weights_xxh3", nullptr}});
   if (!adapter.empty()) run.update(json::parse(adapter));
@@ -109,6 +111,14 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   schedule["lr_scheduler_kwargs"] = options.schedule.lr_scheduler_kwargs;
   schedule["warmup_steps"] = options.schedule.warmup_steps;
 
+  const BestModelRule best(options.best);
+  schedule["best_model"] = nullptr;
+  if (!best.metric().empty()) {
+    schedule["best_model"] = {{"metric", best.metric()},
+                              {"greater_is_better", best.greater_is_better()},
+                              {"evaluation_sets_xxh3", evaluation_sets}};
+  }
+
   json bits;
   bits["world_size"] = plan.layout.world_size;
   bits["per_device_train_batch_size"] = plan.layout.micro_batch_size;
@@ -120,6 +130,11 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   bits["cpu_capability"] = at::get_cpu_capability();
   bits["sft_dist"] = SFT_VERSION;
   return json{{"run", run}, {"schedule", schedule}, {"bits", bits}}.dump();
+}
+
+bool has_same_best_model_rule(const std::string& saved_identity, const std::string& identity) {
+  const json saved = base::parse_json(saved_identity, "the checkpoint's environment");
+  return value_or_null(saved, "schedule", "best_model") == json::parse(identity)["schedule"]["best_model"];
 }
 
 bool has_same_rows(const std::string& saved_identity, const config::Options& options,

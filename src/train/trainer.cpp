@@ -97,12 +97,14 @@ ExitCode Trainer::train(TrainState& state) {
     log_flops_ += metrics::training_flops(model_work_, counts.work);
     parts_.account.add_work(metrics::training_flops(model_work_, counts.own_work));
 
-    const bool epoch_ended = window.end.epoch != window.begin.epoch;
+    // The last step ends its epoch, wherever it lies in it, as in transformers.
+    const bool epoch_ended = window.end.epoch != window.begin.epoch || is_last_step(state);
     const double loss = metrics.loss + options_.router_aux_loss_coef * metrics.aux_loss.mean();
     log_step(state, loss, metrics, learning_rate, epoch_ended);
     const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
     const bool is_best = evaluates && evaluate_for_best(state);
-    const bool saves = save_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
+    const bool saves =
+        save_trigger_.due(state.step, state.epoch, epoch_ended || finished(state), is_last_step(state));
     if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) save(state);
   }
   return finish(state);

@@ -91,15 +91,6 @@ def rank_of(pid: int) -> int:
     return int(entries["OMPI_COMM_WORLD_RANK"])
 
 
-def catches_stop_signals(pid: int) -> bool:
-    """Whether the rank has come to where SIGUSR1 asks it to save and stop; before, the signal would end it."""
-    try:
-        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
-    except OSError:
-        return False
-    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
-
-
 def kill_everything(process: subprocess.Popen) -> None:
     from bench.measure import process_tree
 

@@ -135,3 +135,14 @@ def test_greater_may_be_better(workspace, whole):
 def test_an_unknown_metric_is_refused_with_the_known_ones(workspace):
     run = ours.run(settings_of(workspace, "unknown", metric_for_best_model="bleu"), 2, check=False)
     assert run.returncode == 92 and "eval_bleu" in run.output and "eval_loss" in run.output
+    assert not run.steps, "it was seen only after steps had been made"
+
+
+def test_another_metric_starts_anew(workspace, whole):
+    settings = settings_of(workspace, "other-metric", resume_from_checkpoint=True, metric_for_best_model="perplexity", greater_is_better=True)
+    shutil.copytree(whole.output_dir / "checkpoint-40", settings["output_dir"] / "checkpoint-40")
+    run = ours.run(settings, 2)
+    worst = max((e for e in whole.evaluations if e["step"] > 40), key=lambda e: e["eval_perplexity"])
+    state = state_of(run.output_dir)
+    assert (state["best_global_step"], state["best_metric"]) == (worst["step"], worst["eval_perplexity"])
+    assert "best_model was" in " ".join(run.output.split())

@@ -104,13 +104,9 @@ def test_state_is_exact_at_load_at_another_world_size(workspace, ranks):
     """Stopped before its first step, a run saves what it loaded: the same weights and moments, byte for byte, whoever holds them."""
     whole = workspace.undisturbed(2)
     settings = workspace.six_rows(ranks, f"reload-{ranks}", resume_from_checkpoint=whole.output_dir / "checkpoint-12")
-    process = small.start(settings, ranks)
-    try:
-        small.wait_for(lambda: any(map(small.catches_stop_signals, small.ranks_of(process))), "a rank that listens", process)
-        os.kill(next(filter(small.catches_stop_signals, small.ranks_of(process))), signal.SIGUSR1)
-        assert process.wait(60) == 85, open(f"{settings['output_dir']}.out").read()
-    finally:
-        small.kill_everything(process)
+    settings["output_dir"].mkdir()
+    (settings["output_dir"] / "stop").touch()
+    ours.run(settings, ranks)
     assert small.checkpoints(settings["output_dir"]) == [12]
     small.assert_same_state(whole.output_dir / "checkpoint-12", settings["output_dir"] / "checkpoint-12")
 
@@ -123,6 +119,40 @@ def test_another_global_batch_is_refused_with_the_values_that_keep_it(workspace)
     assert "global batch" in refused.output and "6" in refused.output
     accepted = ours.run(settings | {"allow_batch_change": True}, 1)
     assert accepted.steps[0]["step"] == 5
+
+
+def test_epochs_stay_what_they_are_with_another_global_batch(workspace):
+    settings = workspace.settings("other-batch-epochs", per_device_train_batch_size=4, gradient_accumulation_steps=1, allow_batch_change=True,
+                                  resume_from_checkpoint=True, max_steps=-1, num_train_epochs=2, save_strategy="no")
+    copy_checkpoint(workspace.undisturbed(2), 4, settings["output_dir"])
+    run = ours.run(settings, 1)
+    rest = small.NUM_ROWS - 4 * 6  # of the first epoch, then a whole one
+    assert run.steps[-1]["step"] == 4 + -(-rest // 4) + -(-small.NUM_ROWS // 4) and run.steps[-1]["epoch"] == 2
+    assert run.steps[-1]["num_tokens"] == 2 * sum(min(len(row), small.MAX_LENGTH) for row in workspace.rows)
+
+
+def test_going_back_leaves_the_later_course(workspace):
+    settings = workspace.six_rows(2, "back", max_steps=6, save_steps=100, resume_from_checkpoint=workspace.folder / "back" / "checkpoint-4")
+    for step in (4, 8, 12):
+        source = workspace.undisturbed(2).output_dir / f"checkpoint-{step}"
+        shutil.copytree(source, settings["output_dir"] / source.name)
+    run = ours.run(settings, 2)
+    assert [entry["step"] for entry in run.steps] == [5, 6]
+    assert small.checkpoints(run.output_dir) == [4, 6]
+    for step in (8, 12):
+        assert (run.output_dir / f"abandoned-checkpoint-{step}").is_dir()
+        assert f"renamed to abandoned-checkpoint-{step}" in " ".join(run.output.split())
+    again = ours.run(settings | {"max_steps": 7, "resume_from_checkpoint": True}, 2)
+    assert [entry["step"] for entry in again.log if entry["event"] == "train"][-1] == 7 and "checkpoint-6" in again.output
+
+
+def test_checkpoints_of_which_none_verifies_are_not_trained_over(workspace):
+    settings = workspace.six_rows(1, "none-verifies", resume_from_checkpoint=True, save_total_limit=1)
+    copy_checkpoint(workspace.undisturbed(2), 8, settings["output_dir"])
+    flip_bit(settings["output_dir"] / "checkpoint-8" / "config.json")
+    run = ours.run(settings, 1, check=False)
+    assert run.returncode == 89 and "none of them can be used" in " ".join(run.output.split())
+    assert small.checkpoints(run.output_dir) == [8]
 
 
 def test_global_batch_size_gives_the_accumulation(workspace):

@@ -113,6 +113,15 @@ def test_data_seed_draws_the_rows_and_nothing_else(workspace):
     assert abs(values - first_adapter[1][name]).max() < 0.01 < abs(values - first_adapter[2][name]).max()
 
 
+def test_epoch_strategies_end_with_the_run(workspace):
+    """As transformers' on_epoch_end, which comes also when the last epoch is not finished."""
+    options = {"max_steps": -1, "num_train_epochs": 1.5, "logging_strategy": "epoch", "eval_strategy": "epoch", "save_strategy": "epoch"}
+    run = ours.run(workspace.settings("epochs", eval_dataset=workspace.eval, **options))
+    assert [e["step"] for e in run.steps] == [e["step"] for e in run.evaluations] == small.checkpoints(run.output_dir) == [8, 12]
+    half = ours.run(workspace.settings("half-epoch", eval_dataset=workspace.eval, **options | {"num_train_epochs": 0.5}))
+    assert [e["step"] for e in half.steps] == [e["step"] for e in half.evaluations] == small.checkpoints(half.output_dir) == [4]
+
+
 def test_logging_first_step(workspace, plain):
     options = {"logging_steps": 3, "save_strategy": "no"}
     assert [e["step"] for e in ours.run(workspace.settings("thirds", **options, max_steps=4)).steps] == [3]

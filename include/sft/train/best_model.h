@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "sft/config/options.h"
 #include "sft/metrics/log.h"
@@ -22,13 +23,16 @@ class BestModelRule {
  public:
   explicit BestModelRule(const config::BestOptions& options);
 
-  // Takes an evaluation into account. True: the metric is strictly better than ever before (a value that is
-  // not finite never is). Error(kConfig), the same on all ranks, when `values` has no such metric; it names
-  // those it has. Without a metric: false.
+  // Error(kConfig), the same on all ranks, when an evaluation with values of these names has no such metric; it
+  // names those it has.
+  void check_metric(const std::vector<std::string>& names) const;
+  // Takes an evaluation into account, whose names passed the check. True: the metric is strictly better than ever
+  // before (a value that is not finite never is). Without a metric: false.
   bool take(const metrics::Values& values, int64_t step, BestModel& best) const;
   // Whether early_stopping_patience is used up.
   bool stops(const BestModel& best) const;
   const std::string& metric() const { return metric_; }  // with eval_; empty: none
+  bool greater_is_better() const { return greater_is_better_; }
 
  private:
   bool is_better(double value, double than) const { return greater_is_better_ ? value > than : value < than; }

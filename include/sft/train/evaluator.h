@@ -40,6 +40,8 @@ class Evaluator {
   // eval_steps_per_second, eval_entropy and eval_mean_token_accuracy (token_metrics), eval_aux_loss
   // (router_aux_loss_coef); of a named set, eval_<name>_loss ...
   metrics::Values run();
+  // Local. The names of what run() returns.
+  std::vector<std::string> metric_names() const;
   int64_t num_rows() const { return dataset_.size(); }
 
  private:
@@ -49,6 +51,7 @@ class Evaluator {
     TokenMetrics tokens = {};
     engine::AuxLoss aux_loss = {};
   };
+  metrics::Values values(const Means& means, double seconds) const;
   Means exact();
   Means as_trl();
   using Positions = std::vector<int64_t>;

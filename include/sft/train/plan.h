@@ -19,9 +19,11 @@ struct RunPlan {
   int64_t logging_steps = 0, eval_steps = 0, save_steps = 0;  // resolved; 0 where the strategy is not "steps"
 };
 
-// Local. num_rows: usable rows. Error(kConfig), the same on all ranks, when global_batch_size cannot be
-// reached at this world size; the message names the values that can.
-RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size);
+// Local. num_rows: usable rows; `step` and `cursor`: where the run goes on, for num_train_epochs counts rows, of which
+// earlier steps may have taken more or fewer than this plan's (allow_batch_change). Error(kConfig), the same on all
+// ranks, when global_batch_size cannot be reached at this world size; the message names the values that can.
+RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t world_size, int64_t step = 0,
+                  const data::Cursor& cursor = {});
 
 // Local. How this rank reads the training set.
 data::LoaderOptions loader_options_of(const config::DataOptions& options, const RunPlan& plan, int64_t rank);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "sft/config/options.h"
 #include "sft/data/dataset.h"
@@ -11,10 +12,15 @@
 
 namespace sft::train {
 
-// JSON object {"run": {...}, "bits": {...}}, stored in every checkpoint. adapter: JSON object of further entries of "run", or empty.
+// JSON object {"run": {...}, "schedule": {...}, "bits": {...}}, stored in every checkpoint. adapter: JSON object of further
+// entries of "run", or empty. evaluation_sets: the hashes of their contents.
 std::string run_identity(const config::Options& options, const RunPlan& plan,
                          const data::DatasetInfo& dataset, const model::DecoderSpec& spec,
-                         const std::string& device, int threads_per_rank, const std::string& adapter = "");
+                         const std::string& device, int threads_per_rank, const std::string& adapter = "",
+                         const std::vector<std::string>& evaluation_sets = {});
+
+// Local. Whether both runs measure the best model alike: by the same metric, in the same direction, on the same sets.
+bool has_same_best_model_rule(const std::string& saved_identity, const std::string& identity);
 
 // Local. Whether a checkpoint with this identity read the same rows in the same order as a run with these
 // options would, the size of the global batch aside. num_rows: usable ones.

@@ -71,7 +71,7 @@ TEST(BestModelRule, NamesWhatTheEvaluationHas) {
       none(config::BestOptions{});
   BestModel best;
   try {
-    rule.take({{"eval_loss", 1}, {"eval_perplexity", 2}}, 1, best);
+    rule.check_metric({"eval_loss", "eval_perplexity"});
     FAIL() << "accepted";
   } catch (const base::Error& error) {
     EXPECT_EQ(error.code(), base::ExitCode::kConfig);
@@ -80,6 +80,8 @@ TEST(BestModelRule, NamesWhatTheEvaluationHas) {
         << error.what();
   }
   EXPECT_EQ(loads.metric(), "eval_loss");
+  EXPECT_NO_THROW(loads.check_metric({"eval_perplexity", "eval_loss"}));
+  EXPECT_NO_THROW(none.check_metric({}));
   EXPECT_FALSE(none.take({{"eval_loss", 1}}, 1, best));
   EXPECT_EQ(best.step, -1);
 }

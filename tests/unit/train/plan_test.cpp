@@ -38,6 +38,21 @@ TEST(Plan, CountsStepsAsTransformersDoes) {
   EXPECT_EQ(make_plan(opts, 25, 2).num_train_epochs, 3);
 }
 
+TEST(Plan, EpochsAreCountedInRowsAlsoAfterStepsOfAnotherSize) {
+  config::Options opts = options(2, 3);
+  opts.schedule.num_train_epochs = 3;
+  // 25 rows, 2 ranks: 7 micro-steps an epoch, 3 steps. In the middle of the second epoch, at micro-step 3 or 6.
+  EXPECT_EQ(make_plan(opts, 25, 2, 4, {.epoch = 1, .position = 12}).max_steps, 9);
+  EXPECT_EQ(make_plan(opts, 25, 2, 5, {.epoch = 1, .position = 24}).max_steps, 9);
+  EXPECT_EQ(make_plan(opts, 25, 2, 3, {.epoch = 1, .position = 0}).max_steps, 9);
+  // Those steps were made with another accumulation.
+  EXPECT_EQ(make_plan(opts, 25, 2, 9, {.epoch = 1, .position = 8}).max_steps, 9 + 2 + 3);
+  EXPECT_EQ(make_plan(opts, 25, 2, 2, {.epoch = 2, .position = 0}).max_steps, 2 + 3);
+  EXPECT_EQ(make_plan(opts, 25, 2, 2, {.epoch = 3, .position = 0}).max_steps, 2);
+  opts.schedule.max_steps = 7;
+  EXPECT_EQ(make_plan(opts, 25, 2, 2, {.epoch = 2, .position = 0}).max_steps, 7);
+}
+
 TEST(Plan, FractionsOfStepsAreRoundedUp) {
   config::Options opts = options(1, 1);
   opts.schedule.max_steps = 25;

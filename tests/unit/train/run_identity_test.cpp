@@ -45,6 +45,20 @@ TEST(RunIdentity, SameRunAndChangedScheduleOrThreadsMayResume) {
   EXPECT_EQ(refusal(before, now), "");
 }
 
+TEST(RunIdentity, BestModelsAreComparedOnlyByOneRule) {
+  RunSettings settings;
+  const auto with = [&](const std::string& metric, const std::vector<std::string>& sets) {
+    settings.options.best.metric_for_best_model = metric;
+    return run_identity(settings.options, settings.plan(), settings.dataset, settings.spec, "cpu", 1, "", sets);
+  };
+  const std::string loss = with("loss", {"a", "b"});
+  EXPECT_TRUE(has_same_best_model_rule(loss, with("eval_loss", {"a", "b"})));
+  EXPECT_FALSE(has_same_best_model_rule(loss, with("mean_token_accuracy", {"a", "b"})));
+  EXPECT_FALSE(has_same_best_model_rule(loss, with("loss", {"a", "c"})));
+  EXPECT_FALSE(has_same_best_model_rule(loss, with("", {"a", "b"})));
+  EXPECT_TRUE(has_same_best_model_rule(with("", {"a"}), with("", {})));
+}
+
 TEST(RunIdentity, MicroBatchesMayBeCutOtherwise) {
   RunSettings before, now;
   now.options.batch.micro_batch_tokens = 512;
