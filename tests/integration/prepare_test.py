@@ -160,10 +160,10 @@ def test_the_file_is_as_specified(compress, model, tmp_path):
             assert file.attrs.get_id(name).dtype.kind == "S" and file.attrs.get_id(name).shape == ()
         for name in ("version", "vocab_size", "num_tokens"):
             assert file.attrs.get_id(name).dtype == np.dtype("<i8")
-        tokens, rows = len(file["input_ids"]), len(file["offsets"]) - 1
+        tokens, rows, largest = len(file["input_ids"]), len(file["offsets"]) - 1, file["input_ids"][()].max()
     assert rows == len(ROWS)
     assert attributes["tokenizer_sha256"].decode() == hashlib.sha256((model / "tokenizer.json").read_bytes()).hexdigest()
-    text = (f"format=sft-dist-dataset\nversion=1\nvocab_size=512\nbos_token_id=none\neos_token_id=0\npad_token_id=0\nnum_tokens={tokens}\n"
+    text = (f"format=sft-dist-dataset\nversion=1\nvocab_size={largest + 1}\nbos_token_id=none\neos_token_id=0\npad_token_id=0\nnum_tokens={tokens}\n"
             f"num_target_tokens={tokens}\ntokenizer_sha256={attributes['tokenizer_sha256'].decode()}\n"
             f"input_ids={hashes['input_ids']}\noffsets={hashes['offsets']}\n")
     assert attributes["content_xxh3"].decode() == xxhash.xxh3_128(text.encode()).hexdigest()
@@ -174,17 +174,18 @@ def test_the_file_is_as_specified(compress, model, tmp_path):
 
 @pytest.mark.parametrize("labels, written", [
     ([[-100, 6, 7], [-100], [9, -100]], {"loss_mask": [0, 1, 1, 0, 1, 0], "first_target": [1, 1, 0]}),
-    ([[-100, 6, 8], [-100], [9, -100]], {"labels": [-100, 6, 8, -100, 9, -100], "first_target": [1, 1, 0]}),
+    ([[-100, 6, 12], [-100], [9, -100]], {"labels": [-100, 6, 12, -100, 9, -100], "first_target": [1, 1, 0]}),
     ([[5, 6, 7], [8], [9, 10]], {}),
 ])
 def test_labels_are_written_as_specified(labels, written, tmp_path):
     rows = [[5, 6, 7], [8], [9, 10]]
     with DatasetWriter(tmp_path / "labelled.h5", labelled=True) as writer:
         writer.append([np.array(row, np.int32) for row in rows], [np.array(row, np.int32) for row in labels])
-        writer.commit({"vocab_size": 11, "tokenizer_sha256": "0" * 64}, {})
+        writer.commit({"tokenizer_sha256": "0" * 64}, {})
     with h5py.File(tmp_path / "labelled.h5") as file:
         assert {name: file[name][()].tolist() for name in ("loss_mask", "labels", "first_target") if name in file} == written
         assert file.attrs["num_target_tokens"] == sum(label != -100 for row in labels for label in row) and file.attrs["num_tokens"] == 6
+        assert file.attrs["vocab_size"] == 1 + max(map(max, rows + labels))
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(model, tmp_path):
