@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ class Tokenizer:
             raise PrepareError(f"the rows are chats, and the tokenizer in {self.path} has no chat template: name one in chat_template_path "
                                "(a .jinja file, or another model's tokenizer).", CONFIG)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id it can give."""
         return 1 + max(self.tokenizer.get_vocab().values())

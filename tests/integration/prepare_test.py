@@ -20,7 +20,10 @@ from prepare_support import content_hash, prepare, read_labels, read_rows, tiny_
 from prepare import errors, make_python_chats
 from prepare.chat import TRAINING_TEMPLATES
 from prepare.dataset_file import DatasetWriter
+from prepare.encode import Encoder
 from prepare.errors import PrepareError
+from prepare.rows import Kind, RowFormat
+from prepare.tokenizer import Tokenizer, TokenizerFolder
 
 TEXTS = [f"Row {number}, with \"quotes\", a comma and a word: {'word ' * (number % 7)}ü" for number in range(600)]
 ROWS = [{"text": text, "label": number} for number, text in enumerate(TEXTS)]
@@ -192,6 +195,15 @@ def test_the_result_does_not_depend_on_the_number_of_processes(model, tmp_path):
     source = write_jsonl(tmp_path / "rows.jsonl", ROWS * 3)
     hashes = {content_hash(prepare(model, source, tmp_path / f"{processes}.h5", dataset_num_proc=processes)) for processes in (1, 2, 3)}
     assert len(hashes) == 1
+
+
+def test_rows_of_ids_do_not_each_build_the_vocabulary(model):
+    tokenizer = Tokenizer(TokenizerFolder("tiny", model))
+    build, built = tokenizer.tokenizer.get_vocab, []
+    tokenizer.tokenizer.get_vocab = lambda: built.append(1) or build()
+    rows = [({"input_ids": [number]}, f"row {number}") for number in range(5)]
+    assert len(Encoder(tokenizer, RowFormat(Kind.IDS)).encode(rows).ids) == 5
+    assert len(built) == 1
 
 
 def test_tokenizer_files_lie_beside_the_data_set(model, tmp_path):
