@@ -133,7 +133,9 @@ class RowOptions:
             raise PrepareError(f"completion_only_loss = true needs rows with prompt and completion; {training_place} has {training_kind.value}: "
                                "leave it out" + (", or set assistant_only_loss = true." if training_kind is Kind.CHAT else "."), CONFIG)
         wanted = self.completion_only_loss
-        completion_only = training_kind in (Kind.PROMPT, Kind.PROMPT_CHAT) if wanted is None else wanted
+        # formatting_func makes one text of both
+        has_completion = "prompt" in training_row and "completion" in training_row and training_kind is not Kind.TEXT
+        completion_only = has_completion if wanted is None else wanted
         if kind is Kind.IDS:
             return RowFormat(kind, label_columns=label_columns(row, completion_only))
         is_prompt, is_chat = kind in (Kind.PROMPT, Kind.PROMPT_CHAT), kind in (Kind.CHAT, Kind.PROMPT_CHAT)

@@ -131,6 +131,8 @@ CASES = [
     Case("ids-other-labels", [{"input_ids": [5, 6, 7], "labels": [-100, 9, 7]}, {"input_ids": [8], "labels": [8]}]),
     Case("ids-masks", IDS),
     Case("ids-masks-completion", IDS, {"completion_only_loss": True}),
+    Case("ids-masks-of-prompts", [row | {"prompt": "a", "completion": "b"} for row in IDS]),
+    Case("ids-masks-of-prompts-all", [row | {"prompt": "a", "completion": "b"} for row in IDS], {"completion_only_loss": False}),
 ]
 
 
@@ -182,6 +184,9 @@ def test_formatting_func(tokenizers, tmp_path):
     output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
     ids, _ = prepared_by_trl(model, rows, tmp_path / "trl", {}, formatting_func=lambda row: f"Q: {row['question']} A: {row['answer']}")
     assert read_rows(output) == ids
+    write_jsonl(tmp_path / "rows.jsonl", [row | {"prompt": "a", "completion": "b"} for row in rows])
+    output = prepare(model, tmp_path / "rows.jsonl", tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
+    assert read_rows(output) == read_labels(output) == ids
 
 
 def test_the_template_and_end_of_another_tokenizer(tokenizers, tmp_path):
