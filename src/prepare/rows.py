@@ -192,7 +192,7 @@ def read_text(row: dict, field_name: str) -> tuple[str | None, str]:
 
 
 def read_messages(row: dict, field_name: str) -> tuple[list[dict] | None, str]:
-    """The messages of a row with their keys named role and content, or why there are none."""
+    """The messages of a row with their keys named role and content (from and value where there are none), or why there are none."""
     messages = row.get(field_name)
     if not isinstance(messages, list) or not messages:
         return None, f"without a list of messages in '{field_name}'"
@@ -200,7 +200,10 @@ def read_messages(row: dict, field_name: str) -> tuple[list[dict] | None, str]:
     for message in messages:
         if not isinstance(message, dict):
             return None, f"with an entry of '{field_name}' that is not a message"
-        message = {{"from": "role", "value": "content"}.get(key, key): value for key, value in message.items()}
+        message = dict(message)
+        for name, other in (("role", "from"), ("content", "value")):
+            if message.get(name) is None and other in message:
+                message[name] = message.pop(other)
         if not isinstance(message.get("role"), str):
             return None, f"with a message in '{field_name}' that has no role"
         result.append(message)

@@ -120,6 +120,10 @@ CASES = [
     Case("split-chats-arguments", [row | {"chat_template_kwargs": {"enable_thinking": flag}} for row in split(THOUGHTS) for flag in (True, False)],
          template="qwen3"),
     Case("conversations", [{"conversations": [{"from": message["role"], "value": message["content"]} for message in chat]} for chat in SYSTEM_CHATS]),
+    Case("conversations-null", [{"conversations": [{"from": message["role"], "value": message["content"], "role": None, "content": None} for message in chat]}
+                                for chat in SYSTEM_CHATS]),
+    Case("chats-other-keys", messages([[message | {"from": "web", "value": "5"} for message in chat] for chat in CHATS] + [
+        [message | {"from": None, "value": None} for message in chat] for chat in CHATS])),
     Case("chat-template-file", messages(SYSTEM_CHATS), {"chat_template_path": str(TRL_TEMPLATES / "phi3.jinja")}),
     *(Case(f"assistant-{name}", messages(chats), {"assistant_only_loss": True}, template=name) for name, chats in {
         "qwen2_5": SYSTEM_CHATS + TOOL_CHATS, "qwen3": SYSTEM_CHATS + TOOL_CHATS + THOUGHTS, "qwen3_instruct_2507": SYSTEM_CHATS + TOOL_CHATS,
