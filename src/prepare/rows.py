@@ -146,6 +146,9 @@ class RowOptions:
         columns = ", ".join(map(str, row)) or "none"
         if "images" in row or "image" in row:
             raise PrepareError(f"{place} has images (fields: {columns}): sft-dist trains text models.", CONFIG)
+        if "seq_lengths" in row:
+            raise PrepareError(f"{place} is several documents packed into one row (seq_lengths), which would see one another: prepare the documents "
+                               "themselves and set packing = true.", CONFIG)
         if "input_ids" in row:
             return Kind.IDS
         if self.formatting:

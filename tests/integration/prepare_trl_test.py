@@ -16,10 +16,11 @@ from jinja2 import TemplateError
 from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer
-from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset
+from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset, pack_dataset
 from trl.scripts.utils import DatasetConfig
 
 from prepare.chat import TRAINING_TEMPLATES, choose_training_template
+from prepare.errors import PrepareError
 
 EOS = "<|endoftext|>"
 MISTRAL = json.loads((Path(__file__).resolve().parents[1] / "golden" / "mistral_v3.json").read_text())
@@ -191,6 +192,13 @@ def test_formatting_func(tokenizers, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [row | {"prompt": "a", "completion": "b"} for row in rows])
     output = prepare(model, tmp_path / "rows.jsonl", tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
     assert read_rows(output) == read_labels(output) == ids
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
+def test_rows_that_trl_has_packed_are_refused(strategy, tokenizers, tmp_path):
+    packed = pack_dataset(Dataset.from_list([{"input_ids": [5, 6]}, {"input_ids": [7]}, {"input_ids": [8, 9, 10, 11, 12]}]), 4, strategy)
+    with pytest.raises(PrepareError, match="several documents packed into one row .* set packing = true"):
+        prepare(tokenizers(CHATML), write_jsonl(tmp_path / "rows.jsonl", list(packed)), tmp_path / "rows.h5")
 
 
 def test_the_template_and_end_of_another_tokenizer(tokenizers, tmp_path):
