@@ -71,13 +71,13 @@ class FileSource:
                 yield parse_json(line, f"{file}:{number}"), f"{file.name}:{number}"
 
     def _read_json(self, file: Path):
-        """An array of rows; {"data": [rows]}; or, as often under this name, one row a line."""
+        """An array of rows; {"data": [rows]}; or, as often under this name, one row a line. A single line that has "data" is the second."""
         with (gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")) as stream:
             start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
             if start.startswith(b"{"):
                 stream.seek(0)
-                first_line = stream.readline().removeprefix(b"\xef\xbb\xbf")
-                if is_json_object(first_line):
+                first = json_object(stream.readline().removeprefix(b"\xef\xbb\xbf"))
+                if first is not None and (not isinstance(first.get("data"), list) or any(line.strip() for line in stream)):
                     yield from self._read_jsonl(file)
                     return
             stream.seek(0)
@@ -235,11 +235,12 @@ def parse_json(text: str, place: str, whole: bool = False):
     return value
 
 
-def is_json_object(line: bytes) -> bool:
+def json_object(line: bytes) -> dict | None:
     try:
-        return isinstance(json.loads(line), dict)
+        value = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSource:

@@ -63,6 +63,12 @@ def write_source(kind, folder):
     elif kind == "json data":
         path = folder / "rows.json"
         path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1))
+    elif kind == "json data in one line":
+        path = folder / "rows.json"
+        path.write_text(json.dumps({"version": 1, "data": ROWS}) + "\n")
+    elif kind == "json lines with data":
+        path = folder / "rows.json"
+        write_jsonl(path, [row | {"data": []} for row in ROWS])
     elif kind == "json lines":
         path = folder / "rows.json"
         write_jsonl(path, ROWS)
@@ -95,7 +101,7 @@ def write_source(kind, folder):
     return {"train_file": str(path)}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json array", "json data", "json lines", "csv", "tsv", "parquet", "txt", "folder", "pattern",
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json array", "json data", "json data in one line", "json lines", "json lines with data", "csv", "tsv", "parquet", "txt", "folder", "pattern",
                                   "saved", "saved splits", "dataset_name"])
 def test_every_kind_of_source_gives_the_same_rows(kind, model, reference, tmp_path):
     output = prepare(model, output=tmp_path / "out" / "rows.h5", **write_source(kind, tmp_path))
