@@ -120,12 +120,13 @@ class FileSource:
         try:
             with pyarrow.parquet.ParquetFile(file) as parquet:
                 total, number = max(1, parquet.metadata.num_rows), 0
+                json_columns = [field for field in parquet.schema_arrow if "arrow.json" in str(field.type)]
                 for batch in parquet.iter_batches(batch_size=ROWS_PER_ARROW_BATCH):
                     self.current_fraction = number / total
                     for row in batch.to_pylist():
-                        yield row, f"{file.name}[{number}]"
+                        yield row | {field.name: decoded(row[field.name], field.type) for field in json_columns}, f"{file.name}[{number}]"
                         number += 1
-        except (pyarrow.ArrowInvalid, OSError) as error:
+        except (pyarrow.ArrowInvalid, OSError, json.JSONDecodeError) as error:
             raise PrepareError(f"{file} is not a readable Parquet file: {error}.") from None
 
     def _read_text(self, file: Path):
@@ -216,6 +217,21 @@ def open_mixture(text: str, option: str, split: str):
         return parts[0]
     fractions = [fraction for _, fraction in entries]
     return MixtureSource(parts, fractions if fractions[0] is not None else None)
+
+
+def decoded(value, kind):
+    """A value of an Arrow type with the JSON texts in it read, as the `datasets` library reads its feature Json."""
+    import pyarrow
+
+    if value is None:
+        return None
+    if isinstance(kind, pyarrow.JsonType):
+        return json.loads(value)
+    if isinstance(kind, pyarrow.StructType):
+        return {field.name: decoded(value[field.name], field.type) for field in kind}
+    if isinstance(kind, (pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType)):
+        return [decoded(item, kind.value_type) for item in value]
+    return value
 
 
 def kind_of(file: Path) -> str | None:

@@ -338,6 +338,13 @@ def test_bad_input_is_refused_by_name(name, content, options, code, message, mod
     assert not (tmp_path / "rows.h5").exists()
 
 
+def test_json_in_parquet_that_is_none_is_refused(model, tmp_path):
+    texts = pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(["[1", None]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "rows.parquet")
+    with pytest.raises(PrepareError, match="not a readable Parquet file: Expecting"):
+        prepare(model, tmp_path / "rows.parquet", tmp_path / "rows.h5")
+
+
 def test_a_file_of_someone_else_is_not_overwritten(model, tmp_path):
     (tmp_path / "rows.h5").write_bytes(b"precious")
     with pytest.raises(PrepareError, match="not a data set that sft-prepare wrote"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch  # noqa: F401  (before `prepare`, which keeps it out where it is not loaded)
 import trl
-from datasets import Dataset
+from datasets import Dataset, Features, Json, List, Value, load_dataset
 from jinja2 import TemplateError
 from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
 from tokenizers import AddedToken, Tokenizer, processors
@@ -192,6 +192,20 @@ def test_formatting_func(tokenizers, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [row | {"prompt": "a", "completion": "b"} for row in rows])
     output = prepare(model, tmp_path / "rows.jsonl", tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
     assert read_rows(output) == read_labels(output) == ids
+
+
+def test_json_in_parquet_is_decoded(tokenizers, tmp_path):
+    """Columns of the feature Json, as datasets 5 writes tools and calls of many shapes."""
+    def column(kind):
+        return List({"role": Value("string"), "content": Value("string"), "tool_calls": kind})
+
+    rows = [{"messages": chat, "tools": [ADD]} for chat in (*TOOL_CHATS, *CHATS)]
+    for kinds in ({"messages": column(List(Json())), "tools": List(Json())}, {"messages": List(Json()), "tools": Json()}):
+        Dataset.from_list([{"messages": [{"tool_calls": None} | message for message in row["messages"]], "tools": row["tools"]} for row in rows],
+                          features=Features(kinds)).to_parquet(tmp_path / "rows.parquet")
+        ids, _ = prepared_by_trl(tokenizers("qwen3"), load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train",
+                                                                  cache_dir=str(tmp_path / "cache")), tmp_path / "trl", {})
+        assert read_rows(prepare(tokenizers("qwen3"), tmp_path / "rows.parquet", tmp_path / "rows.h5")) == ids
 
 
 @pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
