@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
@@ -157,10 +157,10 @@ class DatasetSource:
 
 class MixtureSource:
     """Sources behind one another. With fractions, the shares they are to have in the whole, as in TRL's DatasetMixtureConfig: the first rows of
-    each, and as many in all as no source has too few for."""
+    each, and as many in all as no source has too few for. max_rows of the whole have the shares of all."""
 
-    def __init__(self, parts: list, fractions: list[float] | None):
-        self.parts, self.fractions, self.rows_of_parts = parts, fractions, None
+    def __init__(self, parts: list, fractions: list[float] | None, max_rows: int | None):
+        self.parts, self.fractions, self.max_rows, self.rows_of_parts = parts, fractions, max_rows, None
 
     def fingerprint(self) -> str:
         return hashlib.sha256("\n".join([*(part.fingerprint() for part in self.parts), str(self.fractions)]).encode()).hexdigest()
@@ -169,9 +169,9 @@ class MixtureSource:
         return sum(part.fraction_done() for part in self.parts) / len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[dict, str]]:
-        if self.fractions and self.rows_of_parts is None:
+        if (self.fractions or self.max_rows) and self.rows_of_parts is None:
             counts = [sum(1 for _ in part) for part in self.parts]
-            self.rows_of_parts = shares(counts, self.fractions)
+            self.rows_of_parts = cut(shares(counts, self.fractions) if self.fractions else counts, self.max_rows)
         for part, rows in zip(self.parts, self.rows_of_parts or [None] * len(self.parts)):
             yield from islice(part, rows)
 
@@ -181,6 +181,15 @@ def shares(counts: list[int], fractions: list[float]) -> list[int]:
     weights = [fraction / sum(fractions) for fraction in fractions]
     total = min(count / weight for count, weight in zip(counts, weights))
     return [round(weight * total) for weight in weights]
+
+
+def cut(rows: list[int], max_rows: int | None) -> list[int]:
+    """max_rows in the proportions of `rows`; these where they are no more."""
+    total = sum(rows)
+    if max_rows is None or total <= max_rows:
+        return rows
+    ends = [round(end * max_rows / total) for end in accumulate(rows)]
+    return [end - begin for begin, end in zip([0, *ends], ends)]
 
 
 def listed(text: str) -> list[str]:
@@ -209,14 +218,14 @@ def mixture_paths(text: str) -> list[tuple[str, float | None]]:
     return result
 
 
-def open_mixture(text: str, option: str, split: str):
+def open_mixture(text: str, option: str, split: str, max_rows: int | None):
     """The source that train_file names."""
     entries = mixture_paths(text)
     parts = [open_files(path, option, split) for path, _ in entries]
     if len(parts) == 1:
         return parts[0]
     fractions = [fraction for _, fraction in entries]
-    return MixtureSource(parts, fractions if fractions[0] is not None else None)
+    return MixtureSource(parts, fractions if fractions[0] is not None else None, max_rows)
 
 
 def decoded(value, kind):

@@ -116,6 +116,17 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
 
 
+@pytest.mark.parametrize("sizes, fractions, max_rows, taken", [
+    ((100, 100), (0.7, 0.3), 10, (7, 3)), ((100, 100), (0.7, 0.3), 130, (91, 39)), ((100, 100), (0.7, 0.3), 150, (100, 43)),
+    ((40, 50, 60), (1, 1, 1), 10, (3, 4, 3)), ((100, 50, 40), None, 30, (16, 8, 6)), ((100, 50, 40), None, 1000, (100, 50, 40)),
+])
+def test_rows_of_a_mixture_are_taken_in_its_shares(sizes, fractions, max_rows, taken, model, reference, tmp_path):
+    files = [write_jsonl(tmp_path / f"{part}.jsonl", ROWS[100 * part:][:size]) for part, size in enumerate(sizes)]
+    text = ", ".join(f"{file}:{fractions[part]}" if fractions else str(file) for part, file in enumerate(files))
+    output = prepare(model, text, tmp_path / "rows.h5", max_rows=max_rows)
+    assert read_rows(output) == [row for part, rows in enumerate(taken) for row in reference[100 * part:][:rows]]
+
+
 def test_several_evaluation_sets(model, reference, tmp_path):
     files = [write_jsonl(tmp_path / f"{name}.jsonl", ROWS[begin:begin + 4]) for name, begin in (("one", 5), ("two", 50))]
     prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "train.h5", eval_file=f"one={files[0]}, t-2 = {files[1]}",
