@@ -35,7 +35,6 @@ constexpr const char* kHarmless[] = {
     "dataloader_pin_memory",
     "dataloader_prefetch_factor",
     "dataset_batch_size",
-    "dataset_streaming",
     "ddp_backend",
     "ddp_broadcast_buffers",
     "ddp_bucket_cap_mb",
@@ -155,6 +154,9 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dataset_config", false, none,
        "save that configuration with save_to_disk and name the folder in dataset_name"},
       {"dataset_kwargs", false, none, "sft-prepare prepares the data: leave it out"},
+      {"dataset_streaming", false, off,
+       "leave it out; for TRL's order of streamed rows, which is that of the file, set "
+       "train_sampling_strategy = sequential"},
       {"datasets", false, none, "name the parts of a mixture in train_file = a.jsonl:0.7, b.jsonl:0.3"},
       {"ignore_data_skip", false, off, "a resumed run goes on at its next row, at no cost: leave it out"},
       {"infinite", false, off, "set max_steps: epochs repeat until it is reached"},

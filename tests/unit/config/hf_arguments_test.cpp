@@ -67,6 +67,7 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
                            "dtype = bfloat16",
                            "adafactor = true",
                            "truncation_mode = keep_end",
+                           "dataset_streaming = true",
                            "save_safetensors = false",
                            "model_revision = v2",
                            "auto_find_batch_size = true",
