@@ -19,6 +19,10 @@ std::string canonical(const std::string& value) {
   return *number == 0 ? "false" : *number == 1 ? "true" : fmt::format("{}", *number);
 }
 
+bool is_among(const std::vector<std::string>& values, const std::string& value) {
+  return std::find(values.begin(), values.end(), canonical(value)) != values.end();
+}
+
 // How the machine is used, what is printed, the hub: no value changes a loss or a weight. And details of
 // features that are off, because switching them on is refused below.
 constexpr const char* kHarmless[] = {
@@ -35,7 +39,6 @@ constexpr const char* kHarmless[] = {
     "dataloader_pin_memory",
     "dataloader_prefetch_factor",
     "dataset_batch_size",
-    "dataset_streaming",
     "ddp_backend",
     "ddp_broadcast_buffers",
     "ddp_bucket_cap_mb",
@@ -121,13 +124,15 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       // precision
       {"dtype",
        false,
-       {"float32", "auto", "none"},
+       {"float32", "none"},
        "weights are kept in float32; for bf16 products set bf16 = true, for frozen weights in bf16 "
-       "base_dtype"},
+       "base_dtype",
+       {"auto"}},
       {"torch_dtype",
        false,
-       {"float32", "auto", "none"},
-       "weights are kept in float32; for bf16 products set bf16 = true"},
+       {"float32", "none"},
+       "weights are kept in float32; for bf16 products set bf16 = true",
+       {"auto"}},
       {"fp16", false, off, "use bf16 = true, or float32"},
       {"bf16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
       {"fp16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
@@ -155,6 +160,9 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dataset_config", false, none,
        "save that configuration with save_to_disk and name the folder in dataset_name"},
       {"dataset_kwargs", false, none, "sft-prepare prepares the data: leave it out"},
+      {"dataset_streaming", false, off,
+       "leave it out; for TRL's order of streamed rows, which is that of the file, set "
+       "train_sampling_strategy = sequential"},
       {"datasets", false, none, "name the parts of a mixture in train_file = a.jsonl:0.7, b.jsonl:0.3"},
       {"ignore_data_skip", false, off, "a resumed run goes on at its next row, at no cost: leave it out"},
       {"infinite", false, off, "set max_steps: epochs repeat until it is reached"},
@@ -207,9 +215,11 @@ const HfArgument* find_hf_argument(const std::string& name) {
 }
 
 bool is_harmless(const HfArgument& argument, const std::string& value) {
-  const auto& harmless = argument.harmless;
-  return argument.any_value_is_harmless ||
-         std::find(harmless.begin(), harmless.end(), canonical(value)) != harmless.end();
+  return argument.any_value_is_harmless || is_among(argument.harmless, value);
+}
+
+bool is_taken_with_advice(const HfArgument& argument, const std::string& value) {
+  return is_among(argument.taken_with_advice, value);
 }
 
 }  // namespace sft::config

@@ -16,6 +16,8 @@ struct HfArgument {
   // For the person who gave it: what to do instead, or (where every value is harmless) what to know. May be
   // empty then.
   std::string advice;
+  // Values that are taken although they ask for something else, with the advice as a notice.
+  std::vector<std::string> taken_with_advice = {};
 };
 
 const std::vector<HfArgument>& hf_arguments();
@@ -23,5 +25,6 @@ const HfArgument* find_hf_argument(const std::string& name);  // null: not such 
 
 // Whether the argument can be left out without changing the result of a run.
 bool is_harmless(const HfArgument& argument, const std::string& value);
+bool is_taken_with_advice(const HfArgument& argument, const std::string& value);
 
 }  // namespace sft::config

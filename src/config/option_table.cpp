@@ -80,7 +80,8 @@ void add_model_and_data(Rows& rows) {
            folder_or_name());
   rows.add(SFT_OPTION(prepare, eos_token), "token that ends rows; None: the tokenizer's");
   rows.add(SFT_OPTION(prepare, pad_token), "pad token of the saved tokenizer; None: as it is");
-  rows.add(SFT_OPTION(prepare, max_rows), "take only this many rows of each source; None: all", at_least(1));
+  rows.add(SFT_OPTION(prepare, max_rows),
+           "rows to take of each data set, of a mixture in its shares; None: all", at_least(1));
   rows.add(SFT_OPTION(prepare, dataset_num_proc), "processes; None: one for each core", at_least(1));
 }
 

@@ -91,8 +91,12 @@ class Reader {
   }
 
   void apply_hf_argument(const HfArgument& argument, const Assignment& assignment) {
-    if (!is_harmless(argument, assignment.value.text)) return report(assignment, argument.advice);
-    if (argument.any_value_is_harmless && !argument.advice.empty()) {
+    const std::string& value = assignment.value.text;
+    if (is_taken_with_advice(argument, value)) {
+      result.notices.push_back(fmt::format("{} = {}: {}", argument.name, shown(value), argument.advice));
+    } else if (!is_harmless(argument, value)) {
+      report(assignment, argument.advice);
+    } else if (argument.any_value_is_harmless && !argument.advice.empty()) {
       result.notices.push_back(fmt::format("{}: {}", argument.name, argument.advice));
     } else {
       without_effect(argument.name);

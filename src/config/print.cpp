@@ -130,9 +130,10 @@ std::string other_names_markdown() {
       "\nThese are ignored with the values that ask for nothing, and refused with others:\n\n| Name | "
       "Instead |\n|---|---|\n";
   for (const HfArgument& argument : hf_arguments()) {
-    if (!argument.any_value_is_harmless) {
-      text += fmt::format("| `{}` | {} |\n", argument.name, table_cell(argument.advice));
-    }
+    if (argument.any_value_is_harmless) continue;
+    const std::string taken = fmt::format("{}", fmt::join(argument.taken_with_advice, ", "));
+    text += fmt::format("| `{}` | {}{} |\n", argument.name, table_cell(argument.advice),
+                        taken.empty() ? "" : " (" + taken + ": taken, with this notice)");
   }
   return text;
 }

@@ -136,7 +136,7 @@ def training_source(options: dict) -> Chosen:
         raise PrepareError("no source: set train_file, or dataset_name (and dataset_split).", CONFIG)
     output = checked_output("train_dataset", options["train_dataset"])
     if file:
-        return Chosen("train", output, lambda: open_mixture(file, "train_file", split or "train"), {"source_file": file})
+        return Chosen("train", output, lambda: open_mixture(file, "train_file", split or "train", options["max_rows"]), {"source_file": file})
     return Chosen("train", output, lambda: open_named(name, split), {"dataset_name": name, "dataset_split": split})
 
 

@@ -22,6 +22,7 @@ BLOCK_ELEMENTS = 1 << 22
 CHUNK_ELEMENTS = 1 << 18
 SPOOL_TYPES = {"ids": "<i4", "lengths": "<i4", "labels": "<i4", "mask": "u1", "first_target": "<i4"}
 IGNORED = -100  # label of a token that is not learnt
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class DatasetWriter:
@@ -37,6 +38,7 @@ class DatasetWriter:
         self.spool = {name: open(self.folder / name, "w+b", buffering=1 << 20) for name in names}
         fcntl.flock(self.spool["ids"], fcntl.LOCK_EX)  # while the process lives
         self.num_rows = self.num_tokens = self.num_target_tokens = 0
+        self.largest_id = 0  # of rows and labels
         self.labels_are_ids = True  # where they are not -100
 
     def __enter__(self):
@@ -58,6 +60,7 @@ class DatasetWriter:
             self.spool["ids"].write(np.ascontiguousarray(ids, dtype="<i4").tobytes())
         self.num_rows += len(rows)
         self.num_tokens += int(lengths.sum())
+        self.largest_id = max(self.largest_id, *(int(values.max()) for values in (*rows, *(labels or ()))))
         if not self.labelled:
             self.num_target_tokens = self.num_tokens
             return
@@ -71,7 +74,7 @@ class DatasetWriter:
             self.num_target_tokens += int(np.count_nonzero(mask))
 
     def commit(self, attributes: dict, prepare_config: dict, compress: bool = False) -> None:
-        """attributes: vocab_size, tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
+        """attributes: tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
         self.commit_rows(self.path, self.selection(), attributes, prepare_config, compress)
 
     def commit_rows(self, path: Path, rows: "Selection", attributes: dict, prepare_config: dict, compress: bool = False) -> None:
@@ -189,7 +192,8 @@ def write_contents(file: h5py.File, rows: Selection, attributes: dict, prepare_c
     dataset = file.create_dataset("prepare_config", data=np.bytes_(config))
     dataset.attrs["xxh3"] = np.bytes_(xxhash.xxh3_128(config).hexdigest())
 
-    values = {"format": "sft-dist-dataset", "version": 1, **attributes,
+    special_ids = [attributes[name] for name in SPECIAL_IDS if name in attributes]
+    values = {"format": "sft-dist-dataset", "version": 1, "vocab_size": 1 + max([rows.writer.largest_id, *special_ids]), **attributes,
               "num_tokens": rows.num_tokens, "num_target_tokens": rows.num_target_tokens}
     for name, value in values.items():
         file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
@@ -198,8 +202,7 @@ def write_contents(file: h5py.File, rows: Selection, attributes: dict, prepare_c
 
 def content_hash(values: dict, hashes: dict) -> str:
     """docs/data-format.md, "Hashes"."""
-    names = ["format", "version", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "num_tokens",
-             "num_target_tokens", "tokenizer_sha256"]
+    names = ["format", "version", "vocab_size", *SPECIAL_IDS, "num_tokens", "num_target_tokens", "tokenizer_sha256"]
     lines = [f"{name}={values.get(name, 'none')}\n" for name in names]
     lines += [f"{name}={hashes[name]}\n" for name in ("input_ids", "offsets", "loss_mask", "labels", "first_target") if name in hashes]
     return xxhash.xxh3_128("".join(lines).encode()).hexdigest()

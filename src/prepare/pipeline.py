@@ -121,7 +121,7 @@ def prepare(part: Part, force: bool = False, say=print) -> bool:
             reasons = "; ".join(dropped.lines()) or "no token of any row is learnt"
             raise PrepareError(f"{part.name}: no row is left to write to {part.output}: {reasons}.")
         progress.close()
-        attributes = {"vocab_size": tokenizer.vocab_size, **tokenizer.special_ids(), "tokenizer_sha256": config["tokenizer_sha256"]}
+        attributes = {**tokenizer.special_ids(), "tokenizer_sha256": config["tokenizer_sha256"]}
         written = write_outputs(part, writer, attributes, config)
 
     seconds = time.monotonic() - started

@@ -133,7 +133,9 @@ class RowOptions:
             raise PrepareError(f"completion_only_loss = true needs rows with prompt and completion; {training_place} has {training_kind.value}: "
                                "leave it out" + (", or set assistant_only_loss = true." if training_kind is Kind.CHAT else "."), CONFIG)
         wanted = self.completion_only_loss
-        completion_only = training_kind in (Kind.PROMPT, Kind.PROMPT_CHAT) if wanted is None else wanted
+        # formatting_func makes one text of both
+        has_completion = "prompt" in training_row and "completion" in training_row and training_kind is not Kind.TEXT
+        completion_only = has_completion if wanted is None else wanted
         if kind is Kind.IDS:
             return RowFormat(kind, label_columns=label_columns(row, completion_only))
         is_prompt, is_chat = kind in (Kind.PROMPT, Kind.PROMPT_CHAT), kind in (Kind.CHAT, Kind.PROMPT_CHAT)
@@ -144,6 +146,9 @@ class RowOptions:
         columns = ", ".join(map(str, row)) or "none"
         if "images" in row or "image" in row:
             raise PrepareError(f"{place} has images (fields: {columns}): sft-dist trains text models.", CONFIG)
+        if "seq_lengths" in row:
+            raise PrepareError(f"{place} is several documents packed into one row (seq_lengths), which would see one another: prepare the documents "
+                               "themselves and set packing = true.", CONFIG)
         if "input_ids" in row:
             return Kind.IDS
         if self.formatting:
@@ -190,7 +195,7 @@ def read_text(row: dict, field_name: str) -> tuple[str | None, str]:
 
 
 def read_messages(row: dict, field_name: str) -> tuple[list[dict] | None, str]:
-    """The messages of a row with their keys named role and content, or why there are none."""
+    """The messages of a row with their keys named role and content (from and value where there are none), or why there are none."""
     messages = row.get(field_name)
     if not isinstance(messages, list) or not messages:
         return None, f"without a list of messages in '{field_name}'"
@@ -198,7 +203,10 @@ def read_messages(row: dict, field_name: str) -> tuple[list[dict] | None, str]:
     for message in messages:
         if not isinstance(message, dict):
             return None, f"with an entry of '{field_name}' that is not a message"
-        message = {{"from": "role", "value": "content"}.get(key, key): value for key, value in message.items()}
+        message = dict(message)
+        for name, other in (("role", "from"), ("content", "value")):
+            if message.get(name) is None and other in message:
+                message[name] = message.pop(other)
         if not isinstance(message.get("role"), str):
             return None, f"with a message in '{field_name}' that has no role"
         result.append(message)

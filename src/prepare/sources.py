@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
@@ -71,13 +71,13 @@ class FileSource:
                 yield parse_json(line, f"{file}:{number}"), f"{file.name}:{number}"
 
     def _read_json(self, file: Path):
-        """An array of rows; {"data": [rows]}; or, as often under this name, one row a line."""
+        """An array of rows; {"data": [rows]}; or, as often under this name, one row a line. A single line that has "data" is the second."""
         with (gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")) as stream:
             start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
             if start.startswith(b"{"):
                 stream.seek(0)
-                first_line = stream.readline().removeprefix(b"\xef\xbb\xbf")
-                if is_json_object(first_line):
+                first = json_object(stream.readline().removeprefix(b"\xef\xbb\xbf"))
+                if first is not None and (not isinstance(first.get("data"), list) or any(line.strip() for line in stream)):
                     yield from self._read_jsonl(file)
                     return
             stream.seek(0)
@@ -120,12 +120,13 @@ class FileSource:
         try:
             with pyarrow.parquet.ParquetFile(file) as parquet:
                 total, number = max(1, parquet.metadata.num_rows), 0
+                json_columns = [field for field in parquet.schema_arrow if "arrow.json" in str(field.type)]
                 for batch in parquet.iter_batches(batch_size=ROWS_PER_ARROW_BATCH):
                     self.current_fraction = number / total
                     for row in batch.to_pylist():
-                        yield row, f"{file.name}[{number}]"
+                        yield row | {field.name: decoded(row[field.name], field.type) for field in json_columns}, f"{file.name}[{number}]"
                         number += 1
-        except (pyarrow.ArrowInvalid, OSError) as error:
+        except (pyarrow.ArrowInvalid, OSError, json.JSONDecodeError) as error:
             raise PrepareError(f"{file} is not a readable Parquet file: {error}.") from None
 
     def _read_text(self, file: Path):
@@ -156,10 +157,10 @@ class DatasetSource:
 
 class MixtureSource:
     """Sources behind one another. With fractions, the shares they are to have in the whole, as in TRL's DatasetMixtureConfig: the first rows of
-    each, and as many in all as no source has too few for."""
+    each, and as many in all as no source has too few for. max_rows of the whole have the shares of all."""
 
-    def __init__(self, parts: list, fractions: list[float] | None):
-        self.parts, self.fractions, self.rows_of_parts = parts, fractions, None
+    def __init__(self, parts: list, fractions: list[float] | None, max_rows: int | None):
+        self.parts, self.fractions, self.max_rows, self.rows_of_parts = parts, fractions, max_rows, None
 
     def fingerprint(self) -> str:
         return hashlib.sha256("\n".join([*(part.fingerprint() for part in self.parts), str(self.fractions)]).encode()).hexdigest()
@@ -168,9 +169,9 @@ class MixtureSource:
         return sum(part.fraction_done() for part in self.parts) / len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[dict, str]]:
-        if self.fractions and self.rows_of_parts is None:
+        if (self.fractions or self.max_rows) and self.rows_of_parts is None:
             counts = [sum(1 for _ in part) for part in self.parts]
-            self.rows_of_parts = shares(counts, self.fractions)
+            self.rows_of_parts = cut(shares(counts, self.fractions) if self.fractions else counts, self.max_rows)
         for part, rows in zip(self.parts, self.rows_of_parts or [None] * len(self.parts)):
             yield from islice(part, rows)
 
@@ -180,6 +181,15 @@ def shares(counts: list[int], fractions: list[float]) -> list[int]:
     weights = [fraction / sum(fractions) for fraction in fractions]
     total = min(count / weight for count, weight in zip(counts, weights))
     return [round(weight * total) for weight in weights]
+
+
+def cut(rows: list[int], max_rows: int | None) -> list[int]:
+    """max_rows in the proportions of `rows`; these where they are no more."""
+    total = sum(rows)
+    if max_rows is None or total <= max_rows:
+        return rows
+    ends = [round(end * max_rows / total) for end in accumulate(rows)]
+    return [end - begin for begin, end in zip([0, *ends], ends)]
 
 
 def listed(text: str) -> list[str]:
@@ -208,14 +218,29 @@ def mixture_paths(text: str) -> list[tuple[str, float | None]]:
     return result
 
 
-def open_mixture(text: str, option: str, split: str):
+def open_mixture(text: str, option: str, split: str, max_rows: int | None):
     """The source that train_file names."""
     entries = mixture_paths(text)
     parts = [open_files(path, option, split) for path, _ in entries]
     if len(parts) == 1:
         return parts[0]
     fractions = [fraction for _, fraction in entries]
-    return MixtureSource(parts, fractions if fractions[0] is not None else None)
+    return MixtureSource(parts, fractions if fractions[0] is not None else None, max_rows)
+
+
+def decoded(value, kind):
+    """A value of an Arrow type with the JSON texts in it read, as the `datasets` library reads its feature Json."""
+    import pyarrow
+
+    if value is None:
+        return None
+    if isinstance(kind, pyarrow.JsonType):
+        return json.loads(value)
+    if isinstance(kind, pyarrow.StructType):
+        return {field.name: decoded(value[field.name], field.type) for field in kind}
+    if isinstance(kind, (pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType)):
+        return [decoded(item, kind.value_type) for item in value]
+    return value
 
 
 def kind_of(file: Path) -> str | None:
@@ -235,11 +260,12 @@ def parse_json(text: str, place: str, whole: bool = False):
     return value
 
 
-def is_json_object(line: bytes) -> bool:
+def json_object(line: bytes) -> dict | None:
     try:
-        return isinstance(json.loads(line), dict)
+        value = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSource:

@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from .dataset_file import SPECIAL_IDS
 from .errors import CONFIG, PrepareError
 
 # What identifies a tokenizer (docs/data-format.md): the first alone, else those that exist of the others in this order.
@@ -138,14 +140,13 @@ class Tokenizer:
             raise PrepareError(f"the rows are chats, and the tokenizer in {self.path} has no chat template: name one in chat_template_path "
                                "(a .jinja file, or another model's tokenizer).", CONFIG)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id it can give."""
         return 1 + max(self.tokenizer.get_vocab().values())
 
     def special_ids(self) -> dict[str, int]:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return {name: getattr(self.tokenizer, name) for name in names if getattr(self.tokenizer, name) is not None}
+        return {name: getattr(self.tokenizer, name) for name in SPECIAL_IDS if getattr(self.tokenizer, name) is not None}
 
     def with_eos(self, text: str) -> str:
         """As TRL: the EOS string is added where the text does not end with it."""

@@ -60,11 +60,27 @@ def test_from_text_to_a_model(compress, sft_prepare, run_sft, workspace):
     assert again.returncode == 0 and again.stdout.count("up to date") == 2
 
 
+def test_tokens_that_the_model_has_not_matter_where_they_are_used(sft_prepare, run_sft, workspace):
+    """As Gemma 3's text models, whose tokenizer has a token for images."""
+    tokenizer = Tokenizer.from_file(str(workspace / "tiny/model/tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<image>", special=True)])
+    tokenizer.save(str(workspace / "tiny/model/tokenizer.json"))
+    assert sft_prepare("--args", "run.ini").returncode == 0
+    trained = run_sft(2, "--args", "run.ini", cwd=workspace)
+    assert trained.returncode == 0, trained.stderr
+    with open(workspace / "rows.jsonl", "a") as rows:
+        rows.write('{"text": "an <image>"}\n')
+    for arguments in ((), ("--max_rows", "100", "--pad_token", "<image>")):
+        assert sft_prepare("--args", "run.ini", *arguments).returncode == 0
+        refused = run_sft(0, "--args", "run.ini", *arguments, cwd=workspace)
+        assert refused.returncode == 89 and "token ids up to 512, the model's vocabulary has 512" in refused.stdout + refused.stderr
+
+
 def test_masked_files_verify(run_sft, tmp_path):
     rows = [np.arange(1, length + 1, dtype=np.int32) for length in (3, 1, 200)]
     with DatasetWriter(tmp_path / "masked.h5", labelled=True) as writer:
         writer.append(rows, [np.where(np.arange(len(row)) % 2, row, -100) for row in rows])
-        writer.commit({"vocab_size": 201, "eos_token_id": 0, "tokenizer_sha256": "0" * 64}, {})
+        writer.commit({"eos_token_id": 0, "tokenizer_sha256": "0" * 64}, {})
     verified = run_sft(0, "verify", tmp_path / "masked.h5")
     assert verified.returncode == 0, verified.stderr
     with h5py.File(tmp_path / "masked.h5", "r+") as file:

@@ -20,7 +20,10 @@ from prepare_support import content_hash, prepare, read_labels, read_rows, tiny_
 from prepare import errors, make_python_chats
 from prepare.chat import TRAINING_TEMPLATES
 from prepare.dataset_file import DatasetWriter
+from prepare.encode import Encoder
 from prepare.errors import PrepareError
+from prepare.rows import Kind, RowFormat
+from prepare.tokenizer import Tokenizer, TokenizerFolder
 
 TEXTS = [f"Row {number}, with \"quotes\", a comma and a word: {'word ' * (number % 7)}ü" for number in range(600)]
 ROWS = [{"text": text, "label": number} for number, text in enumerate(TEXTS)]
@@ -60,6 +63,12 @@ def write_source(kind, folder):
     elif kind == "json data":
         path = folder / "rows.json"
         path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1))
+    elif kind == "json data in one line":
+        path = folder / "rows.json"
+        path.write_text(json.dumps({"version": 1, "data": ROWS}) + "\n")
+    elif kind == "json lines with data":
+        path = folder / "rows.json"
+        write_jsonl(path, [row | {"data": []} for row in ROWS])
     elif kind == "json lines":
         path = folder / "rows.json"
         write_jsonl(path, ROWS)
@@ -92,7 +101,7 @@ def write_source(kind, folder):
     return {"train_file": str(path)}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json array", "json data", "json lines", "csv", "tsv", "parquet", "txt", "folder", "pattern",
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json array", "json data", "json data in one line", "json lines", "json lines with data", "csv", "tsv", "parquet", "txt", "folder", "pattern",
                                   "saved", "saved splits", "dataset_name"])
 def test_every_kind_of_source_gives_the_same_rows(kind, model, reference, tmp_path):
     output = prepare(model, output=tmp_path / "out" / "rows.h5", **write_source(kind, tmp_path))
@@ -105,6 +114,17 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
             eval_dataset=str(tmp_path / "eval.h5"), max_rows=10)
     assert read_rows(tmp_path / "train.h5") == reference[:10]
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
+
+
+@pytest.mark.parametrize("sizes, fractions, max_rows, taken", [
+    ((100, 100), (0.7, 0.3), 10, (7, 3)), ((100, 100), (0.7, 0.3), 130, (91, 39)), ((100, 100), (0.7, 0.3), 150, (100, 43)),
+    ((40, 50, 60), (1, 1, 1), 10, (3, 4, 3)), ((100, 50, 40), None, 30, (16, 8, 6)), ((100, 50, 40), None, 1000, (100, 50, 40)),
+])
+def test_rows_of_a_mixture_are_taken_in_its_shares(sizes, fractions, max_rows, taken, model, reference, tmp_path):
+    files = [write_jsonl(tmp_path / f"{part}.jsonl", ROWS[100 * part:][:size]) for part, size in enumerate(sizes)]
+    text = ", ".join(f"{file}:{fractions[part]}" if fractions else str(file) for part, file in enumerate(files))
+    output = prepare(model, text, tmp_path / "rows.h5", max_rows=max_rows)
+    assert read_rows(output) == [row for part, rows in enumerate(taken) for row in reference[100 * part:][:rows]]
 
 
 def test_several_evaluation_sets(model, reference, tmp_path):
@@ -160,10 +180,10 @@ def test_the_file_is_as_specified(compress, model, tmp_path):
             assert file.attrs.get_id(name).dtype.kind == "S" and file.attrs.get_id(name).shape == ()
         for name in ("version", "vocab_size", "num_tokens"):
             assert file.attrs.get_id(name).dtype == np.dtype("<i8")
-        tokens, rows = len(file["input_ids"]), len(file["offsets"]) - 1
+        tokens, rows, largest = len(file["input_ids"]), len(file["offsets"]) - 1, file["input_ids"][()].max()
     assert rows == len(ROWS)
     assert attributes["tokenizer_sha256"].decode() == hashlib.sha256((model / "tokenizer.json").read_bytes()).hexdigest()
-    text = (f"format=sft-dist-dataset\nversion=1\nvocab_size=512\nbos_token_id=none\neos_token_id=0\npad_token_id=0\nnum_tokens={tokens}\n"
+    text = (f"format=sft-dist-dataset\nversion=1\nvocab_size={largest + 1}\nbos_token_id=none\neos_token_id=0\npad_token_id=0\nnum_tokens={tokens}\n"
             f"num_target_tokens={tokens}\ntokenizer_sha256={attributes['tokenizer_sha256'].decode()}\n"
             f"input_ids={hashes['input_ids']}\noffsets={hashes['offsets']}\n")
     assert attributes["content_xxh3"].decode() == xxhash.xxh3_128(text.encode()).hexdigest()
@@ -174,23 +194,33 @@ def test_the_file_is_as_specified(compress, model, tmp_path):
 
 @pytest.mark.parametrize("labels, written", [
     ([[-100, 6, 7], [-100], [9, -100]], {"loss_mask": [0, 1, 1, 0, 1, 0], "first_target": [1, 1, 0]}),
-    ([[-100, 6, 8], [-100], [9, -100]], {"labels": [-100, 6, 8, -100, 9, -100], "first_target": [1, 1, 0]}),
+    ([[-100, 6, 12], [-100], [9, -100]], {"labels": [-100, 6, 12, -100, 9, -100], "first_target": [1, 1, 0]}),
     ([[5, 6, 7], [8], [9, 10]], {}),
 ])
 def test_labels_are_written_as_specified(labels, written, tmp_path):
     rows = [[5, 6, 7], [8], [9, 10]]
     with DatasetWriter(tmp_path / "labelled.h5", labelled=True) as writer:
         writer.append([np.array(row, np.int32) for row in rows], [np.array(row, np.int32) for row in labels])
-        writer.commit({"vocab_size": 11, "tokenizer_sha256": "0" * 64}, {})
+        writer.commit({"tokenizer_sha256": "0" * 64}, {})
     with h5py.File(tmp_path / "labelled.h5") as file:
         assert {name: file[name][()].tolist() for name in ("loss_mask", "labels", "first_target") if name in file} == written
         assert file.attrs["num_target_tokens"] == sum(label != -100 for row in labels for label in row) and file.attrs["num_tokens"] == 6
+        assert file.attrs["vocab_size"] == 1 + max(map(max, rows + labels))
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(model, tmp_path):
     source = write_jsonl(tmp_path / "rows.jsonl", ROWS * 3)
     hashes = {content_hash(prepare(model, source, tmp_path / f"{processes}.h5", dataset_num_proc=processes)) for processes in (1, 2, 3)}
     assert len(hashes) == 1
+
+
+def test_rows_of_ids_do_not_each_build_the_vocabulary(model):
+    tokenizer = Tokenizer(TokenizerFolder("tiny", model))
+    build, built = tokenizer.tokenizer.get_vocab, []
+    tokenizer.tokenizer.get_vocab = lambda: built.append(1) or build()
+    rows = [({"input_ids": [number]}, f"row {number}") for number in range(5)]
+    assert len(Encoder(tokenizer, RowFormat(Kind.IDS)).encode(rows).ids) == 5
+    assert len(built) == 1
 
 
 def test_tokenizer_files_lie_beside_the_data_set(model, tmp_path):
@@ -317,6 +347,13 @@ def test_bad_input_is_refused_by_name(name, content, options, code, message, mod
     assert error.value.code == code
     assert message in str(error.value)
     assert not (tmp_path / "rows.h5").exists()
+
+
+def test_json_in_parquet_that_is_none_is_refused(model, tmp_path):
+    texts = pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(["[1", None]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "rows.parquet")
+    with pytest.raises(PrepareError, match="not a readable Parquet file: Expecting"):
+        prepare(model, tmp_path / "rows.parquet", tmp_path / "rows.h5")
 
 
 def test_a_file_of_someone_else_is_not_overwritten(model, tmp_path):

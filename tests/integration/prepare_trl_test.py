@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch  # noqa: F401  (before `prepare`, which keeps it out where it is not loaded)
 import trl
-from datasets import Dataset
+from datasets import Dataset, Features, Json, List, Value, load_dataset
 from jinja2 import TemplateError
 from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer
-from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset
+from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset, pack_dataset
 from trl.scripts.utils import DatasetConfig
 
 from prepare.chat import TRAINING_TEMPLATES, choose_training_template
+from prepare.errors import PrepareError
 
 EOS = "<|endoftext|>"
 MISTRAL = json.loads((Path(__file__).resolve().parents[1] / "golden" / "mistral_v3.json").read_text())
@@ -120,6 +121,10 @@ CASES = [
     Case("split-chats-arguments", [row | {"chat_template_kwargs": {"enable_thinking": flag}} for row in split(THOUGHTS) for flag in (True, False)],
          template="qwen3"),
     Case("conversations", [{"conversations": [{"from": message["role"], "value": message["content"]} for message in chat]} for chat in SYSTEM_CHATS]),
+    Case("conversations-null", [{"conversations": [{"from": message["role"], "value": message["content"], "role": None, "content": None} for message in chat]}
+                                for chat in SYSTEM_CHATS]),
+    Case("chats-other-keys", messages([[message | {"from": "web", "value": "5"} for message in chat] for chat in CHATS] + [
+        [message | {"from": None, "value": None} for message in chat] for chat in CHATS])),
     Case("chat-template-file", messages(SYSTEM_CHATS), {"chat_template_path": str(TRL_TEMPLATES / "phi3.jinja")}),
     *(Case(f"assistant-{name}", messages(chats), {"assistant_only_loss": True}, template=name) for name, chats in {
         "qwen2_5": SYSTEM_CHATS + TOOL_CHATS, "qwen3": SYSTEM_CHATS + TOOL_CHATS + THOUGHTS, "qwen3_instruct_2507": SYSTEM_CHATS + TOOL_CHATS,
@@ -131,6 +136,8 @@ CASES = [
     Case("ids-other-labels", [{"input_ids": [5, 6, 7], "labels": [-100, 9, 7]}, {"input_ids": [8], "labels": [8]}]),
     Case("ids-masks", IDS),
     Case("ids-masks-completion", IDS, {"completion_only_loss": True}),
+    Case("ids-masks-of-prompts", [row | {"prompt": "a", "completion": "b"} for row in IDS]),
+    Case("ids-masks-of-prompts-all", [row | {"prompt": "a", "completion": "b"} for row in IDS], {"completion_only_loss": False}),
 ]
 
 
@@ -182,6 +189,30 @@ def test_formatting_func(tokenizers, tmp_path):
     output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
     ids, _ = prepared_by_trl(model, rows, tmp_path / "trl", {}, formatting_func=lambda row: f"Q: {row['question']} A: {row['answer']}")
     assert read_rows(output) == ids
+    write_jsonl(tmp_path / "rows.jsonl", [row | {"prompt": "a", "completion": "b"} for row in rows])
+    output = prepare(model, tmp_path / "rows.jsonl", tmp_path / "rows.h5", formatting_func=f"{tmp_path}/my.py:to_text")
+    assert read_rows(output) == read_labels(output) == ids
+
+
+def test_json_in_parquet_is_decoded(tokenizers, tmp_path):
+    """Columns of the feature Json, as datasets 5 writes tools and calls of many shapes."""
+    def column(kind):
+        return List({"role": Value("string"), "content": Value("string"), "tool_calls": kind})
+
+    rows = [{"messages": chat, "tools": [ADD]} for chat in (*TOOL_CHATS, *CHATS)]
+    for kinds in ({"messages": column(List(Json())), "tools": List(Json())}, {"messages": List(Json()), "tools": Json()}):
+        Dataset.from_list([{"messages": [{"tool_calls": None} | message for message in row["messages"]], "tools": row["tools"]} for row in rows],
+                          features=Features(kinds)).to_parquet(tmp_path / "rows.parquet")
+        ids, _ = prepared_by_trl(tokenizers("qwen3"), load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train",
+                                                                  cache_dir=str(tmp_path / "cache")), tmp_path / "trl", {})
+        assert read_rows(prepare(tokenizers("qwen3"), tmp_path / "rows.parquet", tmp_path / "rows.h5")) == ids
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
+def test_rows_that_trl_has_packed_are_refused(strategy, tokenizers, tmp_path):
+    packed = pack_dataset(Dataset.from_list([{"input_ids": [5, 6]}, {"input_ids": [7]}, {"input_ids": [8, 9, 10, 11, 12]}]), 4, strategy)
+    with pytest.raises(PrepareError, match="several documents packed into one row .* set packing = true"):
+        prepare(tokenizers(CHATML), write_jsonl(tmp_path / "rows.jsonl", list(packed)), tmp_path / "rows.h5")
 
 
 def test_the_template_and_end_of_another_tokenizer(tokenizers, tmp_path):

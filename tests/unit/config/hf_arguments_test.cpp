@@ -57,6 +57,16 @@ TEST(HfArguments, LoggingDirSaysWhereTheFilesGo) {
   EXPECT_EQ(parsed.notices[0], "logging_dir: TensorBoard files go to output_dir/runs");
 }
 
+TEST(HfArguments, TheModelsOwnTypeIsTakenWithWhatIsDoneInstead) {
+  const auto parsed = parse_text("dtype = auto\ntorch_dtype = AUTO\n");
+  ASSERT_EQ(parsed.notices.size(), 2u);
+  EXPECT_EQ(parsed.notices[0],
+            "dtype = auto: weights are kept in float32; for bf16 products set bf16 = true, for frozen "
+            "weights in bf16 base_dtype");
+  EXPECT_EQ(parsed.notices[1],
+            "torch_dtype = AUTO: weights are kept in float32; for bf16 products set bf16 = true");
+}
+
 TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
   EXPECT_EQ(error_of_text("fp16 = true"), "run.ini:1: fp16 = true: use bf16 = true, or float32");
   for (const char* line : {"deepspeed = ds.json",
@@ -67,6 +77,7 @@ TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
                            "dtype = bfloat16",
                            "adafactor = true",
                            "truncation_mode = keep_end",
+                           "dataset_streaming = true",
                            "save_safetensors = false",
                            "model_revision = v2",
                            "auto_find_batch_size = true",
