@@ -1,9 +1,10 @@
-"""The scripts around sft-dist, with a stand-in for it: launch/run, launch/setup, launch/sft-prepare."""
+"""The scripts around sft-dist, with stand-ins for it: launch/run, launch/setup, launch/sft-prepare, cluster/slurm, tests/run."""
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -29,9 +30,9 @@ def start(source_dir, tmp_path):
     """start(*arguments) -> a running launch/run with the stand-in; every started one is ended."""
     program, started = script(tmp_path / "sft-dist", PROGRAM), []
 
-    def start(*arguments, **environment):
+    def start(*arguments, script_name="run", **environment):
         started.append(subprocess.Popen(
-            [source_dir / "launch" / "run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
+            [source_dir / "launch" / script_name, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
             env={**os.environ, "SFT_DIST": str(program), "READY": str(tmp_path / "ready"), "HDF5_PLUGIN_PATH": "/x", **environment}))
         return started[-1]
 
@@ -70,7 +71,7 @@ def test_an_unusual_end_is_named(start):
     assert process.returncode == 7
 
 
-@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_ask_the_ranks_to_save_and_stop(start, tmp_path, sent):
     process = start("-n", "2")
     wait_for_ranks(tmp_path, 2)
@@ -92,6 +93,40 @@ def test_a_second_sigterm_ends_the_run_at_once(start, tmp_path):
     assert process.returncode not in (0, 85) and "ending the run at once" in said
 
 
+def test_a_closed_terminal_asks_however_often_it_says_so(start, tmp_path):
+    slow = script(tmp_path / "slow", PROGRAM.replace("sleep 0.5; exit 85", "sleep 2; exit 85"))
+    process = start("-n", "2", SFT_DIST=str(slow))
+    wait_for_ranks(tmp_path, 2)
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 85 and "ending the run at once" not in said, said
+
+
+def stub(tmp_path, name, text) -> dict:
+    """A stand-in for a command: the environment in which it is found."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    script(tmp_path / "bin" / name, "#!/bin/bash\n" + text)
+    return {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+
+def test_a_signal_before_the_ranks_exist_is_not_lost(start, tmp_path):
+    process = start("-n", "2", "exit", "0", **stub(tmp_path, "mpirun", f"touch {tmp_path}/ready.first; [ ${{@: -1}} = true ] && sleep 1; exit 7"))
+    wait_for_ranks(tmp_path, 1)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 85, process.stdout.read()
+
+
+def test_other_hosts_get_what_the_program_reads_of_the_environment(start, tmp_path):
+    variables = {"HF_HOME": "/a b", "OMP_NUM_THREADS": "3", "NCCL_DEBUG": "WARN", "HF_TOKEN": "secret"}
+    process = start("-H", "localhost:2", "-n", "2", **stub(tmp_path, "mpirun", 'echo "mpirun: $*"'), **variables)
+    said = process.communicate(timeout=60)[0]
+    for name in ("HF_HOME", "OMP_NUM_THREADS", "NCCL_DEBUG"):
+        assert f"-x {name} " in said, said
+    assert "HF_HUB_CACHE" not in said and "HF_TOKEN" not in said, said
+
+
 def test_bad_arguments(start):
     for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number"),
                                (["--launcher", "ssh"], "srun or mpirun is expected")):
@@ -108,13 +143,19 @@ def test_mpirun_explains_why_it_cannot_start(start):
 
 def test_inside_an_allocation_srun_is_used(start, tmp_path):
     srun = 'echo "srun: $*"; echo "cpus: $SRUN_CPUS_PER_TASK plugins: ${HDF5_PLUGIN_PATH-none}"; exit 85'
-    (tmp_path / "bin").mkdir()
-    script(tmp_path / "bin" / "srun", "#!/bin/bash\n" + srun)
-    process = start("--args", "run.ini", PATH=f"{tmp_path}/bin:{os.environ['PATH']}", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
+    process = start("--args", "run.ini", **stub(tmp_path, "srun", srun), SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 85
     assert f"--mpi=pmix --kill-on-bad-exit=1 --wait=60 --gpu-bind=none --cpu-bind=cores {tmp_path}/sft-dist --args run.ini" in said
     assert "cpus: 8 plugins: none" in said
+
+
+@pytest.mark.parametrize("script_name", ["run", "sft-run"])
+@pytest.mark.parametrize("options", [["-H", "node1:2"], ["--hostfile", "hosts"], ["--oversubscribe"]], ids=lambda options: options[0])
+def test_options_for_mpirun_are_refused_where_srun_starts_the_ranks(start, tmp_path, script_name, options):
+    process = start(*options, "--args", "run.ini", script_name=script_name, **stub(tmp_path, "srun", "exit 0"), SLURM_JOB_ID="7")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 92 and f"{options[0]} is for mpirun" in said and "--launcher mpirun" in said, said
 
 
 def test_inside_an_allocation_mpirun_can_be_chosen(start):
@@ -124,17 +165,23 @@ def test_inside_an_allocation_mpirun_can_be_chosen(start):
 
 
 @pytest.fixture
-def bare_clone(source_dir, tmp_path):
+def bare_clone(source_dir, tmp_path, monkeypatch):
     """The scripts and sources without build and virtual environment."""
+    monkeypatch.delenv("SFT_VENV", raising=False)
     for folder in ("launch", "src/prepare"):
         shutil.copytree(source_dir / folder, tmp_path / "clone" / folder)
     return tmp_path / "clone"
 
 
+def set_up(clone, *options, **environment):
+    return subprocess.run([clone / "launch" / "setup", *options], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env={**os.environ, **environment})
+
+
 def test_offline_setup_names_what_is_missing(bare_clone):
-    result = subprocess.run([bare_clone / "launch" / "setup", "--offline"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = set_up(bare_clone, "--offline")
     assert result.returncode == 1 and "there is no virtual environment" in result.stderr
-    result = subprocess.run([bare_clone / "launch" / "setup", "--ofline"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = set_up(bare_clone, "--ofline")
     assert result.returncode == 92 and "unknown argument '--ofline'" in result.stderr
 
 
@@ -148,13 +195,9 @@ def test_tools_say_what_to_run_first(bare_clone):
 
 def test_setup_installs_only_the_missing_debian_packages(bare_clone, tmp_path):
     """With stand-ins for dpkg-query and apt-get: what is asked for, and what is said when it fails."""
-    stubs = tmp_path / "bin"
-    stubs.mkdir()
-    script(stubs / "dpkg-query", '#!/bin/bash\n[ "${@: -1}" = libhdf5-dev ] || printf installed\n')
-    script(stubs / "apt-get", f'#!/bin/bash\necho "$*" >> {tmp_path}/asked\n[ "$1" = update ] || {{ echo "no such package"; exit 100; }}\n')
-    script(stubs / "sudo", '#!/bin/bash\nexec "$@"\n')
-    result = subprocess.run([bare_clone / "launch" / "setup"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                            env={**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}"})
+    stub(tmp_path, "dpkg-query", '[ "${@: -1}" = libhdf5-dev ] || printf installed')
+    stub(tmp_path, "apt-get", f'echo "$*" >> {tmp_path}/asked; [ "$1" = update ] || {{ echo "no such package"; exit 100; }}')
+    result = set_up(bare_clone, **stub(tmp_path, "sudo", 'exec "$@"'))
     assert result.returncode == 1
     assert "installing Debian packages: libhdf5-dev\n" in result.stdout
     assert (tmp_path / "asked").read_text() == "update\ninstall -y --no-install-recommends libhdf5-dev\n"
