@@ -202,3 +202,31 @@ def test_setup_installs_only_the_missing_debian_packages(bare_clone, tmp_path):
     assert "installing Debian packages: libhdf5-dev\n" in result.stdout
     assert (tmp_path / "asked").read_text() == "update\ninstall -y --no-install-recommends libhdf5-dev\n"
     assert "no such package" in result.stderr and "apt-get failed" in result.stderr
+
+
+def test_setup_with_nothing_to_do_writes_nothing_into_the_clone(bare_clone, tmp_path):
+    (tmp_path / "environment").symlink_to(sys.prefix)
+    before = set(bare_clone.rglob("*"))
+    result = set_up(bare_clone, "--offline", SFT_VENV=str(tmp_path / "environment"), **stub(tmp_path, "dpkg-query", "printf installed"))
+    assert result.returncode == 0 and "Python packages: all there" in result.stdout, result.stderr
+    assert set(bare_clone.rglob("*")) == before
+
+
+def test_setup_clears_only_an_environment_that_it_made(bare_clone, tmp_path):
+    environment = tmp_path / "environment"
+    environment.mkdir()
+    (environment / "thesis.tex").touch()
+    known = {"SFT_VENV": str(environment), **stub(tmp_path, "dpkg-query", "printf installed")}
+    result = set_up(bare_clone, **known)
+    assert result.returncode == 1 and f"{environment} holds something that launch/setup did not make" in result.stderr
+    assert [path.name for path in environment.iterdir()] == ["thesis.tex"]
+
+    (environment / "thesis.tex").unlink()
+    (bare_clone / "launch" / "requirements.txt").write_text("")  # without an index it goes no further than the environment itself
+    (tmp_path / "venv.py").write_text("raise SystemExit('a module of the user')")
+    for _ in range(2):
+        set_up(bare_clone, **known, PYTHONPATH=str(tmp_path))
+        assert subprocess.run([environment / "bin" / "pip", "--version"], capture_output=True).returncode == 0
+        assert not (environment / "half").exists()
+        (environment / "bin" / "python").unlink()  # a set-up that was broken off
+        (environment / "half").mkdir()
