@@ -4,6 +4,8 @@ First the program is started on each host by itself, then on all of them togethe
 first host.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal
