@@ -230,3 +230,43 @@ def test_setup_clears_only_an_environment_that_it_made(bare_clone, tmp_path):
         assert not (environment / "half").exists()
         (environment / "bin" / "python").unlink()  # a set-up that was broken off
         (environment / "half").mkdir()
+
+
+@pytest.fixture
+def slurm_job(source_dir, tmp_path):
+    """slurm_job(run, restarts, *options, **environment): cluster/slurm/train.sbatch with the shell text `run` in place of launch/run, as Slurm starts it."""
+    home, output_dir = tmp_path / "home", tmp_path / "out"
+    (home / "launch").mkdir(parents=True)
+    for name in ("common.sh", "restarts.ini"):
+        shutil.copy(source_dir / "launch" / name, home / "launch")
+    program = script(tmp_path / "sft-dist", f'#!/bin/bash\necho "output_dir = {output_dir}"\n')
+    stub(tmp_path, "scontrol", 'echo "scontrol: $*"')
+    path = stub(tmp_path, "sleep", "exit 0")
+
+    def slurm_job(run, restarts, *options, **environment):
+        script(home / "launch" / "run", f"#!/bin/bash\ncd {tmp_path}\necho \"run: $*\"\n{run}\n")
+        known = {"SFT_HOME": str(home), "SFT_DIST": str(program), "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts), "SLURM_NTASKS": "1",
+                 "SLURM_JOB_NODELIST": "node1"}
+        return subprocess.run(["bash", source_dir / "cluster" / "slurm" / "train.sbatch", "run.ini", *options], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, env={**os.environ, **path, **known, **environment})
+
+    return slurm_job
+
+
+def test_the_first_start_of_a_job_obeys_and_the_others_go_on(slurm_job, tmp_path):
+    given = f"--args {tmp_path}/home/launch/restarts.ini --args run.ini --resume_from_checkpoint=false"
+    go_on = "--overwrite_output_dir=false --resume_from_checkpoint=true"
+    for restarts, run, expected in ((0, "exit 137", given), (1, "mkdir -p out/checkpoint-4; exit 137", given), (2, "exit 0", f"{given} {go_on}")):
+        done = slurm_job(run, restarts, "--resume_from_checkpoint=false")
+        assert f"run: --launcher srun {expected}\n" in done.stdout, done.stdout
+        assert done.returncode == (85 if restarts < 2 else 0) and ("scontrol: requeue 7" in done.stdout) == (restarts < 2), done.stdout
+
+
+def test_starts_of_a_job_without_progress_are_limited(slurm_job, tmp_path):
+    for restarts in range(10):
+        done = slurm_job("exit 85", restarts, SFT_MAX_RESTARTS="0")
+        assert ("scontrol: requeue" in done.stdout) == (restarts < 9), done.stdout
+    assert done.returncode == 86 and "10 starts in a row ended without a new checkpoint: giving up" in done.stdout
+    assert slurm_job("mkdir -p out/checkpoint-4; exit 85", 10, SFT_MAX_RESTARTS="0").returncode == 85  # begins the count anew
+    done = slurm_job("exit 137", 11, SFT_MAX_RESTARTS="0")
+    assert done.returncode == 137 and "1 starts in a row failed without a new checkpoint: giving up" in done.stdout

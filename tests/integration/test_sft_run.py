@@ -119,6 +119,30 @@ def test_failed_starts_without_progress_are_limited_and_requests_are_not(workspa
     assert f"{limit + 1} starts in a row failed without a new checkpoint: giving up" in done.stderr, done.stderr
 
 
+def test_requests_without_progress_end_at_last(workspace, monkeypatch):
+    sft_run = sft_run_module()
+    monkeypatch.setattr(sft_run, "LONGEST_WAIT_SECONDS", 0)
+    supervisor = sft_run.Supervisor([], workspace.folder / "no-progress", 1, 180, 600)
+    monkeypatch.setattr(supervisor, "start", lambda: sft_run.Attempt(0, 0, 0.0, 85, ""))
+    assert supervisor.run() == 86 and len(supervisor.attempts) == 20
+
+
+# What the run says of resume_from_checkpoint, whether output_dir holds a checkpoint, and what the starts are told of it.
+@pytest.mark.parametrize("given, saved, first, second", [
+    ({}, True, None, "true"), ({"resume_from_checkpoint": "/other/checkpoint-3"}, True, "/other/checkpoint-3", "true"),
+    ({"resume_from_checkpoint": "/other/checkpoint-3"}, False, "/other/checkpoint-3", "/other/checkpoint-3"),
+    ({"resume_from_checkpoint": False, "overwrite_output_dir": True}, True, None, "true")], ids=["nothing", "folder", "unsaved", "overwritten"])
+def test_the_first_start_obeys_and_the_others_go_on(workspace, tmp_path, given, saved, first, second):
+    """The stand-in writes down its configuration, and saves a checkpoint that cannot be read."""
+    settings = workspace.settings(f"obeys-{tmp_path.name}", **given)
+    save = f"mkdir -p {settings['output_dir']}/checkpoint-4" if saved else ":"
+    environment = stand_in(tmp_path, f'"{ours.program()}" "$@" --print-config >>seen; {save}; [ $(grep -c ^output_dir seen) = 2 ] || exit 91')
+    done = supervise(settings, environment)
+    assert done.returncode == 0, done.stderr
+    seen = [line.partition(" = ")[2] for line in (tmp_path / "seen").read_text().splitlines() if line.startswith("resume_from_checkpoint")]
+    assert seen == [first or ("None" if given else "true"), second], seen
+
+
 def test_a_start_may_take_longer_than_a_heartbeat(workspace, tmp_path):
     settings = workspace.settings("slow-start", max_steps=2)
     done = supervise(settings, stand_in(tmp_path, f'sleep 4; exec "{ours.program()}" "$@"'), "--hang-seconds", "2", "--watchdog_start_seconds", "60")
