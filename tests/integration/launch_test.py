@@ -270,3 +270,15 @@ def test_starts_of_a_job_without_progress_are_limited(slurm_job, tmp_path):
     assert slurm_job("mkdir -p out/checkpoint-4; exit 85", 10, SFT_MAX_RESTARTS="0").returncode == 85  # begins the count anew
     done = slurm_job("exit 137", 11, SFT_MAX_RESTARTS="0")
     assert done.returncode == 137 and "1 starts in a row failed without a new checkpoint: giving up" in done.stdout
+
+
+def test_a_sweep_needs_no_newline_at_its_end(source_dir, tmp_path):
+    (tmp_path / "cluster" / "slurm").mkdir(parents=True)
+    script(tmp_path / "cluster" / "slurm" / "train.sbatch", 'echo "train: $*"')
+    (tmp_path / "sweep.txt").write_text("--seed 1\n--seed 2 --max_steps 3")
+    for line, expected in ((1, "train: run.ini --seed 1 --output_dir runs/1"), (2, "train: run.ini --seed 2 --max_steps 3 --output_dir runs/2"),
+                           (3, "sweep.txt has no line 3")):
+        done = subprocess.run(["bash", source_dir / "cluster" / "slurm" / "sweep.sbatch", "run.ini", tmp_path / "sweep.txt", "runs"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env={**os.environ, "SFT_HOME": str(tmp_path), "SLURM_ARRAY_TASK_ID": str(line)})
+        assert expected in done.stdout and (done.returncode == 92) == (line == 3), done.stdout
