@@ -282,3 +282,19 @@ def test_a_sweep_needs_no_newline_at_its_end(source_dir, tmp_path):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               env={**os.environ, "SFT_HOME": str(tmp_path), "SLURM_ARRAY_TASK_ID": str(line)})
         assert expected in done.stdout and (done.returncode == 92) == (line == 3), done.stdout
+
+
+# Who runs tests/run, whether CI is set, whether namespaces may be made, and what is left out then.
+@pytest.mark.parametrize("user, ci, allowed, left_out", [
+    (1000, "", True, "full|root|testbed"), (1000, "true", True, "full|root|testbed"), (0, "", False, "full|root|testbed"), (0, "", True, "full"),
+    (0, "true", False, "full")])
+def test_tests_that_mount_are_left_out_only_where_they_cannot_run(bare_clone, source_dir, tmp_path, user, ci, allowed, left_out):
+    (bare_clone / "tests").mkdir()
+    shutil.copy(source_dir / "tests" / "run", bare_clone / "tests")
+    script(bare_clone / "launch" / "setup", "#!/bin/bash\n")
+    for name, text in (("id", f"echo {user}"), ("unshare", "exit 0" if allowed else "exit 1"), ("cmake", "exit 0"), ("ctest", 'echo "ctest: $*"')):
+        path = stub(tmp_path, name, text)
+    done = subprocess.run([bare_clone / "tests" / "run", "integration"], capture_output=True, text=True, env={**os.environ, **path, "CI": ci})
+    assert done.returncode == 0, done.stderr
+    assert f"ctest: --preset ci --label-exclude ^({left_out})$ --label-regex ^(integration)$" in done.stdout, done.stdout
+    assert ("labels root and testbed are left out" in done.stdout) == (left_out != "full"), done.stdout
