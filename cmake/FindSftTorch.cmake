@@ -4,7 +4,7 @@
 # Targets: sft::torch (CPU half, linked), and SFT_TORCH_LIBRARY_DIR, the folder that holds libtorch_cuda.so if any.
 find_path(SFT_TORCH_INCLUDE_DIR ATen/core/Tensor.h PATH_SUFFIXES include torch/include HINTS ${Torch_ROOT})
 if(NOT SFT_TORCH_INCLUDE_DIR)
-  find_program(SFT_PYTHON NAMES python3 HINTS ${PROJECT_SOURCE_DIR}/.venv/bin NO_CACHE)
+  find_program(SFT_PYTHON NAMES python3 HINTS ${SFT_VENV}/bin NO_CACHE)
   execute_process(
     COMMAND ${SFT_PYTHON} -c
       "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"

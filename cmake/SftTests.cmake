@@ -71,7 +71,7 @@ function(sft_add_mpi_test name)
   endforeach()
 endfunction()
 
-set(SFT_TEST_PYTHON ${PROJECT_SOURCE_DIR}/.venv/bin/python CACHE FILEPATH
+set(SFT_TEST_PYTHON ${SFT_VENV}/bin/python CACHE FILEPATH
     "Python with the packages of launch/requirements-full.txt, for the tests written in Python")
 
 # sft_add_python_test(NAME SCRIPT LABELS ... [TIMEOUT seconds] [CORES n]): pytest on SCRIPT (relative to the calling folder).

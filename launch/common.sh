@@ -1,6 +1,8 @@
 # Shared by the scripts in launch/ and tests/: sourced, not run. Sets ROOT, the folder of this clone.
+unset CDPATH  # with it cd prints where it went
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${SFT_VENV:-$ROOT/.venv}
+VENV=${VENV%/}
 VENV_PYTHON=$VENV/bin/python
 
 # A clone in another folder still finds its objects in the compiler cache.

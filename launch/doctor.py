@@ -4,6 +4,8 @@ First the program is started on each host by itself, then on all of them togethe
 first host.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal
@@ -21,6 +23,7 @@ DONE, HANG, CONFIG = 0, 86, 92
 AT_ONCE = 16  # starts side by side
 GRACE_SECONDS = 10  # for the watchdog of the ranks, which says more
 TAKES_VALUE = {"-n", "-np", "-H", "--host", "--hostfile", "--interface", "--launcher"}
+FOR_MPIRUN = {"-H", "--host", "--hostfile", "--oversubscribe"}
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Outcome:
 
 
 class Launch:
-    """The options of launch/run that say where and how ranks start."""
+    """The options of launch/run that say where and how ranks start. Ends the program where they do not suit srun."""
 
     def __init__(self, arguments: list[str]):
         self.options: dict[str, str] = {}
@@ -42,10 +45,17 @@ class Launch:
         for item in items:
             if item in TAKES_VALUE:
                 self.options[item] = next(items, "")
-            elif item != "--oversubscribe":
+            elif item in FOR_MPIRUN:
+                self.options[item] = ""
+            else:
                 self.program_arguments.append(item)
         by_slurm = bool(os.environ.get("SLURM_JOB_ID")) and shutil.which("srun") is not None
         self.by_srun = self.options.get("--launcher", "srun" if by_slurm else "mpirun") == "srun"
+        unsuited = FOR_MPIRUN & set(self.options)
+        if self.by_srun and unsuited:
+            print(f"sft-run: error: {', '.join(sorted(unsuited))} is for mpirun, but srun starts the ranks here, on the hosts and cores of the allocation: "
+                  "leave it out, or add --launcher mpirun", file=sys.stderr)
+            raise SystemExit(CONFIG)
 
     def hosts(self) -> list[str]:
         """Where ranks may start, each host once; empty: on this machine only. Ends the program where the list cannot be read."""

@@ -1,5 +1,7 @@
 """A process and all that it starts on this machine: a tag in their environment finds them, whatever session they are in."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

@@ -1,4 +1,5 @@
 # Shared by the scripts of the test bed: sourced, not run.
+unset CDPATH  # with it cd prints where it went
 TESTBED_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # State, logs and sockets of the bed. Two beds on one machine need two folders; sockets live there, so the path must be short.
 BED=${SFT_TESTBED:-/run/sft-testbed}

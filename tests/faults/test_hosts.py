@@ -143,7 +143,7 @@ def long_settings(workspace, output, **more) -> dict:
 @pytest.mark.parametrize("fault, end", [("cut", "mend"), ("lose", "start")] if REPEATS > 1 else [("cut", "mend")])
 def test_both_sides_of_a_partition_end_and_the_run_goes_on(bed, workspace, undisturbed, fault, end):
     """Rank 0, which writes the checkpoints, is on the side that is cut off from the supervisor."""
-    settings = long_settings(workspace, f"partition-{fault}", watchdog_step_seconds=3, watchdog_checkpoint_seconds=6)
+    settings = long_settings(workspace, f"partition-{fault}", watchdog_start_seconds=10, watchdog_step_seconds=3, watchdog_checkpoint_seconds=6)
     with open(f"{settings['output_dir']}.out", "w+") as output:
         process = bed.start(SFT_RUN, "--hang-seconds", "8", "-n", "2", "-H", "h2:1,h1:1", "--args", small.write_ini(settings), on="h1",
                             output=output)

@@ -82,7 +82,7 @@ def test_preempted_job_saves_waits_and_goes_on(bed, workspace, undisturbed, repe
     job.wait_requeued()
     stopped = small.last_step(settings["output_dir"])
     assert 5 <= stopped < LONG and small.checkpoints(settings["output_dir"]) == [stopped]
-    assert "exit code 85 (stopped on request, state saved): back to the queue" in output_of(settings)
+    assert f"exit code 85 (stopped on request, state saved, at checkpoint-{stopped}): back to the queue" in output_of(settings)
     urgent.wait("COMPLETED")
     job.wait("COMPLETED")
     assert_nothing_lost(settings, undisturbed)

@@ -2,14 +2,15 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
-from conftest import BUILD_DIR, SOURCE_DIR
+from conftest import BUILD_DIR
 from prepare_support import tiny_model, write_jsonl
 
 
 def run(*command, cwd, **environment):
-    clean = {name: value for name, value in os.environ.items() if name not in ("SFT_DIST", "PYTHONPATH")}
+    clean = {name: value for name, value in os.environ.items() if name not in ("SFT_DIST", "SFT_VENV", "PYTHONPATH")}
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL, env=clean | environment)
 
 
@@ -23,7 +24,7 @@ def test_the_installed_tree_prepares_and_trains(tmp_path):
 
     without = run(prefix / "bin" / "sft-prepare", "--args", "run.ini", cwd=tmp_path)
     assert without.returncode == 92 and f"{prefix}/share/sft-dist/.venv" in without.stderr
-    prepared = run(prefix / "bin" / "sft-prepare", "--args", "run.ini", cwd=tmp_path, SFT_VENV=str(SOURCE_DIR / ".venv"))
+    prepared = run(prefix / "bin" / "sft-prepare", "--args", "run.ini", cwd=tmp_path, SFT_VENV=sys.prefix)
     assert prepared.returncode == 0, prepared.stderr
     trained = run(prefix / "bin" / "sft-run", "-n", "2", "--args", "run.ini", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -1,9 +1,10 @@
-"""The scripts around sft-dist, with a stand-in for it: launch/run, launch/setup, launch/sft-prepare."""
+"""The scripts around sft-dist, with stand-ins for it: launch/run, launch/setup, launch/sft-prepare, cluster/slurm, tests/run."""
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -29,9 +30,9 @@ def start(source_dir, tmp_path):
     """start(*arguments) -> a running launch/run with the stand-in; every started one is ended."""
     program, started = script(tmp_path / "sft-dist", PROGRAM), []
 
-    def start(*arguments, **environment):
+    def start(*arguments, script_name="run", **environment):
         started.append(subprocess.Popen(
-            [source_dir / "launch" / "run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
+            [source_dir / "launch" / script_name, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
             env={**os.environ, "SFT_DIST": str(program), "READY": str(tmp_path / "ready"), "HDF5_PLUGIN_PATH": "/x", **environment}))
         return started[-1]
 
@@ -70,7 +71,7 @@ def test_an_unusual_end_is_named(start):
     assert process.returncode == 7
 
 
-@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_ask_the_ranks_to_save_and_stop(start, tmp_path, sent):
     process = start("-n", "2")
     wait_for_ranks(tmp_path, 2)
@@ -92,6 +93,40 @@ def test_a_second_sigterm_ends_the_run_at_once(start, tmp_path):
     assert process.returncode not in (0, 85) and "ending the run at once" in said
 
 
+def test_a_closed_terminal_asks_however_often_it_says_so(start, tmp_path):
+    slow = script(tmp_path / "slow", PROGRAM.replace("sleep 0.5; exit 85", "sleep 2; exit 85"))
+    process = start("-n", "2", SFT_DIST=str(slow))
+    wait_for_ranks(tmp_path, 2)
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 85 and "ending the run at once" not in said, said
+
+
+def stub(tmp_path, name, text) -> dict:
+    """A stand-in for a command: the environment in which it is found."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    script(tmp_path / "bin" / name, "#!/bin/bash\n" + text)
+    return {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+
+def test_a_signal_before_the_ranks_exist_is_not_lost(start, tmp_path):
+    process = start("-n", "2", "exit", "0", **stub(tmp_path, "mpirun", f"touch {tmp_path}/ready.first; [ ${{@: -1}} = true ] && sleep 1; exit 7"))
+    wait_for_ranks(tmp_path, 1)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 85, process.stdout.read()
+
+
+def test_other_hosts_get_what_the_program_reads_of_the_environment(start, tmp_path):
+    variables = {"HF_HOME": "/a b", "OMP_NUM_THREADS": "3", "NCCL_DEBUG": "WARN", "HF_TOKEN": "secret"}
+    process = start("-H", "localhost:2", "-n", "2", **stub(tmp_path, "mpirun", 'echo "mpirun: $*"'), **variables)
+    said = process.communicate(timeout=60)[0]
+    for name in ("HF_HOME", "OMP_NUM_THREADS", "NCCL_DEBUG"):
+        assert f"-x {name} " in said, said
+    assert "HF_HUB_CACHE" not in said and "HF_TOKEN" not in said, said
+
+
 def test_bad_arguments(start):
     for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number"),
                                (["--launcher", "ssh"], "srun or mpirun is expected")):
@@ -108,13 +143,19 @@ def test_mpirun_explains_why_it_cannot_start(start):
 
 def test_inside_an_allocation_srun_is_used(start, tmp_path):
     srun = 'echo "srun: $*"; echo "cpus: $SRUN_CPUS_PER_TASK plugins: ${HDF5_PLUGIN_PATH-none}"; exit 85'
-    (tmp_path / "bin").mkdir()
-    script(tmp_path / "bin" / "srun", "#!/bin/bash\n" + srun)
-    process = start("--args", "run.ini", PATH=f"{tmp_path}/bin:{os.environ['PATH']}", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
+    process = start("--args", "run.ini", **stub(tmp_path, "srun", srun), SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 85
     assert f"--mpi=pmix --kill-on-bad-exit=1 --wait=60 --gpu-bind=none --cpu-bind=cores {tmp_path}/sft-dist --args run.ini" in said
     assert "cpus: 8 plugins: none" in said
+
+
+@pytest.mark.parametrize("script_name", ["run", "sft-run"])
+@pytest.mark.parametrize("options", [["-H", "node1:2"], ["--hostfile", "hosts"], ["--oversubscribe"]], ids=lambda options: options[0])
+def test_options_for_mpirun_are_refused_where_srun_starts_the_ranks(start, tmp_path, script_name, options):
+    process = start(*options, "--args", "run.ini", script_name=script_name, **stub(tmp_path, "srun", "exit 0"), SLURM_JOB_ID="7")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 92 and f"{options[0]} is for mpirun" in said and "--launcher mpirun" in said, said
 
 
 def test_inside_an_allocation_mpirun_can_be_chosen(start):
@@ -124,17 +165,23 @@ def test_inside_an_allocation_mpirun_can_be_chosen(start):
 
 
 @pytest.fixture
-def bare_clone(source_dir, tmp_path):
+def bare_clone(source_dir, tmp_path, monkeypatch):
     """The scripts and sources without build and virtual environment."""
+    monkeypatch.delenv("SFT_VENV", raising=False)
     for folder in ("launch", "src/prepare"):
         shutil.copytree(source_dir / folder, tmp_path / "clone" / folder)
     return tmp_path / "clone"
 
 
+def set_up(clone, *options, **environment):
+    return subprocess.run([clone / "launch" / "setup", *options], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env={**os.environ, **environment})
+
+
 def test_offline_setup_names_what_is_missing(bare_clone):
-    result = subprocess.run([bare_clone / "launch" / "setup", "--offline"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = set_up(bare_clone, "--offline")
     assert result.returncode == 1 and "there is no virtual environment" in result.stderr
-    result = subprocess.run([bare_clone / "launch" / "setup", "--ofline"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = set_up(bare_clone, "--ofline")
     assert result.returncode == 92 and "unknown argument '--ofline'" in result.stderr
 
 
@@ -148,14 +195,106 @@ def test_tools_say_what_to_run_first(bare_clone):
 
 def test_setup_installs_only_the_missing_debian_packages(bare_clone, tmp_path):
     """With stand-ins for dpkg-query and apt-get: what is asked for, and what is said when it fails."""
-    stubs = tmp_path / "bin"
-    stubs.mkdir()
-    script(stubs / "dpkg-query", '#!/bin/bash\n[ "${@: -1}" = libhdf5-dev ] || printf installed\n')
-    script(stubs / "apt-get", f'#!/bin/bash\necho "$*" >> {tmp_path}/asked\n[ "$1" = update ] || {{ echo "no such package"; exit 100; }}\n')
-    script(stubs / "sudo", '#!/bin/bash\nexec "$@"\n')
-    result = subprocess.run([bare_clone / "launch" / "setup"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                            env={**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}"})
+    stub(tmp_path, "dpkg-query", '[ "${@: -1}" = libhdf5-dev ] || printf installed')
+    stub(tmp_path, "apt-get", f'echo "$*" >> {tmp_path}/asked; [ "$1" = update ] || {{ echo "no such package"; exit 100; }}')
+    result = set_up(bare_clone, **stub(tmp_path, "sudo", 'exec "$@"'))
     assert result.returncode == 1
     assert "installing Debian packages: libhdf5-dev\n" in result.stdout
     assert (tmp_path / "asked").read_text() == "update\ninstall -y --no-install-recommends libhdf5-dev\n"
     assert "no such package" in result.stderr and "apt-get failed" in result.stderr
+
+
+def test_setup_with_nothing_to_do_writes_nothing_into_the_clone(bare_clone, tmp_path):
+    (tmp_path / "environment").symlink_to(sys.prefix)
+    before = set(bare_clone.rglob("*"))
+    result = set_up(bare_clone, "--offline", SFT_VENV=str(tmp_path / "environment"), **stub(tmp_path, "dpkg-query", "printf installed"))
+    assert result.returncode == 0 and "Python packages: all there" in result.stdout, result.stderr
+    assert set(bare_clone.rglob("*")) == before
+
+
+def test_setup_clears_only_an_environment_that_it_made(bare_clone, tmp_path):
+    environment = tmp_path / "environment"
+    environment.mkdir()
+    (environment / "thesis.tex").touch()
+    known = {"SFT_VENV": str(environment), **stub(tmp_path, "dpkg-query", "printf installed")}
+    result = set_up(bare_clone, **known)
+    assert result.returncode == 1 and f"{environment} holds something that launch/setup did not make" in result.stderr
+    assert [path.name for path in environment.iterdir()] == ["thesis.tex"]
+
+    (environment / "thesis.tex").unlink()
+    (bare_clone / "launch" / "requirements.txt").write_text("")  # without an index it goes no further than the environment itself
+    (tmp_path / "venv.py").write_text("raise SystemExit('a module of the user')")
+    for _ in range(2):
+        set_up(bare_clone, **known, PYTHONPATH=str(tmp_path))
+        assert subprocess.run([environment / "bin" / "pip", "--version"], capture_output=True).returncode == 0
+        assert not (environment / "half").exists()
+        (environment / "bin" / "python").unlink()  # a set-up that was broken off
+        (environment / "half").mkdir()
+
+
+@pytest.fixture
+def slurm_job(source_dir, tmp_path):
+    """slurm_job(run, restarts, *options, **environment): cluster/slurm/train.sbatch with the shell text `run` in place of launch/run, as Slurm starts it."""
+    home, output_dir = tmp_path / "home", tmp_path / "out"
+    (home / "launch").mkdir(parents=True)
+    for name in ("common.sh", "restarts.ini"):
+        shutil.copy(source_dir / "launch" / name, home / "launch")
+    program = script(tmp_path / "sft-dist", f'#!/bin/bash\necho "output_dir = {output_dir}"\n')
+    stub(tmp_path, "scontrol", 'echo "scontrol: $*"')
+    path = stub(tmp_path, "sleep", "exit 0")
+
+    def slurm_job(run, restarts, *options, **environment):
+        script(home / "launch" / "run", f"#!/bin/bash\ncd {tmp_path}\necho \"run: $*\"\n{run}\n")
+        known = {"SFT_HOME": str(home), "SFT_DIST": str(program), "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts), "SLURM_NTASKS": "1",
+                 "SLURM_JOB_NODELIST": "node1"}
+        return subprocess.run(["bash", source_dir / "cluster" / "slurm" / "train.sbatch", "run.ini", *options], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, env={**os.environ, **path, **known, **environment})
+
+    return slurm_job
+
+
+def test_the_first_start_of_a_job_obeys_and_the_others_go_on(slurm_job, tmp_path):
+    given = f"--args {tmp_path}/home/launch/restarts.ini --args run.ini --resume_from_checkpoint=false"
+    go_on = "--overwrite_output_dir=false --resume_from_checkpoint=true"
+    for restarts, run, expected in ((0, "exit 137", given), (1, "mkdir -p out/checkpoint-4; exit 137", given), (2, "exit 0", f"{given} {go_on}")):
+        done = slurm_job(run, restarts, "--resume_from_checkpoint=false")
+        assert f"run: --launcher srun {expected}\n" in done.stdout, done.stdout
+        assert done.returncode == (85 if restarts < 2 else 0) and ("scontrol: requeue 7" in done.stdout) == (restarts < 2), done.stdout
+
+
+def test_starts_of_a_job_without_progress_are_limited(slurm_job, tmp_path):
+    for restarts in range(10):
+        done = slurm_job("exit 85", restarts, SFT_MAX_RESTARTS="0")
+        assert ("scontrol: requeue" in done.stdout) == (restarts < 9), done.stdout
+    assert done.returncode == 86 and "10 starts in a row ended without a new checkpoint: giving up" in done.stdout
+    assert slurm_job("mkdir -p out/checkpoint-4; exit 85", 10, SFT_MAX_RESTARTS="0").returncode == 85  # begins the count anew
+    done = slurm_job("exit 137", 11, SFT_MAX_RESTARTS="0")
+    assert done.returncode == 137 and "1 starts in a row failed without a new checkpoint: giving up" in done.stdout
+
+
+def test_a_sweep_needs_no_newline_at_its_end(source_dir, tmp_path):
+    (tmp_path / "cluster" / "slurm").mkdir(parents=True)
+    script(tmp_path / "cluster" / "slurm" / "train.sbatch", 'echo "train: $*"')
+    (tmp_path / "sweep.txt").write_text("--seed 1\n--seed 2 --max_steps 3")
+    for line, expected in ((1, "train: run.ini --seed 1 --output_dir runs/1"), (2, "train: run.ini --seed 2 --max_steps 3 --output_dir runs/2"),
+                           (3, "sweep.txt has no line 3")):
+        done = subprocess.run(["bash", source_dir / "cluster" / "slurm" / "sweep.sbatch", "run.ini", tmp_path / "sweep.txt", "runs"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env={**os.environ, "SFT_HOME": str(tmp_path), "SLURM_ARRAY_TASK_ID": str(line)})
+        assert expected in done.stdout and (done.returncode == 92) == (line == 3), done.stdout
+
+
+# Who runs tests/run, whether CI is set, whether namespaces may be made, and what is left out then.
+@pytest.mark.parametrize("user, ci, allowed, left_out", [
+    (1000, "", True, "full|root|testbed"), (1000, "true", True, "full|root|testbed"), (0, "", False, "full|root|testbed"), (0, "", True, "full"),
+    (0, "true", False, "full")])
+def test_tests_that_mount_are_left_out_only_where_they_cannot_run(bare_clone, source_dir, tmp_path, user, ci, allowed, left_out):
+    (bare_clone / "tests").mkdir()
+    shutil.copy(source_dir / "tests" / "run", bare_clone / "tests")
+    script(bare_clone / "launch" / "setup", "#!/bin/bash\n")
+    for name, text in (("id", f"echo {user}"), ("unshare", "exit 0" if allowed else "exit 1"), ("cmake", "exit 0"), ("ctest", 'echo "ctest: $*"')):
+        path = stub(tmp_path, name, text)
+    done = subprocess.run([bare_clone / "tests" / "run", "integration"], capture_output=True, text=True, env={**os.environ, **path, "CI": ci})
+    assert done.returncode == 0, done.stderr
+    assert f"ctest: --preset ci --label-exclude ^({left_out})$ --label-regex ^(integration)$" in done.stdout, done.stdout
+    assert ("labels root and testbed are left out" in done.stdout) == (left_out != "full"), done.stdout

@@ -1,5 +1,7 @@
 """launch/sft-run keeps a run going: it starts it again after a crash, a kill or a hang, and knows when that is of no use."""
 
+import importlib.machinery
+import importlib.util
 import os
 import signal
 import subprocess
@@ -83,29 +85,112 @@ def test_what_repeating_cannot_mend_ends_it(workspace):
     assert "starting again" not in output_of(settings)
 
 
+def stand_in(folder, text) -> dict:
+    """The environment in which sft-run starts a shell script, in `folder`, instead of the program, which still prints the configuration."""
+    fake = folder / "sft-dist"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *print-config*) exec "{ours.program()}" "$@";; esac\ncd {folder}; {text}\n')
+    fake.chmod(0o755)
+    return ours.environment({"SFT_DIST": str(fake)})
+
+
+def supervise(settings, environment, *options) -> subprocess.CompletedProcess:
+    """On one rank."""
+    return subprocess.run([sys.executable, str(SFT_RUN), *options, "--args", str(small.write_ini(settings))], capture_output=True, text=True,
+                          timeout=120, env=environment, stdin=subprocess.DEVNULL)
+
+
+def sft_run_module():
+    loader = importlib.machinery.SourceFileLoader("sft_run", str(SFT_RUN))
+    spec = importlib.util.spec_from_loader("sft_run", loader)
+    sys.path.insert(0, str(SFT_RUN.parent))
+    module = sys.modules["sft_run"] = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
 # Codes that the starts end with, one after the other; those that count towards the limit; the last one's.
 @pytest.mark.parametrize("codes, limit, last", [([91, 91], 1, 91), ([85, 91], 0, 91)], ids=str)
 def test_failed_starts_without_progress_are_limited_and_requests_are_not(workspace, tmp_path, codes, limit, last):
-    """A stand-in for the program, on one rank."""
-    fake = tmp_path / "sft-dist"
     (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
-    fake.write_text(f'#!/bin/sh\ncase "$*" in *print-config*) exec "{ours.program()}" "$@";; esac\n'
-                    f'cd {tmp_path}; code=$(sed -n 1p codes); sed -i 1d codes; exit "$code"\n')
-    fake.chmod(0o755)
-    ini = small.write_ini(workspace.settings(f"fruitless-{limit}"))
-    done = subprocess.run([sys.executable, str(SFT_RUN), "--max-restarts", str(limit), "--args", str(ini)], capture_output=True, text=True, timeout=120,
-                          env=ours.environment({"SFT_DIST": str(fake)}))
+    environment = stand_in(tmp_path, 'code=$(sed -n 1p codes); sed -i 1d codes; exit "$code"')
+    done = supervise(workspace.settings(f"fruitless-{limit}"), environment, "--max-restarts", str(limit))
     assert done.returncode == last and not (tmp_path / "codes").read_text(), done.stderr
     assert done.stderr.count("starting again in") == len(codes) - 1, done.stderr
     assert f"{limit + 1} starts in a row failed without a new checkpoint: giving up" in done.stderr, done.stderr
 
 
-def test_a_signal_saves_and_stops(workspace):
-    settings = workspace.settings("asked", max_steps=100000, save_steps=100000)
+def test_requests_without_progress_end_at_last(workspace, monkeypatch):
+    sft_run = sft_run_module()
+    monkeypatch.setattr(sft_run, "LONGEST_WAIT_SECONDS", 0)
+    supervisor = sft_run.Supervisor([], workspace.folder / "no-progress", 1, 180, 600)
+    monkeypatch.setattr(supervisor, "start", lambda: sft_run.Attempt(0, 0, 0.0, 85, ""))
+    assert supervisor.run() == 86 and len(supervisor.attempts) == 20
+
+
+# What the run says of resume_from_checkpoint, whether output_dir holds a checkpoint, and what the starts are told of it.
+@pytest.mark.parametrize("given, saved, first, second", [
+    ({}, True, None, "true"), ({"resume_from_checkpoint": "/other/checkpoint-3"}, True, "/other/checkpoint-3", "true"),
+    ({"resume_from_checkpoint": "/other/checkpoint-3"}, False, "/other/checkpoint-3", "/other/checkpoint-3"),
+    ({"resume_from_checkpoint": False, "overwrite_output_dir": True}, True, None, "true")], ids=["nothing", "folder", "unsaved", "overwritten"])
+def test_the_first_start_obeys_and_the_others_go_on(workspace, tmp_path, given, saved, first, second):
+    """The stand-in writes down its configuration, and saves a checkpoint that cannot be read."""
+    settings = workspace.settings(f"obeys-{tmp_path.name}", **given)
+    save = f"mkdir -p {settings['output_dir']}/checkpoint-4" if saved else ":"
+    environment = stand_in(tmp_path, f'"{ours.program()}" "$@" --print-config >>seen; {save}; [ $(grep -c ^output_dir seen) = 2 ] || exit 91')
+    done = supervise(settings, environment)
+    assert done.returncode == 0, done.stderr
+    seen = [line.partition(" = ")[2] for line in (tmp_path / "seen").read_text().splitlines() if line.startswith("resume_from_checkpoint")]
+    assert seen == [first or ("None" if given else "true"), second], seen
+
+
+def test_a_start_may_take_longer_than_a_heartbeat(workspace, tmp_path):
+    settings = workspace.settings("slow-start", max_steps=2)
+    done = supervise(settings, stand_in(tmp_path, f'sleep 4; exec "{ours.program()}" "$@"'), "--hang-seconds", "2", "--watchdog_start_seconds", "60")
+    assert done.returncode == 0 and "starting again" not in done.stderr, done.stderr
+    done = supervise(workspace.settings("no-start"), stand_in(tmp_path, "sleep 1000"), "--hang-seconds", "1", "--watchdog_start_seconds", "2",
+                     "--max-restarts", "0")
+    assert done.returncode == 86 and "no heartbeat for 3 s: killed" in done.stderr, done.stderr
+
+
+class Created:
+    """In place of the process of a start: what it is sent."""
+
+    def __init__(self, *_):
+        self.sent = []
+        os.kill(os.getpid(), signal.SIGUSR1)  # before start() has it
+
+    def send_signal(self, number) -> None:
+        self.sent.append(number)
+
+    def wait(self, timeout=None) -> int:
+        return 85
+
+    def kill_all(self) -> None:
+        pass
+
+
+def test_signals_at_any_moment_reach_the_run_and_only_a_second_sigterm_ends_it(workspace, monkeypatch):
+    sft_run = sft_run_module()
+    monkeypatch.setattr(sft_run, "TaggedProcess", Created)
+    supervisor = sft_run.Supervisor([], workspace.folder / "signals", 5, 180, 600)
+    before = signal.signal(signal.SIGUSR1, supervisor.on_signal)
+    try:
+        assert supervisor.run() == 85 and len(supervisor.attempts) == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert supervisor.process.sent == [signal.SIGUSR1]
+    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM):
+        supervisor.on_signal(number, None)
+    assert supervisor.process.sent[1:] == [signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_stops(workspace, sent):
+    settings = workspace.settings(f"asked-{sent}", max_steps=100000, save_steps=100000)
     process = start(settings, 2)
     try:
         small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 5, "step 5", process)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(sent)
         assert process.wait(60) == 85, output_of(settings)
     finally:
         small.kill_everything(process)

@@ -1,18 +1,17 @@
-"""Checkpoints in the background, and storage that is slow, full or broken: the run goes on and ends with the bits of an undisturbed one."""
+"""Checkpoints in the background, and storage that is slow or broken: the run goes on and ends with the bits of an undisturbed one.
+A disk that is full: test_full_disk.py."""
 
 import errno
 import os
-import shutil
 import signal
-import subprocess
 
 import pytest
 
 import small_run as small
 from parity import ours
+from storage_support import EVERY, assert_ends_like, leftovers, order_of, verify
 
 SHIM = ours.BUILD_DIR / "tests/unit/checkpoint/libio_shim.so"
-EVERY = [4, 8, 12, 16, 20]
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +23,6 @@ def shim(path, **settings) -> dict:
     """Calls on paths that begin with `path` are held up (hold=file) or fail (fail=always:<errno>), perhaps on one rank only."""
     assert SHIM.is_file(), f"{SHIM} is not built"
     return {"LD_PRELOAD": str(SHIM), "SFT_IO_ROOT": str(path)} | {f"SFT_IO_{name.upper()}": str(value) for name, value in settings.items()}
-
-
-def assert_ends_like(run_dir, whole: ours.Run, steps) -> None:
-    """Weights, losses and the checkpoints of `steps`, byte for byte; nothing unfinished is left."""
-    assert small.checkpoints(run_dir) == list(steps)
-    for step in steps:
-        small.assert_same_state(whole.output_dir / f"checkpoint-{step}", run_dir / f"checkpoint-{step}")
-    small.assert_same_weights(whole.output_dir, run_dir)
-    assert small.by_step(ours.read_log(run_dir)) == small.by_step(whole.log)
-    assert not leftovers(run_dir)
-
-
-def leftovers(output_dir) -> list[str]:
-    return [path.name for path in output_dir.iterdir() if ".tmp-" in path.name or path.name.startswith(".trash")]
-
-
-def verify(checkpoint) -> None:
-    done = subprocess.run([str(ours.program()), "verify", str(checkpoint)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def order_of(output_dir) -> list[tuple[str, int]]:
-    events = {"train", "checkpoint", "checkpoint_failed", "stopped"}
-    return [(entry["event"], entry["step"]) for entry in ours.read_log(output_dir) if entry["event"] in events]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -134,73 +109,6 @@ def test_a_final_model_that_cannot_be_written_is_an_error(workspace):
     run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / ".final", fail=f"always:{errno.EIO}"))
     assert run.returncode == 91 and "the final model could not be saved" in run.output
     assert small.checkpoints(run.output_dir) == [4] and not leftovers(run.output_dir)
-
-
-@pytest.fixture
-def small_disk(tmp_path, workspace):
-    """A file system with room for one and a half checkpoints, and a file in it that gives room for all when it is deleted."""
-    checkpoint = workspace.undisturbed(2).output_dir / "checkpoint-4"
-    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={20 * size}", "tmpfs", str(disk)], check=True)
-    try:
-        (disk / "filler").write_bytes(b"x" * int(18.4 * size))
-        yield disk
-    finally:
-        if os.path.ismount(disk):
-            subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-@pytest.mark.parametrize("async_save", [False, True])
-def test_a_full_disk(workspace, small_disk, async_save):
-    settings = workspace.six_rows(2, small_disk / "run", async_save=async_save)
-    output_dir = settings["output_dir"]
-    process = small.start(settings, 2)
-    try:
-        small.wait_for(lambda: any(event == "checkpoint_failed" for event, _ in order_of(output_dir)), "a failure", process)
-        (small_disk / "filler").unlink()
-        assert process.wait(60) == 0
-    finally:
-        small.kill_everything(process)
-    failed = [entry for entry in ours.read_log(output_dir) if entry["event"] == "checkpoint_failed"]
-    assert failed[0]["step"] == 8 and failed[0]["file"] == str(output_dir) and "free" in failed[0]["error"]
-    given_up = [entry["step"] for entry in failed]
-    assert_ends_like(output_dir, workspace.undisturbed(2), [step for step in EVERY if step not in given_up])
-
-
-def test_a_disk_that_stays_full_ends_the_run(workspace, small_disk):
-    settings = workspace.six_rows(2, small_disk / "run", storage_failures_max=2)
-    run = ours.run(settings, 2, check=False)
-    assert run.returncode == 91 and "2 checkpoints in a row" in run.output, run.output[-3000:]
-    assert [event["step"] for event in run.events("checkpoint_failed")] == [8, 12]
-    assert small.checkpoints(run.output_dir) == [4] and not leftovers(run.output_dir)
-    verify(run.output_dir / "checkpoint-4")
-
-
-@pytest.mark.parametrize("end", ["deleted", "unmounted"])
-def test_an_output_folder_that_vanishes_ends_the_run(workspace, small_disk, end):
-    """What has its name afterwards, perhaps what lay below the file system, is not the run's folder."""
-    settings = workspace.six_rows(2, small_disk / "run", max_steps=100000, save_steps=40, storage_failures_max=1)
-    output_dir = settings["output_dir"]
-    (small_disk / "filler").unlink()
-    process = small.start(settings, 2)
-    said = open(f"{output_dir}.out")
-    try:
-        small.wait_for(lambda: ("checkpoint", 40) in order_of(output_dir), "a checkpoint", process)
-        if end == "deleted":
-            output_dir.rename(small_disk / "gone")  # at once
-            shutil.rmtree(small_disk / "gone")
-        else:
-            subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
-            output_dir.mkdir()
-        assert process.wait(60) == 91
-    finally:
-        small.kill_everything(process)
-    output = said.read()
-    assert output.count("error: ") == 1 and f"{output_dir} is no longer the folder in which the run began" in output, output
-    assert end == "unmounted" or not output_dir.exists()
-    assert small.checkpoints(output_dir) == [] and (end == "deleted" or not leftovers(output_dir))
 
 
 def test_killed_while_writing_in_the_background(workspace, tmp_path):
