@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "sft/base/error.h"
 #include "sft/data/token_groups.h"
 
 namespace sft::train {
@@ -21,7 +22,15 @@ Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& 
   layout_ = {.num_rows = dataset.size(),
              .micro_batch_size = options.per_device_eval_batch_size,
              .world_size = comm.size(),
+             .drop_last = options.trl_compat && options.drop_last,
              .wrap_around = options.trl_compat};
+  if (layout_.micro_steps_per_epoch() == 0) {
+    throw base::Error(base::ExitCode::kConfig,
+                      fmt::format("dataloader_drop_last = true with trl_compat = true leaves nothing of an evaluation set of {} "
+                                  "rows: they do not fill a batch of {} on each of {} ranks",
+                                  dataset.size(), options.per_device_eval_batch_size, comm.size()),
+                      base::SeenBy::kAllRanks);
+  }
 }
 
 std::vector<Evaluator::Positions> Evaluator::batches() const {
@@ -73,7 +82,8 @@ Evaluator::Means Evaluator::exact() {
 Evaluator::Means Evaluator::as_trl() {
   const int64_t steps = layout_.micro_steps_per_epoch(), world_size = comm_.size(),
                 batch_size = layout_.micro_batch_size;
-  const int64_t remainder = layout_.num_rows % (world_size * batch_size);
+  const int64_t num_rows = layout_.drop_last ? steps * world_size * batch_size : layout_.num_rows;
+  const int64_t remainder = num_rows % (world_size * batch_size);
   const auto num_entries = static_cast<std::size_t>(steps * world_size);  // [step][rank]: each its own
   std::vector<double> losses(num_entries, 0.0), aux_losses(num_entries, 0.0);
   std::vector<double> tokens(static_cast<std::size_t>(steps) * 3, 0.0);
@@ -100,7 +110,7 @@ Evaluator::Means Evaluator::as_trl() {
 
   Means means{.aux_loss = {aux_loss[0], aux_loss[1]}};
   for (int64_t step = 0; step < steps; ++step) {
-    int64_t rows_left = layout_.num_rows - step * world_size * batch_size;
+    int64_t rows_left = num_rows - step * world_size * batch_size;
     for (int64_t rank = 0; rank < world_size; ++rank, rows_left -= batch_size) {
       const int64_t weight = std::clamp<int64_t>(rows_left, 0, batch_size);
       const auto entry = static_cast<std::size_t>(step * world_size + rank);
@@ -112,8 +122,8 @@ Evaluator::Means Evaluator::as_trl() {
     means.tokens.add(std::array{engine::TokenSums{tokens[at], tokens[at + 1], tokens[at + 2]}},
                      /*trl_compat=*/true);
   }
-  means.loss /= static_cast<double>(layout_.num_rows);
-  means.weighted_aux_loss /= static_cast<double>(layout_.num_rows);
+  means.loss /= static_cast<double>(num_rows);
+  means.weighted_aux_loss /= static_cast<double>(num_rows);
   return means;
 }
 

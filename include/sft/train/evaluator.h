@@ -24,6 +24,7 @@ struct EvaluatorOptions {
   // false: sums over all targets / number of targets, whatever the batch and world size.
   // true: what TRL reports, means of batch means (docs/numerics.md).
   bool trl_compat = false;
+  bool drop_last = false;          // in trl_compat, rows that do not fill a batch on every rank are left out
   bool token_metrics = false;      // as the engine's LossOptions
   bool loss_is_perplexity = true;  // the loss is a plain cross-entropy
   // Above 0: eval_aux_loss, the mean of the micro-batches' load-balancing losses. Part of eval_loss in trl_compat only.
