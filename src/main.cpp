@@ -130,7 +130,9 @@ ExitCode run_local(const config::CommandLine& command_line) {
       fmt::print("{}", inspect_step(command_line));
       break;
     case config::Command::kCheckConfig: {
-      for (const std::string& notice : read_options(command_line).notices) sft::log::info("note: {}", notice);
+      const config::ParsedOptions parsed = read_options(command_line);
+      config::validate_for_training(parsed.options);
+      for (const std::string& notice : parsed.notices) sft::log::info("note: {}", notice);
       fmt::print("the configuration is valid\n");
       break;
     }

@@ -63,6 +63,16 @@ def test_missing_key(workspace, key):
     settings = workspace.settings("missing")
     del settings[key]
     refused(settings, CONFIG, key)
+    assert check_config(settings) == CONFIG
+
+
+def check_config(settings) -> int:
+    return subprocess.run([str(ours.program()), "--args", str(small.write_ini(settings)), "--check-config"], env=ours.environment()).returncode
+
+
+def test_check_config_accepts_what_a_run_accepts(workspace):
+    assert check_config(workspace.settings("checked")) == 0
+    assert not (workspace.folder / "checked").exists()
 
 
 def test_message_comes_once_on_two_ranks(workspace):
