@@ -2,6 +2,7 @@
 
 #include <ATen/ops/cat.h>
 
+#include <algorithm>
 #include <optional>
 
 namespace sft::model {
@@ -23,10 +24,12 @@ std::optional<at::Tensor> joined(const std::vector<at::Tensor>& tensors) {
   return first.as_strided(sizes, first.strides());
 }
 
-// As joined; tensors that are all undefined join to an undefined one.
+// As joined; tensors that are all undefined join to an undefined one, and with defined ones to nothing (where
+// one of them is trained and the others are frozen).
 std::optional<at::Tensor> joined_or_absent(const std::vector<at::Tensor>& tensors) {
-  if (!tensors.front().defined()) return at::Tensor();
-  return joined(tensors);
+  const auto absent = std::ranges::count_if(tensors, [](const at::Tensor& t) { return !t.defined(); });
+  if (absent == std::ssize(tensors)) return at::Tensor();
+  return absent == 0 ? joined(tensors) : std::nullopt;
 }
 
 }  // namespace

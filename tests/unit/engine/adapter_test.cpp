@@ -55,9 +55,11 @@ TEST(AdaptedEngine, FrozenWeightsAreHeldInBf16WhenAsked) {
 }
 
 TEST(AdaptedEngine, GradientMatchesTheSlopeOfTheLoss) {
-  for (const bool dora : {false, true}) {
-    model::AdapterSpec adapter = everywhere();
-    adapter.use_dora = dora;
+  model::AdapterSpec with_magnitudes = everywhere(), saved = tiny_adapter({"v_proj", "down_proj"});
+  with_magnitudes.use_dora = true;
+  saved.modules_to_save = {"q_proj", "gate_proj"};  // beside frozen linears that are multiplied with them at once
+  for (const model::AdapterSpec& adapter : {everywhere(), with_magnitudes, saved}) {
+    const bool dora = adapter.use_dora;
     Fixture fixture(adapter);
     if (dora) fixture.engine.initialize_adapters(model::AdapterInit::kRandom, 3);
     const data::MicroBatch batch = data::pack(fixture.rows);
