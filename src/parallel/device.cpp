@@ -24,8 +24,8 @@ void use_own_gpu(DeviceRuntime& runtime, const Topology& topology) {
   const int num_gpus = runtime.device_count();
   if (topology.local_world_size > num_gpus) {
     base::fail(ExitCode::kConfig,
-               "host {} has {} ranks and {} GPU{}; a rank needs one of its own. Start fewer ranks there, or "
-               "use device = cpu",
+               "host {} has {} ranks and {} GPU{}; a rank needs one of its own and has to see those of its host (srun "
+               "--gpu-bind=none). Start fewer ranks there, or use device = cpu",
                topology.host, topology.local_world_size, num_gpus, num_gpus == 1 ? "" : "s");
   }
   runtime.set_device(topology.local_rank);

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <vector>
 
 #include "parallel/backends.h"
 #include "parallel/control_plane.h"
@@ -97,6 +99,19 @@ Topology find_topology() {
   return topology;
 }
 
+// device = auto may find a GPU on one host and none on another.
+void check_same_device(Communicator& comm, const std::string& device_type, const std::string& host) {
+  const std::vector<std::string> devices = comm.all_gather_bytes(device_type), hosts = comm.all_gather_bytes(host);
+  for (std::size_t rank = 1; rank < devices.size(); ++rank) {
+    if (devices[rank] == devices[0]) continue;
+    throw base::Error(ExitCode::kConfig,
+                      fmt::format("rank 0 ({}) would use {}, rank {} ({}) {}: mend the host without a usable GPU, or "
+                                  "set device = cpu",
+                                  hosts[0], devices[0], rank, hosts[rank], devices[rank]),
+                      base::SeenBy::kAllRanks);
+  }
+}
+
 }  // namespace
 
 struct MpiEnv::Impl {
@@ -111,6 +126,15 @@ MpiEnv::MpiEnv(int* argc, char*** argv) : impl_(std::make_unique<Impl>()) {
   start_mpi(argc, argv);
   impl_->uses_mpi = true;
   impl_->topology = find_topology();
+  // Each of them would train alone, and take the others for other runs.
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  const bool alone = impl_->topology.world_size == 1 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr;
+  if (alone && tasks != nullptr && std::atoi(tasks) > 1) {
+    base::fail(ExitCode::kConfig,
+               "srun started {} tasks, but MPI knows of one: use an MPI plugin that connects them (srun --mpi=pmix), "
+               "or launch/run",
+               tasks);
+  }
 }
 
 MpiEnv::~MpiEnv() {
@@ -145,6 +169,7 @@ std::unique_ptr<Communicator> MpiEnv::create_communicator(const std::string& bac
   }
   if (impl_->topology.world_size == 1) return make_single_communicator();
   auto over_mpi = make_mpi_communicator(MPI_COMM_WORLD, mpi_allows_threads());
+  check_same_device(*over_mpi, device_type, impl_->topology.host);
   if (!cuda) return over_mpi;
   constexpr std::chrono::minutes kDeadline{5};  // large jobs take about one
   return make_nccl_communicator(std::move(over_mpi), load_device_backend(find_device_library()), kDeadline);

@@ -1,6 +1,7 @@
 // Starts and ends as the program does, for tests of how that looks from outside.
 //   environment_probe show         what this rank found, one line
 //   environment_probe abort CODE   the last rank aborts with CODE while the others wait for it
+//   environment_probe mixed        the last rank says that it found a GPU, the others that they found none
 //   environment_probe throw        the last rank meets an error while the others are in a collective, and its
 //   own is under way
 #include <ATen/Parallel.h>
@@ -27,7 +28,9 @@ void show(const parallel::Topology& t, int threads) {
 
 void run(parallel::MpiEnv& env, std::string_view command) {
   const int threads = parallel::configure_threads(0, env.topology());
-  const auto comm = env.create_communicator("auto", parallel::select_device("auto", env.topology()));
+  const bool finds_gpu = command == "mixed" && env.topology().rank + 1 == env.topology().world_size;
+  const auto comm = env.create_communicator(
+      "auto", finds_gpu ? "cuda" : parallel::select_device("auto", env.topology()));
   if (command == "show") show(env.topology(), threads);
   if (command != "throw") return;
   const at::Tensor tensor = at::ones({1000});
