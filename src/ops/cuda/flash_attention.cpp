@@ -1,3 +1,4 @@
+#include <ATen/Context.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/tensor.h>
@@ -31,6 +32,19 @@ std::optional<int64_t> window_right(const AttentionOptions& options) {
   return options.sliding_window ? std::optional<int64_t>(0) : std::nullopt;
 }
 
+// The backward adds in a fixed order only under this setting, which for the whole program would demand more of cuBLAS.
+class Deterministic {
+ public:
+  Deterministic() { at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false); }
+  ~Deterministic() { at::globalContext().setDeterministicAlgorithms(was_, warned_); }
+  Deterministic(const Deterministic&) = delete;
+  Deterministic& operator=(const Deterministic&) = delete;
+
+ private:
+  const bool was_ = at::globalContext().deterministicAlgorithms();
+  const bool warned_ = at::globalContext().deterministicAlgorithmsWarnOnly();
+};
+
 }  // namespace
 
 at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -50,6 +64,7 @@ AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& 
                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                                   const AttentionSaved& saved) {
   const Rows rows = rows_on_device(cu_seqlens, q);
+  const Deterministic deterministic;
   const auto [grad_q, grad_k, grad_v] = at::_flash_attention_backward(
       grad_out.to(at::kBFloat16), q.to(at::kBFloat16), k.to(at::kBFloat16), v.to(at::kBFloat16),
       out.to(at::kBFloat16), saved.tensors[0], rows.offsets, rows.offsets, rows.longest, rows.longest,

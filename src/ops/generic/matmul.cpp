@@ -7,12 +7,11 @@
 namespace sft::ops::generic {
 namespace {
 
-// LibTorch multiplies tensors of one dtype: bf16 operands give a bf16 product on a GPU (as in its autocast),
-// and are widened elsewhere.
+// A GPU multiplies bf16 operands to an fp32 product; elsewhere they are widened first.
 void mixed_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
                   bool accumulate) {
   if (!c.is_cuda()) return matmul(a.to(c.scalar_type()), b.to(c.scalar_type()), bias, c, accumulate);
-  const at::Tensor product = at::mm(a, b);
+  const at::Tensor product = at::mm(a, b, c.scalar_type());
   if (accumulate) {
     c.add_(product);
   } else {
