@@ -137,12 +137,20 @@ Inputs read_inputs(const config::Options& options) {
   return inputs;
 }
 
+namespace {
+
+bool is_in(const std::vector<model::TensorDef>& tensors, const model::TensorDef& tensor) {
+  return std::any_of(tensors.begin(), tensors.end(), [&](const auto& other) { return other.name == tensor.name; });
+}
+
+}  // namespace
+
 std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions& options,
                                                  const engine::Engine& engine, int64_t warmup_steps) {
   std::vector<optim::FlatRange> ranges;
   const model::DecoderSpec& spec = engine.decoder().spec();
+  const std::vector<model::TensorDef>& embedding = engine.decoder().block_tensors(0);
   for (const engine::ParameterBlock& block : engine.blocks()) {
-    const bool first = &block == &engine.blocks().front();
     optim::FlatRange range{block.parameters(), block.gradients(), block.num_decayed(), {}};
     for (std::size_t t = 0; t < block.tensors().size(); ++t) {
       const std::vector<int64_t>& shape = block.tensors()[t].shape;
@@ -150,7 +158,7 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions&
                               shape == std::vector<int64_t>{spec.hidden_size, spec.embedding_size};
       range.tensors.push_back({.offset = block.placement(t).offset,
                                .shape = shape,
-                               .is_embedding = first && shape.size() == 2 && !projection});
+                               .is_embedding = is_in(embedding, block.tensors()[t]) && shape.size() == 2 && !projection});
     }
     ranges.push_back(std::move(range));
   }
@@ -310,6 +318,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
             .per_device_eval_batch_size = options.batch.per_device_eval_batch_size,
             .micro_batch_tokens = plan.micro_batch_tokens,
             .trl_compat = options.runtime.trl_compat,
+            .drop_last = options.data.dataloader_drop_last,
             .token_metrics = options.logging.log_token_metrics,
             .loss_is_perplexity = options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0,
             .router_aux_loss_coef = inputs.router_aux_loss_coef},

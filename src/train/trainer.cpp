@@ -84,6 +84,7 @@ ExitCode Trainer::train(TrainState& state) {
 
     const engine::StepMetrics metrics = parts_.engine.metrics(/*count_tokens=*/!left_out_by_trl(window));
     const double learning_rate = parts_.schedule.at(state.step);
+    if (metrics.finite) state.non_finite_in_row = 0;
     if (!metrics.finite) {
       skip_non_finite(state, window, metrics);
     } else if (const auto spike = spike_rule_.take(metrics.grad_norm, state.spikes)) {
@@ -113,8 +114,8 @@ ExitCode Trainer::train(TrainState& state) {
 // TRL gathers one number per rank for each of its token metrics, and cuts the list to n mod (B W) entries in
 // an epoch's last window.
 bool Trainer::left_out_by_trl(const data::Window& window) const {
-  if (!options_.trl_compat || window.end.epoch == window.begin.epoch) return false;
   const auto& layout = options_.plan.layout;
+  if (!options_.trl_compat || layout.drop_last || window.end.epoch == window.begin.epoch) return false;
   const int64_t remainder = layout.num_rows % (layout.micro_batch_size * layout.world_size);
   return remainder > 0 && parts_.comm.rank() >= remainder;
 }
@@ -172,7 +173,6 @@ void Trainer::update(TrainState& state, const engine::StepMetrics& metrics, doub
   parts_.optimizer.step(learning_rate, optim::clip_factor(metrics.grad_norm, options_.max_grad_norm));
   state.optimizer_steps = parts_.optimizer.step_count();
   state.optimizer_scalars = parts_.optimizer.scalars();
-  state.non_finite_in_row = 0;
 }
 
 void Trainer::skip_non_finite(TrainState& state, const data::Window& window,
