@@ -149,6 +149,12 @@ def test_save_only_model_leaves_out_the_optimizer(workspace):
     assert again.steps[0]["loss"] < whole.steps[0]["loss"]
 
 
+def test_threads_of_a_rank_change_results_within_rounding(workspace, plain):
+    run = ours.run(workspace.settings("threads", threads_per_rank=2, **QUICK))
+    assert [entry["threads_per_rank"] for one in (plain, run) for entry in one.events("started")] == [1, 2]
+    assert [e["loss"] for e in run.steps] == pytest.approx([e["loss"] for e in plain.steps], abs=1e-5)
+
+
 def test_tensorboard_has_what_the_log_has(workspace):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
