@@ -114,7 +114,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_ones_do(workspac
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     data = workspace.write_data("one-nan", rows=rows, prepare={"part": "train"})
     run = ours.run(workspace.six_rows(2, "one-nan", model_name_or_path=model, train_dataset=data, train_sampling_strategy="sequential",
-                                      max_steps=6, save_steps=1), 2)
+                                      max_steps=6, save_steps=1, check_replicas_steps=1), 2)
     (event,) = run.events("non_finite_step")
     assert event["step"] == 4 and event["rows"] == list(range(18, 24))
     before, skipped, after = (run.output_dir / f"checkpoint-{step}" for step in (3, 4, 5))
