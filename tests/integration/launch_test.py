@@ -127,6 +127,16 @@ def test_other_hosts_get_what_the_program_reads_of_the_environment(start, tmp_pa
     assert "HF_HUB_CACHE" not in said and "HF_TOKEN" not in said, said
 
 
+@pytest.mark.parametrize("network, name", [("ib0", "=ib0"), ("10.0.0.0/16", "none")])
+def test_a_network_is_named_to_mpi_and_where_it_has_a_name_to_nccl(start, tmp_path, network, name):
+    """NCCL knows names only; '=' means exactly this one."""
+    show = 'echo "network: $OMPI_MCA_btl_tcp_if_include $OMPI_MCA_oob_tcp_if_include ${NCCL_SOCKET_IFNAME-none} $*"'
+    process = start("--interface", network, "--args", "run.ini", **stub(tmp_path, "mpirun", show))
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and f"network: {network} {network} {name} " in said, said
+    assert "--interface" not in said and ("-x NCCL_SOCKET_IFNAME " in said) == (name != "none"), said
+
+
 def test_bad_arguments(start):
     for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number"),
                                (["--launcher", "ssh"], "srun or mpirun is expected")):
@@ -260,6 +270,11 @@ def test_the_first_start_of_a_job_obeys_and_the_others_go_on(slurm_job, tmp_path
         done = slurm_job(run, restarts, "--resume_from_checkpoint=false")
         assert f"run: --launcher srun {expected}\n" in done.stdout, done.stdout
         assert done.returncode == (85 if restarts < 2 else 0) and ("scontrol: requeue 7" in done.stdout) == (restarts < 2), done.stdout
+
+
+def test_a_job_hands_on_the_network_to_use(slurm_job):
+    given = slurm_job("exit 0", 0, SFT_INTERFACE="ib0").stdout
+    assert "run: --launcher srun --interface ib0 --args " in given, given
 
 
 def test_starts_of_a_job_without_progress_are_limited(slurm_job, tmp_path):

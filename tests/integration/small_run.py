@@ -94,12 +94,27 @@ def rank_of(pid: int) -> int:
 def kill_everything(process: subprocess.Popen) -> None:
     from bench.measure import process_tree
 
-    for pid in process_tree(process.pid):
+    pids = process_tree(process.pid)
+    segments = shared_memory_of(pids)
+    for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
     process.wait()
+    for segment in segments:
+        segment.unlink(missing_ok=True)
+
+
+def shared_memory_of(pids: list[int]) -> set[Path]:
+    """Open MPI's files in /dev/shm that these processes use: it removes them itself only at an orderly end."""
+    found = set()
+    for pid in pids:
+        try:
+            found.update(re.findall(r"/dev/shm/vader_segment\.\S+", Path(f"/proc/{pid}/maps").read_text()))
+        except OSError:  # ended meanwhile
+            pass
+    return set(map(Path, found))
 
 
 def last_step(output_dir: Path) -> int:

@@ -26,8 +26,9 @@ def assert_ledger(run: ours.Run, starts: int) -> dict:
     assert written == {key: value for key, value in ledger.items() if key not in ("event", "step", "time")}
     # The parts fill the wall time, by the clock, from the first process's start to the end.
     wall = ledger["time"] - next(entry for entry in log if entry["event"] == "process")["process_started"]
-    assert ledger["wall_seconds"] == pytest.approx(wall, rel=0.01)
-    assert sum(ledger[f"{part}_seconds"] for part in PARTS) == pytest.approx(wall, rel=0.01)
+    # Its start is read in ticks of 10 ms, and the log is read again at the end.
+    assert ledger["wall_seconds"] == pytest.approx(wall, rel=0.01, abs=0.3)
+    assert sum(ledger[f"{part}_seconds"] for part in PARTS) == pytest.approx(wall, rel=0.01, abs=0.3)
     assert ledger["goodput"] == pytest.approx(ledger["productive_seconds"] / ledger["wall_seconds"])
     expected = recomputed(log[:-1])
     for part in PARTS:

@@ -1,14 +1,17 @@
-"""Updates that are skipped for their size, and which rows a step consumes."""
+"""Updates that are skipped for their size or because they are no numbers, and which rows a step consumes."""
 
 import json
+import shutil
 import statistics
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import small_run as small
-from parity import ours
+from parity import models, ours
 
 # Steps that leave the model nearly as it is: about half of all gradient norms are above their mean.
 SMALL_STEPS = {"learning_rate": 1e-5, "lr_scheduler_type": "constant", "warmup_steps": 0}
@@ -95,6 +98,31 @@ def test_a_skipped_update_leaves_the_weights_and_resuming_keeps_the_statistics(w
     assert small.by_step(run.log) == {step: value for step, value in small.by_step(whole.log).items() if step > 25}
     small.assert_same_state(whole.output_dir / "checkpoint-34", run.output_dir / "checkpoint-34")
     assert train_state(whole.output_dir / "checkpoint-34") == train_state(run.output_dir / "checkpoint-34")
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_the_next_ones_do(workspace):
+    """One row of one rank has a token whose embedding is no number; the head is another tensor, so that no other step reads it."""
+    config = small.CONFIG | {"tie_word_embeddings": False}
+    model = models.write_model(workspace.folder / "model-nan", config)
+    for file in workspace.model.glob("*token*"):
+        shutil.copy(file, model)
+    rows = [*workspace.rows]
+    unused = next(id for id in reversed(range(models.VOCAB_SIZE)) if not any(id in row for row in rows))
+    rows[20] = [unused, *rows[20][1:]]  # step 4 reads rows 18 to 23
+    weights = models.random_weights(config)
+    weights["model.embed_tokens.weight"][unused] = np.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    data = workspace.write_data("one-nan", rows=rows, prepare={"part": "train"})
+    run = ours.run(workspace.six_rows(2, "one-nan", model_name_or_path=model, train_dataset=data, train_sampling_strategy="sequential",
+                                      max_steps=6, save_steps=1, check_replicas_steps=1), 2)
+    (event,) = run.events("non_finite_step")
+    assert event["step"] == 4 and event["rows"] == list(range(18, 24))
+    before, skipped, after = (run.output_dir / f"checkpoint-{step}" for step in (3, 4, 5))
+    small.assert_same_state(before, skipped)
+    with pytest.raises(AssertionError):
+        small.assert_same_weights(skipped, after)
+    state = train_state(run.output_dir / "checkpoint-6")
+    assert (state["optimizer_steps"], state["non_finite_total"], state["non_finite_in_row"]) == (5, 1, 0)
 
 
 def inspect_step(settings: dict, step: int, *more: str):

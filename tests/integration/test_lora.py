@@ -1,4 +1,4 @@
-"""Runs with adapters: stopped and resumed, at other world sizes, over the wrong base model, and with bad options."""
+"""Runs with adapters: what the options do, stopped and resumed, at other world sizes, over the wrong base model, and with bad options."""
 
 import json
 import shutil
@@ -77,6 +77,52 @@ def test_checkpoints_hold_the_adapter_alone(workspace, whole):
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["r"] == 4 and config["base_model_name_or_path"] == str(workspace.model)
         assert subprocess.run([str(ours.program()), "verify", str(folder)], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("option, tensors", [("use_rslora", "lora_B"), ("use_dora", "lora_magnitude_vector")])
+def test_peft_evaluates_a_variant_alike(workspace, option, tensors):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = ours.run(settings(workspace, 1, f"evaluated-{option}", eval_dataset=workspace.eval, eval_strategy="steps", eval_steps=8, eval_on_start=True,
+                            learning_rate=1e-2, save_strategy="no", **{option: True}))
+    assert json.loads((run.output_dir / "adapter_config.json").read_text())[option] is True
+    assert sum(tensors in name for name in run.weights()) == small.CONFIG["num_hidden_layers"] * 7
+    before, after = (entry["eval_loss"] for entry in run.evaluations)
+    assert abs(after - before) > 1e-2, "the adapter says nothing yet"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(workspace.model, dtype=torch.float32), run.output_dir).eval()
+    total, targets = 0.0, 0
+    for row in workspace.rows[:9]:
+        ids = torch.tensor([row[:small.MAX_LENGTH]])
+        with torch.no_grad():
+            total += model(ids, labels=ids).loss.item() * (ids.numel() - 1)
+        targets += ids.numel() - 1
+    assert after == pytest.approx(total / targets, rel=1e-5)
+
+
+def test_gaussian_first_values(workspace):
+    """PEFT's: A normal with deviation 1 / r, B zero."""
+    run = ours.run(settings(workspace, 1, "gaussian", init_lora_weights="gaussian", learning_rate=0, max_steps=1, save_strategy="no"))
+    a = np.concatenate([values.ravel() for name, values in run.weights().items() if "lora_A" in name])
+    assert not any(values.any() for name, values in run.weights().items() if "lora_B" in name)
+    assert a.mean() == pytest.approx(0, abs=0.02) and a.std() == pytest.approx(1 / LORA["lora_r"], rel=0.05)
+    assert abs(a).max() > 3 * a.std(), "uniform values"
+
+
+def test_a_head_that_is_trained_as_a_whole_is_saved(workspace):
+    run = ours.run(settings(workspace, 1, "head", lora_modules_to_save="lm_head", max_steps=4, save_strategy="no"))
+    assert json.loads((run.output_dir / "adapter_config.json").read_text())["modules_to_save"] == ["lm_head"]
+    head, base = run.weights()["base_model.model.lm_head.weight"], ours.read_weights(workspace.model)["model.embed_tokens.weight"]
+    assert head.shape == base.shape and 0 < abs(head - base).max() < 0.01
+
+
+def test_dropout_before_an_adapter_changes_the_loss(workspace, whole):
+    without = ours.run(settings(workspace, 1, "no-dropout", lora_dropout=0, save_strategy="no"))
+    for run, share in ((whole[1], LORA["lora_dropout"]), (without, 0)):
+        assert json.loads((run.output_dir / "adapter_config.json").read_text())["lora_dropout"] == share
+    assert without.steps[0]["loss"] == whole[1].steps[0]["loss"]  # the adapter is zero yet
+    assert 1e-4 < abs(without.steps[-1]["loss"] - whole[1].steps[-1]["loss"]) < 0.1
 
 
 NF4 = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022833234, -0.09105003625154495, 0.0,

@@ -67,6 +67,24 @@ def test_an_epoch_has_every_token_and_the_table_says_how_full_rows_are(workspace
     assert apart.evaluations[0]["eval_loss"] != run.evaluations[0]["eval_loss"]
 
 
+def test_evaluation_may_be_packed_alone(workspace):
+    """Its documents do not see one another, and a document's first token is no target: the mean over all targets is the same."""
+    more = {"eval_dataset": workspace.eval, "eval_strategy": "steps", "eval_steps": 1, "max_length": 64, "max_steps": 1, "save_strategy": "no"}
+    plain, packed = (ours.run(workspace.six_rows(1, f"eval-packing-{packing}", eval_packing=packing, **more)) for packing in (False, True))
+    table = " ".join(packed.output.split())
+    assert "9 documents packed (bfd)" in table and " 46 rows, " in table and "9 documents packed" not in plain.output
+    assert packed.evaluations[0]["eval_loss"] == pytest.approx(plain.evaluations[0]["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("scope, num_rows", [("batch", 1100), ("dataset", 1000)])
+def test_scope_of_packing(workspace, scope, num_rows):
+    """1000 documents of 20 tokens, which are too long for two of them to share 32, then 200 of 12, of which each could join one of those."""
+    rows = workspace.write_data("short", rows=[[5] * 20] * 1000 + [[5] * 12] * 200, prepare={"part": "train"})
+    run = ours.run(workspace.six_rows(1, f"scope-{scope}", train_dataset=rows, packing=True, packing_scope=scope, max_steps=1, save_strategy="no"))
+    table = " ".join(run.output.split())
+    assert f"{num_rows} rows, 22400 tokens; 1200 documents packed (bfd), {100 * 22400 / (num_rows * 32):.1f} % of max_length filled" in table
+
+
 def test_no_phase_of_a_step_is_counted_twice(workspace):
     settings = workspace.six_rows(2, "timing", max_steps=6, save_steps=3, eval_dataset=workspace.eval, eval_strategy="steps", eval_steps=2,
                            gradient_checkpointing=True)

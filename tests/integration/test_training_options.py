@@ -1,6 +1,9 @@
 """Options of loss, logging and optimizer: each is changed once, and what it must do is seen."""
 
 import math
+import os
+import pty
+import subprocess
 
 import pytest
 
@@ -144,3 +147,53 @@ def test_save_only_model_leaves_out_the_optimizer(workspace):
     assert resumed.returncode != 0 and "save_only_model" in resumed.output
     again = ours.run(workspace.settings("from-model-only", model_name_or_path=model_only.output_dir / "checkpoint-4", **QUICK))
     assert again.steps[0]["loss"] < whole.steps[0]["loss"]
+
+
+def test_threads_of_a_rank_change_results_within_rounding(workspace, plain):
+    run = ours.run(workspace.settings("threads", threads_per_rank=2, **QUICK))
+    assert [entry["threads_per_rank"] for one in (plain, run) for entry in one.events("started")] == [1, 2]
+    assert [e["loss"] for e in run.steps] == pytest.approx([e["loss"] for e in plain.steps], abs=1e-5)
+
+
+def test_tensorboard_has_what_the_log_has(workspace):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = ours.run(workspace.settings("tensorboard", report_to="tensorboard", run_name="x", eval_dataset=workspace.eval, eval_strategy="steps",
+                                      eval_steps=2, max_steps=2, save_strategy="no"))
+    (folder,) = (run.output_dir / "runs").iterdir()
+    assert folder.name.endswith("_x")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    for tag, key, entries in (("train/loss", "loss", run.steps), ("train/grad_norm", "grad_norm", run.steps),
+                              ("train/learning_rate", "learning_rate", run.steps), ("eval/loss", "eval_loss", run.evaluations)):
+        assert entries and {e.step: e.value for e in events.Scalars(tag)} == pytest.approx({e["step"]: e[key] for e in entries}, rel=1e-6), tag
+
+
+@pytest.mark.parametrize("level, said", [("info", True), ("error", False)])
+def test_log_level(workspace, level, said):
+    run = ours.run(workspace.settings(f"level-{level}", log_level=level, max_steps=2, save_steps=2))
+    assert len(run.steps) == 2 and small.checkpoints(run.output_dir) == [2]
+    assert ("saved " in run.output) == said, run.output
+
+
+def on_a_terminal(settings: dict) -> str:
+    """What the run prints to a terminal."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(ours.command(small.write_ini(settings), 0), stdin=subprocess.DEVNULL, stdout=end, stderr=end, env=ours.environment())
+    os.close(end)
+    printed = b""
+    with open(terminal, "rb", buffering=0) as stream:
+        try:
+            while part := stream.read(4096):
+                printed += part
+        except OSError:  # EIO: nobody has the other end any more
+            pass
+    assert process.wait(60) == 0, printed
+    return printed.decode()
+
+
+@pytest.mark.parametrize("more, bar", [({}, True), ({"disable_tqdm": False}, True), ({"disable_tqdm": True}, False)], ids=str)
+def test_progress_bar_on_terminals(workspace, plain, more, bar):
+    printed = on_a_terminal(workspace.settings(f"bar-{len(more)}-{bar}", **QUICK | more))
+    assert "train " in printed and (" 4/4 loss " in printed) == bar, printed
+    assert " 4/4 loss " not in plain.output and "\x1b" not in plain.output
