@@ -254,3 +254,11 @@ def test_an_adapter_with_more_than_the_model_has_a_place_for_is_refused(workspac
     done = subprocess.run([str(ours.program()), "export", "--merge", str(folder), str(workspace.folder / "merged-stray")],
                           capture_output=True, text=True, env=ours.environment())
     assert done.returncode == 89 and name in done.stderr
+
+
+def test_8_bit_moments_are_those_of_every_layer(workspace):
+    """Matrices of 4096 elements or more, none of which is the embedding, for which bitsandbytes keeps 32-bit moments."""
+    run = ours.run(settings(workspace, 1, "8-bit", optim="adamw_8bit", lora_r=128, max_steps=2, save_steps=2))
+    names = [name for path in (run.output_dir / "checkpoint-2" / "state").glob("*.safetensors") for name in load_file(path)]
+    of_layer = [sorted(name.replace(f"layers.{layer}.", "") for name in names if f"layers.{layer}." in name) for layer in (0, 1)]
+    assert of_layer[0] == of_layer[1] and of_layer[0]
