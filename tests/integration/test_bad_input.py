@@ -70,6 +70,12 @@ def check_config(settings) -> int:
     return subprocess.run([str(ours.program()), "--args", str(small.write_ini(settings)), "--check-config"], env=ours.environment()).returncode
 
 
+def test_tasks_of_srun_that_mpi_does_not_connect(workspace):
+    """Each would train alone."""
+    run = ours.run(workspace.settings("not-connected"), ranks=0, check=False, env={"SLURM_STEP_NUM_TASKS": "4"})
+    assert run.returncode == CONFIG and "srun --mpi=pmix" in run.output, run.output
+
+
 def test_check_config_accepts_what_a_run_accepts(workspace):
     assert check_config(workspace.settings("checked")) == 0
     assert not (workspace.folder / "checked").exists()

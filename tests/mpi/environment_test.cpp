@@ -81,12 +81,6 @@ TEST(Environment, RanksOnDifferentDevicesAreRefused) {
   EXPECT_NE(result.output.find("cuda: mend the host"), std::string::npos) << result.output;
 }
 
-TEST(Environment, TasksOfSrunThatMpiDoesNotConnectAreRefused) {
-  const ChildResult result = run_command("SLURM_STEP_NUM_TASKS=4 " + kProbe + " show 2>&1");
-  EXPECT_EQ(result.exit_code, 92) << result.output;
-  EXPECT_NE(result.output.find("srun --mpi=pmix"), std::string::npos) << result.output;
-}
-
 TEST(Environment, AbortEndsTheJobWithItsCode) {
   EXPECT_EQ(run_mpi(3, kProbe + " abort 87").exit_code, 87);
   EXPECT_EQ(run_command(kProbe + " abort 87").exit_code, 87);
