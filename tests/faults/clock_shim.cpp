@@ -1,9 +1,12 @@
 // LD_PRELOAD library: for the ranks named by SFT_CLOCK_RANK (or all) the clock of the day is SFT_CLOCK_SHIFT
-// seconds off, from SFT_CLOCK_AFTER seconds (0) after the start on. Clocks that only run on are left alone.
+// seconds off, from when the file SFT_CLOCK_FROM exists (or the start) on. Clocks that only run on are left alone.
 #include <dlfcn.h>
 #include <sys/time.h>
 #include <time.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -16,24 +19,22 @@ int real_clock(clockid_t clock, timespec* time) {
   return next(clock, time);
 }
 
-double monotonic() {
-  timespec time{};
-  real_clock(CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
-}
-
-double number(const char* name) {
-  const char* text = std::getenv(name);
-  return text ? std::atof(text) : 0;
+// Once there, it counts as there for ever. A clock leaves errno alone.
+bool has_jumped() {
+  static const char* const from = std::getenv("SFT_CLOCK_FROM");
+  static std::atomic<bool> jumped{from == nullptr};
+  const int before = errno;
+  if (!jumped && ::access(from, F_OK) == 0) jumped = true;
+  errno = before;
+  return jumped;
 }
 
 time_t shift() {
-  static const double start = monotonic(), after = number("SFT_CLOCK_AFTER");
-  static const auto seconds = static_cast<time_t>(number("SFT_CLOCK_SHIFT"));
+  static const char* const seconds = std::getenv("SFT_CLOCK_SHIFT");
   static const char* const wanted = std::getenv("SFT_CLOCK_RANK");
   static const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
   const bool applies = !wanted || (rank && std::strcmp(wanted, rank) == 0);
-  return applies && monotonic() - start >= after ? seconds : 0;
+  return applies && seconds && has_jumped() ? static_cast<time_t>(std::atol(seconds)) : 0;
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ def output_of(settings: dict) -> str:
 
 def steps_made(settings: dict) -> list[int]:
     """Those made twice too."""
-    return [entry["step"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
+    return [entry["step"] for entry in ours.read_log(settings["output_dir"]) if entry["event"] == "train"]
 
 
 # What changes no number of a run.
@@ -56,6 +56,6 @@ class Undisturbed:
 def assert_like(whole: ours.Run, settings: dict) -> None:
     """Bit for bit: every loss, gradient norm and learning rate, also of steps that were made twice, the weights, the optimizer's state."""
     output_dir, last = settings["output_dir"], f"checkpoint-{settings['max_steps']}"
-    assert small.by_step(small.read_complete_lines(output_dir)) == small.by_step(whole.log)
+    assert small.by_step(ours.read_log(output_dir)) == small.by_step(whole.log)
     small.assert_same_weights(whole.output_dir, output_dir)
     small.assert_same_state(whole.output_dir / last, output_dir / last)

@@ -187,12 +187,13 @@ def test_a_clock_that_jumps_ends_nothing_and_changes_nothing(workspace, undistur
     """Limits far shorter than the jump: of a step, of a save, of the whole run."""
     settings = settings_of(workspace, f"jump-{shift}", LONG, save_steps=100, watchdog_step_seconds=5, watchdog_checkpoint_seconds=10,
                            max_run_minutes=30)
-    env = {"LD_PRELOAD": str(SHIMS / "libclock_shim.so"), "SFT_CLOCK_SHIFT": str(shift), "SFT_CLOCK_AFTER": "1.5"}
+    env = {"LD_PRELOAD": str(SHIMS / "libclock_shim.so"), "SFT_CLOCK_SHIFT": str(shift),
+           "SFT_CLOCK_FROM": str(settings["output_dir"] / "checkpoint-100")}
     done = run_with(settings, RANKS, env=env | ({"SFT_CLOCK_RANK": rank} if rank else {}))
     assert done.returncode == 0, done.stdout
     if rank is None:  # rank 0, which writes the log, saw the jump in the middle
-        times = [entry["time"] for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "train"]
+        times = [entry["time"] for entry in ours.read_log(settings["output_dir"]) if entry["event"] == "train"]
         assert times[-1] - times[0] > 3000
-    ledger = [entry for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "goodput"][-1]
+    ledger = [entry for entry in ours.read_log(settings["output_dir"]) if entry["event"] == "goodput"][-1]
     assert ledger["wall_seconds"] < abs(shift) / 2, "the ledger took the jump for time"
     assert_like(undisturbed(settings, RANKS), settings)

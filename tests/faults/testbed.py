@@ -50,6 +50,14 @@ class Bed:
             assert process.returncode == 0, f"{command} ended with {process.returncode}: {output}\n{self.logs()}"
         return subprocess.CompletedProcess(command, process.returncode, output)
 
+    def srun(self, *options, check: bool = True) -> subprocess.CompletedProcess:
+        """Ranks started by Slurm itself; once more if they met Open MPI's race at the start."""
+        done = self.run("srun", "--mpi=pmix", *options, check=False)
+        if met_race_at_start(done.returncode, done.stdout):
+            done = self.run("srun", "--mpi=pmix", *options, check=False)
+        assert done.returncode == 0 or not check, f"srun {options} ended with {done.returncode}: {done.stdout}\n{self.logs()}"
+        return done
+
     def host(self, action: str, name: str) -> None:
         subprocess.run([SCRIPTS / "host", action, name], env=self.environment, check=True, timeout=30, stdin=subprocess.DEVNULL)
 
@@ -97,6 +105,11 @@ class Job:
                    f"job {self.number} requeued", self.bed, timeout)
         time.sleep(2)
         self.bed.run("scontrol", "update", f"jobid={self.number}", "starttime=now", check=False)  # fails if it runs already
+
+
+def met_race_at_start(returncode: int, output: str) -> bool:
+    """Open MPI 4.1.4's under srun (docs/reliability.md)."""
+    return returncode != 0 and "SIGSEGV" in output and "in step 0, phase start" in output
 
 
 def wait_until(condition, what: str, bed: Bed, timeout: float = 60) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import small_run as small
+from parity import ours
 
 
 def start(source_dir):
@@ -28,7 +29,7 @@ def test_quickstart_offline(source_dir):
     assert "exit code 85" in first.stdout and "resuming from" in first.stdout
 
     output = source_dir / "output" / "quickstart-offline"
-    events = small.read_complete_lines(output)
+    events = ours.read_log(output)
     step_of = {event["event"]: event["step"] for event in events}
     assert 202 <= step_of["stopped"] == step_of["resumed"] < 270 == step_of["summary"]
     before, after = re.search(r"nats per token: ([\d.]+) \(step 0\) -> ([\d.]+) \(step 270\)", first.stdout).groups()
@@ -56,7 +57,7 @@ def test_ctrl_c_saves_and_ends_it(source_dir):
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate()[0]
     assert process.returncode == 130 and said.count("==> Train: ") == 1 and "==> Resume" not in said, said
-    last = small.read_complete_lines(output)[-1]
+    last = ours.read_log(output)[-1]
     assert small.checkpoints(output) == [last["step"]] and last["step"] < 200, said
     done = quickstart(source_dir)
     assert done.returncode == 0 and "resuming from" in done.stdout and (output / "model.safetensors").is_file(), done.stdout

@@ -119,21 +119,14 @@ def shared_memory_of(pids: list[int]) -> set[Path]:
 
 def last_step(output_dir: Path) -> int:
     """The newest step in the log; 0 before the first."""
-    steps = [entry["step"] for entry in read_complete_lines(output_dir) if entry["event"] == "train"]
+    steps = [entry["step"] for entry in ours.read_log(output_dir) if entry["event"] == "train"]
     return steps[-1] if steps else 0
 
 
 def last_time(output_dir: Path) -> float:
     """When the newest step was logged; 0 before the first."""
-    times = [entry["time"] for entry in read_complete_lines(output_dir) if entry["event"] == "train"]
+    times = [entry["time"] for entry in ours.read_log(output_dir) if entry["event"] == "train"]
     return times[-1] if times else 0.0
-
-
-def read_complete_lines(output_dir: Path) -> list[dict]:
-    path = Path(output_dir) / "trainer_log.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def wait_for(condition, what: str, process: subprocess.Popen | None = None, timeout: float = 60) -> None:

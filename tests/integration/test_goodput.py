@@ -62,7 +62,7 @@ def test_killed_stopped_and_resumed(workspace):
     output_dir = settings["output_dir"]
 
     def timed_step() -> int:
-        return max((entry["step"] for entry in small.read_complete_lines(output_dir) if entry["event"] == "timing"), default=0)
+        return max((entry["step"] for entry in ours.read_log(output_dir) if entry["event"] == "timing"), default=0)
 
     def start_until(step: int):
         process = small.start(settings, 2)
@@ -145,7 +145,7 @@ def test_a_slowed_rank_is_named_and_no_other(workspace):
         victim = small.ranks_of(process)[1]
         rank = rank_number(victim)
         with Slowed(victim):
-            found = lambda: [entry for entry in small.read_complete_lines(output_dir) if entry["event"] == "straggler"]  # noqa: E731
+            found = lambda: [entry for entry in ours.read_log(output_dir) if entry["event"] == "straggler"]  # noqa: E731
             small.wait_for(found, "the slow rank's name", process)
         event = found()[0]
     finally:
@@ -154,7 +154,7 @@ def test_a_slowed_rank_is_named_and_no_other(workspace):
     output = open(f"{output_dir}.out").read()
     assert f"rank {rank} ({event['host']}) is behind: 3 times in a row its own work took at least 10 % longer" in output
     # By the log's own figures it was behind three times in a row, and the other rank waited for it.
-    entries = [entry for entry in small.read_complete_lines(output_dir) if entry["event"] == "rank_times" and entry["step"] <= event["step"]]
+    entries = [entry for entry in ours.read_log(output_dir) if entry["event"] == "rank_times" and entry["step"] <= event["step"]]
     for entry in entries:
         for part in ("work", "data", "wait"):
             assert len(entry[part]) == 2 and all(-1e-3 <= seconds <= total + 1e-3 for seconds, total in zip(entry[part], entry["seconds"]))

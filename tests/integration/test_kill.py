@@ -68,7 +68,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
         assert surviving >= newest, "a committed checkpoint was lost"
 
     run = ours.run(settings, RANKS, timeout=900)
-    log = small.read_complete_lines(output_dir)
+    log = ours.read_log(output_dir)
     assert small.by_step(log) == small.by_step(whole.log)
     small.assert_same_weights(whole.output_dir, run.output_dir)
     small.assert_same_state(whole.output_dir / f"checkpoint-{steps}", output_dir / f"checkpoint-{steps}")

@@ -58,7 +58,7 @@ def test_save_on_interval_minutes(workspace):
     settings = endless(workspace, "interval", save_on_interval_minutes=0.01, save_total_limit=20)
     process = small.start(settings, 2)
     try:
-        saves = lambda: [entry for entry in small.read_complete_lines(settings["output_dir"]) if entry["event"] == "checkpoint"]  # noqa: E731
+        saves = lambda: [entry for entry in ours.read_log(settings["output_dir"]) if entry["event"] == "checkpoint"]  # noqa: E731
         small.wait_for(lambda: len(saves()) >= 4, "the fourth save", process)
         (settings["output_dir"] / "stop").touch()
         assert process.wait(60) == 0

@@ -29,8 +29,9 @@ def ini_text(settings: dict) -> str:
 
 
 def read_log(output_dir: Path) -> list[dict]:
+    """Its complete lines: a run that is going on may be writing one more."""
     path = Path(output_dir) / "trainer_log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
 def command(ini: Path, ranks: int) -> list[str]:
