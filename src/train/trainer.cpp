@@ -284,12 +284,12 @@ void Trainer::save(TrainState& state) {
   saver_.finish(state);  // one at a time
   saver_.check_storage();
   const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
-  saver_.save(state, contents(Saver::as_saved(state)), options_.save.async_save && !finished(state));
+  saver_.save(state, contents(Saver::as_saved(state), !options_.save.save_only_model), options_.save.async_save && !finished(state));
   if (parts_.comm.rank() == 0) parts_.requests.saved();
   saver_.check_storage();
 }
 
-checkpoint::Contents Trainer::contents(const TrainState& state) const {
+checkpoint::Contents Trainer::contents(const TrainState& state, bool with_optimizer) const {
   checkpoint::Contents result;
   result.step = state.step;
   result.model_part = options_.model_part;
@@ -317,13 +317,13 @@ checkpoint::Contents Trainer::contents(const TrainState& state) const {
       const auto [offset, numel] = blocks[b].placement(t);
       result.model.push_back(
           {tensors[t].name, tensors[t].shape, 0, numel, blocks[b].parameters().narrow(0, offset, numel)});
-      if (options_.save.save_only_model) continue;
+      if (!with_optimizer) continue;
       for (std::size_t s = 0; s < states[b].names.size(); ++s) {
         result.optimizer.push_back({states[b].names[s] + "." + tensors[t].name, tensors[t].shape, 0, numel,
                                     states[b].tensors[s].narrow(0, offset, numel)});
       }
     }
-    if (options_.save.save_only_model) continue;
+    if (!with_optimizer) continue;
     for (const optim::TensorState& part : states[b].of_tensors) {
       result.optimizer.push_back(
           {part.name + "." + tensors[part.tensor].name, part.shape, 0, part.data.numel(), part.data});
@@ -352,7 +352,7 @@ ExitCode Trainer::finish(TrainState& state) {
   if (options_.best.load_best_model_at_end) load_best_model(state);
   {
     const auto timed = parts_.timers.scope(Phase::kCheckpoint);
-    parts_.checkpoints.save_final_model(contents(state));
+    parts_.checkpoints.save_final_model(contents(state, /*with_optimizer=*/false));
     if (state.best.checkpoint_step >= 0 && options_.save.save_total_limit == 1)
       parts_.checkpoints.keep_only(state.best.checkpoint_step);
   }
@@ -393,9 +393,9 @@ void Trainer::load_best_model(const TrainState& state) {
 ExitCode Trainer::save_and_leave(TrainState& state, bool final_stop) {
   if (parts_.comm.rank() == 0) log::warning("stop requested: leaving after step {}", state.step);
   saver_.finish(state);
-  if (!saver_.has(state.step)) {
+  if (options_.save.save_only_model || !saver_.has(state.step)) {  // this one is to be resumed
     const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
-    saver_.save_last(state, contents(Saver::as_saved(state)));
+    saver_.save_last(state, contents(Saver::as_saved(state), /*with_optimizer=*/true));
     if (parts_.comm.rank() == 0) parts_.requests.saved();
   }
   parts_.watchdog.enter(base::Section::kFinish);

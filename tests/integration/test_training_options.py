@@ -134,6 +134,20 @@ def test_logging_first_step(workspace, plain):
     assert first.steps[1]["loss"] == pytest.approx((plain.steps[1]["loss"] + plain.steps[2]["loss"]) / 2, rel=1e-6)
 
 
+def test_save_only_model_can_be_asked_to_stop_and_goes_on(workspace):
+    """Also where the step it stops after has a checkpoint of the model alone."""
+    options = {"max_steps": 6, "save_steps": 1}
+    plain = ours.run(workspace.settings("not-stopped", **options))
+    settings = workspace.settings("stopped", save_only_model=True, max_run_minutes=1e-9, **options)
+    first = ours.run(settings, check=False)
+    assert first.returncode == 85, first.output
+    stopped = small.checkpoints(first.output_dir)[-1]
+    assert 1 <= stopped < 6
+    second = ours.run(settings | {"resume_from_checkpoint": True, "max_run_minutes": None})
+    assert second.steps[stopped]["step"] == stopped + 1
+    small.assert_same_weights(plain.output_dir, second.output_dir)
+
+
 def test_save_only_model_leaves_out_the_optimizer(workspace):
     options = {"max_steps": 4, "save_steps": 2}
     whole = ours.run(workspace.settings("whole", **options))

@@ -104,7 +104,7 @@ class Trainer {
   // Evaluates; true when the model is the best so far.
   bool evaluate_for_best(TrainState& state);
   void save(TrainState& state);
-  checkpoint::Contents contents(const TrainState& state) const;
+  checkpoint::Contents contents(const TrainState& state, bool with_optimizer) const;
   base::ExitCode finish(TrainState& state);
   void load_best_model(const TrainState& state);
   base::ExitCode save_and_leave(TrainState& state, bool final_stop = false);
