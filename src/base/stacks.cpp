@@ -62,7 +62,7 @@ std::string frame_text(void* address) {
 bool ask(int thread) {
   const int number = ++question;
   if (syscall(SYS_tgkill, getpid(), thread, ask_signal()) != 0) return false;
-  for (int waited = 0; waited < 200; ++waited) {
+  for (int waited = 0; waited < 1000; ++waited) {
     if (answer.question == number) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

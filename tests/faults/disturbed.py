@@ -11,7 +11,7 @@ def processes_of(settings: dict) -> dict[int, list[str]]:
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_text().split("\0")
+            command = (process / "cmdline").read_text(errors="replace").split("\0")
         except OSError:
             continue
         if f"{settings['output_dir']}.ini" in command:

@@ -4,6 +4,7 @@ its time limit or loses a node. On the test bed of cluster/testbed: real Slurm a
 SFT_REPEATS sets how often preemption is repeated (1; the `full` label: 20); above 1 ranks are also spread over the hosts in more ways.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -66,6 +67,23 @@ def wait_for_step(bed, job, settings, step) -> None:
     assert not job.ended(), output_of(settings)
 
 
+@contextlib.contextmanager
+def held_still(settings):
+    """The run goes no step further meanwhile, however long it takes."""
+    held = ranks_of(settings)[0]
+    os.kill(held, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(held, signal.SIGCONT)
+
+
+def step_of_stop(settings) -> int:
+    """Of its first start."""
+    return next(entry["step"] for entry in ours.read_log(settings["output_dir"]) if entry["event"] == "stopped")
+
+
 def assert_nothing_lost(settings, undisturbed) -> None:
     """Every step was made once, and it all came out as if nothing had been."""
     assert steps_made(settings) == list(range(1, settings["max_steps"] + 1)), output_of(settings)
@@ -75,12 +93,14 @@ def assert_nothing_lost(settings, undisturbed) -> None:
 @pytest.mark.parametrize("repeat", range(REPEATS))
 def test_preempted_job_saves_waits_and_goes_on(bed, workspace, undisturbed, repeat):
     bed.wait_idle()
-    settings = settings_of(workspace, f"preempted-{repeat}", LONG, save_steps=LONG)
+    settings = settings_of(workspace, f"preempted-{repeat}", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings)
     wait_for_step(bed, job, settings, 5 + repeat)
-    urgent = bed.submit("--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    with held_still(settings):
+        urgent = bed.submit("--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+        wait_until(lambda: "CANCELLED" in output_of(settings) or job.ended(), "the preemption", bed)
     job.wait_requeued()
-    stopped = small.last_step(settings["output_dir"])
+    stopped = step_of_stop(settings)
     assert 5 <= stopped < LONG and small.checkpoints(settings["output_dir"]) == [stopped]
     assert f"exit code 85 (stopped on request, state saved, at checkpoint-{stopped}): back to the queue" in output_of(settings)
     urgent.wait("COMPLETED")
@@ -96,12 +116,10 @@ def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
     settings = settings_of(workspace, "limited", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings, "--time=1", "--signal=B:USR1@20")
     wait_for_step(bed, job, settings, 5)
-    held = ranks_of(settings)[0]
-    os.kill(held, signal.SIGSTOP)
-    wait_until(lambda: "asking the run to save and stop" in output_of(settings) or job.ended(), "the signal before the time limit", bed)
-    os.kill(held, signal.SIGCONT)
+    with held_still(settings):
+        wait_until(lambda: "asking the run to save and stop" in output_of(settings) or job.ended(), "the signal before the time limit", bed)
     job.wait_requeued()
-    stopped = small.last_step(settings["output_dir"])
+    stopped = step_of_stop(settings)
     assert small.checkpoints(settings["output_dir"]) == [stopped]
     job.wait("COMPLETED")
     assert_nothing_lost(settings, undisturbed)
@@ -109,12 +127,13 @@ def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
 
 def test_mpirun_in_a_job_is_asked_in_the_same_way(bed, workspace, undisturbed):
     bed.wait_idle()
-    settings = settings_of(workspace, "by-mpirun", LONG, save_steps=LONG)
+    settings = settings_of(workspace, "by-mpirun", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings, launcher="mpirun")
     wait_for_step(bed, job, settings, 5)
-    bed.run("scancel", "--batch", "--signal=USR1", job.number)
+    with held_still(settings):
+        bed.run("scancel", "--batch", "--signal=USR1", job.number)
     job.wait_requeued()
-    assert small.checkpoints(settings["output_dir"]) == [small.last_step(settings["output_dir"])]
+    assert small.checkpoints(settings["output_dir"]) == [step_of_stop(settings)]
     job.wait("COMPLETED")
     assert_nothing_lost(settings, undisturbed)
 
@@ -125,10 +144,11 @@ def test_job_that_loses_a_host_goes_on_from_its_last_checkpoint_on_others(bed, w
     settings = settings_of(workspace, f"host-lost-{which}", LONG, save_steps=50, watchdog_step_seconds=600)  # Slurm shall notice
     job = submit(bed, settings)
     wait_for_step(bed, job, settings, 60)
-    lost = job.hosts()[which]
-    bed.host("lose", lost)
+    with held_still(settings):
+        lost = job.hosts()[which]
+        bed.host("lose", lost)
     try:
-        job.wait_requeued()
+        job.wait_requeued(timeout=180)  # until Slurm notices
         saved, reached = small.checkpoints(settings["output_dir"])[-1], small.last_step(settings["output_dir"])
         assert 50 <= saved <= reached <= saved + 50, "more than the steps since the last checkpoint are lost"
         job.wait("RUNNING", "COMPLETED")
@@ -143,12 +163,13 @@ def test_job_that_loses_a_host_goes_on_from_its_last_checkpoint_on_others(bed, w
 def test_failed_starts_are_limited_and_requests_are_not(bed, workspace):
     """Asked to stop, then killed twice without a new checkpoint."""
     bed.wait_idle()
-    settings = settings_of(workspace, "rank-killed", LONG, save_steps=LONG)
+    settings = settings_of(workspace, "rank-killed", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings, env={"SFT_MAX_RESTARTS": "1"})
     for restarts in (1, 2, 3):
         wait_for_step(bed, job, settings, small.last_step(settings["output_dir"]) + 5)
         if restarts == 1:
-            bed.run("scancel", "--batch", "--signal=USR1", job.number)
+            with held_still(settings):
+                bed.run("scancel", "--batch", "--signal=USR1", job.number)
         else:
             os.kill(ranks_of(settings)[-1], signal.SIGKILL)
         if restarts < 3:

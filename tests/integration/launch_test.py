@@ -112,7 +112,7 @@ def stub(tmp_path, name, text) -> dict:
 
 
 def test_a_signal_before_the_ranks_exist_is_not_lost(start, tmp_path):
-    process = start("-n", "2", "exit", "0", **stub(tmp_path, "mpirun", f"touch {tmp_path}/ready.first; [ ${{@: -1}} = true ] && sleep 1; exit 7"))
+    process = start("-n", "2", "exit", "0", **stub(tmp_path, "mpirun", f"touch {tmp_path}/ready.first; [ ${{@: -1}} = true ] && sleep 4; exit 7"))
     wait_for_ranks(tmp_path, 1)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 85, process.stdout.read()

@@ -61,13 +61,13 @@ def test_a_disk_that_stays_full_ends_the_run(workspace, small_disk):
 @pytest.mark.parametrize("end", ["deleted", "unmounted"])
 def test_an_output_folder_that_vanishes_ends_the_run(workspace, small_disk, end):
     """What has its name afterwards, perhaps what lay below the file system, is not the run's folder."""
-    settings = workspace.six_rows(2, small_disk / "run", max_steps=100000, save_steps=40, storage_failures_max=1)
+    settings = workspace.six_rows(2, small_disk / "run", max_steps=100000, save_steps=200, storage_failures_max=1)
     output_dir = settings["output_dir"]
     (small_disk / "filler").unlink()
     process = small.start(settings, 2)
     said = open(f"{output_dir}.out")
     try:
-        small.wait_for(lambda: ("checkpoint", 40) in order_of(output_dir), "a checkpoint", process)
+        small.wait_for(lambda: ("checkpoint", 200) in order_of(output_dir), "a checkpoint", process)
         if end == "deleted":
             output_dir.rename(small_disk / "gone")  # at once
             shutil.rmtree(small_disk / "gone")

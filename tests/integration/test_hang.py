@@ -31,16 +31,18 @@ def test_a_stopped_rank_is_named(workspace):
     output = open(f"{settings['output_dir']}.out").read()
     assert output.count("no progress for") == 1, output  # one rank speaks for all
     assert f"rank {rank} (" in output and "did not report" in output
-    reports = sorted(path.name for path in settings["output_dir"].glob("diagnostics/hang-*/*"))
-    assert reports == sorted([f"rank-{r}.json" for r in range(3) if r != rank] + ["verdict.txt"])
+    reports = {path.name for path in settings["output_dir"].glob("diagnostics/hang-*/*")}
+    expected = {f"rank-{r}.json" for r in range(3) if r != rank} | {"verdict.txt"}
+    # mpirun has a stopped rank go on for a second or two before it kills it: that one may still report.
+    assert expected <= reports <= expected | {f"rank-{rank}.json", f"rank-{rank}.json.tmp"}
     # Whoever waited was inside a collective, and its stacks say so.
     report = next(settings["output_dir"].glob(f"diagnostics/hang-*/rank-{(rank + 1) % 3}.json")).read_text()
     assert '"inside": true' in report and "sft::train::Trainer::run" in report
 
 
 def test_the_run_goes_on_from_its_checkpoint(workspace):
-    settings = workspace.settings("goes-on", resume_from_checkpoint=True, watchdog_step_seconds=2, watchdog_checkpoint_seconds=5, max_steps=200, save_steps=20)
-    process = small.start(settings, 2)
+    settings = workspace.settings("goes-on", resume_from_checkpoint=True, max_steps=1000, save_steps=20)
+    process = small.start(settings | {"watchdog_step_seconds": 2, "watchdog_checkpoint_seconds": 5}, 2)
     try:
         small.wait_for(lambda: small.checkpoints(settings["output_dir"]), "a checkpoint", process)
         os.kill(small.ranks_of(process)[0], signal.SIGSTOP)

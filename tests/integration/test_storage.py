@@ -56,8 +56,8 @@ def test_steps_go_on_while_storage_is_slow_and_the_next_save_waits(workspace, tm
     output_dir = settings["output_dir"]
     process = small.start(settings, 2, shim(output_dir / "checkpoint-4.tmp", hold=hold))
     try:
-        small.wait_for(lambda: small.last_step(output_dir) >= 8, "step 8", process)
-        assert small.checkpoints(output_dir) == [] and leftovers(output_dir)
+        small.wait_for(lambda: small.last_step(output_dir) >= 8 and leftovers(output_dir), "step 8, and a save", process)
+        assert small.checkpoints(output_dir) == []
         hold.unlink()
         assert process.wait(60) == 0
     finally:
@@ -118,7 +118,7 @@ def test_killed_while_writing_in_the_background(workspace, tmp_path):
     output_dir = settings["output_dir"]
     process = small.start(settings, 2, shim(output_dir / "checkpoint-8.tmp", hold=hold))
     try:
-        small.wait_for(lambda: small.last_step(output_dir) >= 10, "step 10", process)
+        small.wait_for(lambda: small.last_step(output_dir) >= 10 and leftovers(output_dir), "step 10, and a save", process)
     finally:
         small.kill_everything(process)
     assert small.checkpoints(output_dir) == [4] and leftovers(output_dir)
