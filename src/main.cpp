@@ -31,6 +31,7 @@
 #include "sft/parallel/environment.h"
 #include "sft/train/agree.h"
 #include "sft/train/bench.h"
+#include "sft/train/check_options.h"
 #include "sft/train/doctor.h"
 #include "sft/train/export.h"
 #include "sft/train/generate.h"
@@ -48,7 +49,9 @@ std::vector<config::IniText> read_ini_files(const config::CommandLine& command_l
   std::vector<config::IniText> texts;
   for (const std::string& path : command_line.ini_texts_from) {
     if (!std::filesystem::is_regular_file(path)) {
-      throw Error(ExitCode::kConfig, fmt::format("--args {}: there is no such file", path),
+      const bool exists = std::filesystem::exists(path);
+      throw Error(ExitCode::kConfig,
+                  fmt::format("--args {}: {}", path, exists ? "is no regular file" : "there is no such file"),
                   SeenBy::kAllRanks);
     }
     texts.push_back({path, sft::base::read_text(path, int64_t{1} << 20)});
@@ -73,7 +76,7 @@ config::ParsedOptions read_options_once(const config::CommandLine& command_line,
   }
   try {
     config::ParsedOptions parsed = config::parse_options(texts, command_line.settings);
-    config::validate_for_training(parsed.options);
+    sft::train::check_options(parsed.options);
     return parsed;
   } catch (const Error& error) {
     throw Error(error.code(), error.what(), SeenBy::kAllRanks);
@@ -131,7 +134,7 @@ ExitCode run_local(const config::CommandLine& command_line) {
       break;
     case config::Command::kCheckConfig: {
       const config::ParsedOptions parsed = read_options(command_line);
-      config::validate_for_training(parsed.options);
+      sft::train::check_options(parsed.options);
       for (const std::string& notice : parsed.notices) sft::log::info("note: {}", notice);
       fmt::print("the configuration is valid\n");
       break;
@@ -189,15 +192,10 @@ ExitCode generate(const config::CommandLine& command_line, sft::parallel::MpiEnv
 }
 
 // The limit of the start as the command line gives it: files are read only with the other ranks, and MPI's start
-// can hang. A value that is no number is reported when all options are parsed.
+// can hang. What is wrong with the settings is reported when all options are parsed.
 double start_seconds(const config::CommandLine& command_line) {
-  constexpr std::string_view kKey = "watchdog_start_seconds=";
-  double seconds = sft::base::WatchdogLimits{}.start;
-  for (const std::string& setting : command_line.settings) {
-    if (setting.starts_with(kKey)) seconds = std::strtod(setting.c_str() + kKey.size(), nullptr);
-    if (setting == "watchdog=false") return std::numeric_limits<double>::infinity();
-  }
-  return seconds > 0 ? seconds : sft::base::WatchdogLimits{}.start;
+  const config::RuntimeOptions given = config::parse_settings_leniently(command_line.settings).runtime;
+  return given.watchdog ? given.watchdog_start_seconds : std::numeric_limits<double>::infinity();
 }
 
 // Before MPI's start as the launcher has it.

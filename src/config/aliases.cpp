@@ -7,27 +7,36 @@
 namespace sft::config {
 namespace {
 
-// use_cpu, no_cuda
-Alias::Converted cpu_if_true(const std::string& text) {
+Alias::Converted if_true(const char* value, const std::string& text) {
   if (is_none(text)) return {};
   const auto flag = parse_bool(text);
-  if (!flag) return {{}, "must be true or false"};
-  return *flag ? Alias::Converted{"cpu", ""} : Alias::Converted{};
+  if (!flag) return {.problem = "must be true or false"};
+  if (!*flag) return {.withdrawn = value};
+  return {.value = value};
+}
+
+// use_cpu, no_cuda
+Alias::Converted cpu_if_true(const std::string& text) {
+  return if_true("cpu", text);
 }
 
 // group_by_length
 Alias::Converted grouped_if_true(const std::string& text) {
+  return if_true("group_by_length", text);
+}
+
+// TRL's None: transformers' argument decides.
+Alias::Converted unless_none(const std::string& text) {
   if (is_none(text)) return {};
-  const auto flag = parse_bool(text);
-  if (!flag) return {{}, "must be true or false"};
-  return *flag ? Alias::Converted{"group_by_length", ""} : Alias::Converted{};
+  return {.value = text};
 }
 
 // A ratio of 1 would be one step under the option's name.
 Alias::Converted ratio(const std::string& text) {
+  if (is_none(text)) return {};
   const auto value = parse_number<double>(text);
-  if (!value || *value < 0 || *value >= 1) return {{}, "must be a fraction of all steps in [0, 1)"};
-  return {text, ""};
+  if (!value || *value < 0 || *value >= 1) return {.problem = "must be a fraction of all steps in [0, 1)"};
+  return {.value = text};
 }
 
 }  // namespace
@@ -45,7 +54,7 @@ const std::vector<Alias>& aliases() {
       {"per_gpu_train_batch_size", "per_device_train_batch_size"},
       {"per_gpu_eval_batch_size", "per_device_eval_batch_size"},
       {"warmup_ratio", "warmup_steps", "a fraction of all steps", ratio},
-      {"activation_checkpointing", "gradient_checkpointing"},
+      {"activation_checkpointing", "gradient_checkpointing", "None leaves it as it is", unless_none},
       {"evaluation_strategy", "eval_strategy"},
       {"group_by_length", "train_sampling_strategy", "true is train_sampling_strategy = group_by_length",
        grouped_if_true},

@@ -87,13 +87,24 @@ class SettingsReader {
 
   static po::option take_with_value(Words& words, const std::string& key) {
     if (words.size() > 1 && !words[1].starts_with("--")) {
-      const std::string value = words[1];
+      std::string value = words[1];
       words.erase(words.begin());
+      while (takes_list(replaced(key, '-', '_')) && words.size() > 1 && !words[1].starts_with('-')) {
+        value += "," + words[1];
+        words.erase(words.begin());
+      }
       return take(words, kSetting, key + "=" + value);
     }
     if (!may_stand_alone(replaced(key, '-', '_')))
       fail(ExitCode::kConfig, "command line: --{} needs a value", key);
     return take(words, kSetting, key + "=true");
+  }
+
+  // Words behind one another, as transformers' command line takes lists, are joined by commas.
+  static bool takes_list(const std::string& name) {
+    const Alias* alias = find_alias(name);
+    const OptionRow* row = find_option(alias ? alias->option : name);
+    return row && row->rule.is_list;
   }
 
   // Flags; and names that are not known here, for which parse_options has the better message.
@@ -143,6 +154,8 @@ Command flag_command_of(const po::variables_map& values) {
   if (values.count("help")) return Command::kHelp;
   if (values.count("version")) return Command::kVersion;
   if (values.count("print-options-doc")) return Command::kPrintOptionsDoc;
+  if (values.count("print-config") && values.count("check-config"))
+    fail(ExitCode::kConfig, "command line: --print-config and --check-config: choose one");
   if (values.count("print-config")) return print_config_of(values);
   return values.count("check-config") ? Command::kCheckConfig : Command::kTrain;
 }
@@ -191,22 +204,37 @@ void read_command_word(CommandLine& result, const po::variables_map& values) {
   }
 }
 
+void check_flags_of_commands(const po::variables_map& values, Command command) {
+  struct Flag {
+    const char* name;
+    Command command;
+    const char* word;
+  };
+  constexpr Flag kFlags[] = {
+      {"step", Command::kInspectStep, "inspect-step"}, {"ranks", Command::kInspectStep, "inspect-step"},
+      {"steps", Command::kBench, "bench"},             {"json", Command::kBench, "bench"},
+      {"ids", Command::kGenerate, "generate"},         {"max-new-tokens", Command::kGenerate, "generate"},
+      {"merge", Command::kExport, "export"}};
+  for (const Flag& flag : kFlags) {
+    if (values.count(flag.name) && !values[flag.name].defaulted() && flag.command != command)
+      fail(ExitCode::kConfig, "command line: --{} belongs to sft-dist {}", flag.name, flag.word);
+  }
+}
+
 }  // namespace
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
   const po::variables_map values = read(argc, argv);
   CommandLine result;
-  result.command = flag_command_of(values);
+  const Command by_flag = flag_command_of(values);
+  result.command = by_flag;
   result.ini_texts_from = words_of(values, "args");
   result.settings = words_of(values, kSetting);
   result.operands = words_of(values, kOperand);
   if (result.command != Command::kHelp && !result.operands.empty()) read_command_word(result, values);
-  if (result.command != Command::kInspectStep && (values.count("step") || !values["ranks"].defaulted()))
-    fail(ExitCode::kConfig, "command line: --step and --ranks belong to: sft-dist inspect-step");
-  for (const char* name : {"steps", "json"}) {
-    if (values.count(name) && !values[name].defaulted() && result.command != Command::kBench)
-      fail(ExitCode::kConfig, "command line: --{} belongs to sft-dist bench", name);
-  }
+  if (by_flag != Command::kTrain && by_flag != result.command)
+    fail(ExitCode::kConfig, "command line: --check-config, --print-config and the like go without a command");
+  check_flags_of_commands(values, result.command);
   return result;
 }
 

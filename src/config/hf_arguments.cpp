@@ -105,7 +105,9 @@ constexpr const char* kHarmless[] = {
     "trackio_static_space_id",
     "trust_remote_code",
     "use_cache",
+    "use_ipex",
     "use_legacy_prediction_loop",
+    "use_liger",
     "use_liger_kernel",
 };
 
@@ -136,12 +138,16 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"fp16", false, off, "use bf16 = true, or float32"},
       {"bf16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
       {"fp16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
+      {"bnb_4bit_compute_dtype", false, {"none"}, "bf16 = true computes in bf16, bf16 = false in float32"},
+      {"bnb_4bit_use_double_quant", false, off, "use use_bnb_nested_quant = true"},
       {"bnb_4bit_quant_type", false, {"nf4", "none"}, "4-bit weights are NF4 here: leave it out"},
       {"load_in_8bit", false, off, kNoQuantization},
       {"quantization_config", false, none, kNoQuantization},
       // distribution
       {"accelerator_config", false, none,
        "leave it out; for accelerate's even batches set trl_compat = true"},
+      {"dispatch_batches", false, off, "every rank reads its own rows: leave it out"},
+      {"split_batches", false, off, "per_device_train_batch_size is the batch of one rank: leave it out"},
       {"auto_find_batch_size", false, off,
        "choose per_device_train_batch_size yourself; global_batch_size keeps the sum"},
       {"deepspeed", false, off, kNoSharding},

@@ -22,8 +22,6 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
   return row.back();
 }
 
-}  // namespace
-
 std::string nearest_name(const std::string& name, const std::vector<std::string>& names) {
   std::string best;
   std::size_t best_distance = name.size() / 3 + 2;
@@ -35,6 +33,20 @@ std::string nearest_name(const std::string& name, const std::vector<std::string>
     }
   }
   return best;
+}
+
+}  // namespace
+
+std::string meant_name(const std::string& name, const std::vector<std::string>& names) {
+  constexpr std::pair<const char*, const char*> kShort[] = {
+      {"lr", "learning_rate"},           {"batch_size", "per_device_train_batch_size"},
+      {"r", "lora_r"},                   {"train_batch_size", "per_device_train_batch_size"},
+      {"epochs", "num_train_epochs"},    {"eval_batch_size", "per_device_eval_batch_size"},
+      {"num_epochs", "num_train_epochs"}};
+  for (const auto& [said, meant] : kShort) {
+    if (name == said) return meant;
+  }
+  return nearest_name(name, names);
 }
 
 }  // namespace sft::config

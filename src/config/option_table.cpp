@@ -10,6 +10,9 @@ namespace {
 // Name and binding of a row, from one spelling: an option is named as its field.
 #define SFT_OPTION(part, field) #field, [](Options & o) -> Slot { return &o.part.field; }
 
+// Far beyond use, and small enough that what is counted in their products stays a whole number.
+constexpr int64_t kMaxRows = 10'000'000, kMaxEpochs = 1'000'000'000, kMaxSteps = 1'000'000'000'000;
+
 class Rows {
  public:
   explicit Rows(std::vector<OptionRow>& rows) : rows_(rows) {}
@@ -43,7 +46,7 @@ void add_model_and_data(Rows& rows) {
   rows.add(SFT_OPTION(data, packing_strategy),
            "bfd: whole documents, those beyond max_length cut; bfd_split: those cut into several; wrapped: "
            "documents behind one another, without borders",
-           one_of({"bfd", "bfd_split", "wrapped"}));
+           one_of({"bfd", "bfd_split", "wrapped"}, {{"bfd-requeue", "bfd_split"}}));
   rows.add(SFT_OPTION(data, packing_scope),
            "documents that are packed among themselves; batch: 1000 after another, as TRL; dataset: all, "
            "which fills rows better",
@@ -66,7 +69,8 @@ void add_model_and_data(Rows& rows) {
   rows.add(SFT_OPTION(prepare, test_split_size),
            "set this share or number of the training rows aside as the evaluation set; None: none",
            split_size());
-  rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id");
+  rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id",
+           folder_or_name());
   rows.add(SFT_OPTION(prepare, dataset_split), "split of dataset_name to train on");
   rows.add(SFT_OPTION(prepare, eval_split), "split of dataset_name to evaluate on");
   rows.add(SFT_OPTION(prepare, dataset_text_field), "column that holds the text");
@@ -87,13 +91,13 @@ void add_model_and_data(Rows& rows) {
 
 void add_training(Rows& rows) {
   rows.group("Batch");
-  rows.add(SFT_OPTION(batch, per_device_train_batch_size), "rows of a micro-batch on each rank", at_least(1));
-  rows.add(SFT_OPTION(batch, per_device_eval_batch_size), "the same in evaluation", at_least(1));
+  rows.add(SFT_OPTION(batch, per_device_train_batch_size), "rows of a micro-batch on each rank", between(1, kMaxRows));
+  rows.add(SFT_OPTION(batch, per_device_eval_batch_size), "the same in evaluation", between(1, kMaxRows));
   rows.add(SFT_OPTION(batch, gradient_accumulation_steps), "micro-batches of a step on each rank",
-           at_least(1));
+           between(1, kMaxRows));
   rows.add(SFT_OPTION(batch, global_batch_size),
            "rows of a step over all ranks; when set, gradient_accumulation_steps is derived from it",
-           at_least(1));
+           between(1, kMaxRows));
   rows.add(
       SFT_OPTION(batch, micro_batch_tokens),
       "cut a rank's rows of a step, and its evaluation rows, into micro-batches of at most this many tokens "
@@ -144,8 +148,8 @@ void add_training(Rows& rows) {
            above(0));
 
   rows.group("Length and learning rate schedule");
-  rows.add(SFT_OPTION(schedule, max_steps), "optimizer steps; -1: num_train_epochs decides", at_least(-1));
-  rows.add(SFT_OPTION(schedule, num_train_epochs), "epochs, fractions too", at_least(0));
+  rows.add(SFT_OPTION(schedule, max_steps), "optimizer steps; -1: num_train_epochs decides", between(-1, kMaxSteps));
+  rows.add(SFT_OPTION(schedule, num_train_epochs), "epochs, fractions too", between(0, kMaxEpochs));
   rows.add(
       SFT_OPTION(schedule, lr_scheduler_type), "how the learning rate changes",
       one_of({"linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
@@ -221,7 +225,7 @@ void add_around_training(Rows& rows) {
   rows.add(
       SFT_OPTION(best, metric_for_best_model),
       "the evaluation's value that tells, with or without eval_; None: loss where the best model is loaded");
-  rows.add(SFT_OPTION(best, greater_is_better), "None: true unless the metric's name ends in loss");
+  rows.add(SFT_OPTION(best, greater_is_better), "None: true unless the metric's name ends in loss or perplexity");
   rows.add(SFT_OPTION(best, early_stopping_patience),
            "end the run after this many evaluations in a row without gain; None: never", at_least(1));
   rows.add(SFT_OPTION(best, early_stopping_threshold),
@@ -238,7 +242,7 @@ void add_around_training(Rows& rows) {
            "also save once this long has passed since the last save; None: by steps only", above(0));
   rows.add(SFT_OPTION(save, save_total_limit),
            "checkpoints to keep, the newest and the best always among them; None: all", at_least(1));
-  rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs");
+  rows.add(SFT_OPTION(save, save_only_model), "leave out what resuming needs, but where the run is asked to stop");
   rows.add(SFT_OPTION(save, max_shard_size), "largest safetensors file of a checkpoint", size());
   rows.add(SFT_OPTION(save, async_save),
            "copy what a checkpoint holds and write it while training goes on; costs memory for the copy");

@@ -33,7 +33,7 @@ enum class PathKind {
 struct Rule {
   std::string allowed;  // in words, for messages and documentation; empty: every value of the type
   std::vector<std::string> choices;  // of a string; empty: free text
-  bool is_list = false;              // choices separated by commas
+  bool is_list = false;              // words separated by commas
   std::function<bool(double)> number_is_allowed;
   std::function<bool(const std::string&)> text_is_allowed;
   std::vector<std::pair<std::string, std::string>> synonyms;  // other words for a choice
@@ -54,8 +54,9 @@ const OptionRow* find_option(const std::string& name);  // null: no such option
 // Another name of an option, taken with a notice.
 struct Alias {
   struct Converted {
-    std::optional<std::string> value;  // nullopt: the option keeps what it has
-    std::string problem;               // what is wrong; empty: nothing
+    std::optional<std::string> value = {};  // nullopt: the option keeps what it has,
+    std::string withdrawn = {};             // or goes back to its default if an earlier file gave it this value
+    std::string problem = {};               // what is wrong; empty: nothing
   };
   std::string name, option;
   std::string note = {};  // for the documentation, where it is more than another name

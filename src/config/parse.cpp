@@ -34,18 +34,32 @@ class Reader {
   std::vector<std::string> problems;
   std::set<std::string> failed;  // options whose value is none
 
+  // One file must not say two things about one option, under whatever names.
   void read_file(const IniText& ini) {
-    first_given_.clear();
+    given_.clear();
     for (const Assignment& assignment : parse_ini(ini.name, ini.text, problems)) {
-      if (is_first_in_file(assignment)) apply(assignment);
+      if (const Assignment* earlier = given_before(assignment)) {
+        report_repeated(assignment, *earlier);
+      } else {
+        apply(assignment);
+      }
     }
   }
 
-  // Later ones win.
-  void read_setting(const std::string& setting) {
-    const std::size_t before = problems.size();
-    const Assignment assignment = parse_setting(setting, problems);
-    if (problems.size() == before) apply(assignment);
+  // Of settings under one name the last wins: scripts add theirs behind what they are given.
+  void read_settings(const std::vector<std::string>& settings) {
+    given_.clear();
+    for (const std::string& setting : settings) {
+      const std::size_t before = problems.size();
+      const Assignment assignment = parse_setting(setting, problems);
+      if (problems.size() != before) continue;
+      const Assignment* earlier = given_before(assignment);
+      if (earlier && earlier->key != assignment.key) {
+        report_repeated(assignment, *earlier);
+      } else {
+        apply(assignment);
+      }
+    }
   }
 
   void add_notices() {
@@ -64,6 +78,8 @@ class Reader {
       apply_alias(*alias, assignment);
     } else if (const HfArgument* argument = find_hf_argument(assignment.key)) {
       apply_hf_argument(*argument, assignment);
+    } else if (const auto positive = negated(assignment)) {
+      apply(*positive);
     } else {
       problems.push_back(fmt::format("{}: there is no option {}{}", assignment.where, shown(assignment.key),
                                      suggestion(assignment.key)));
@@ -81,13 +97,29 @@ class Reader {
 
   void apply_alias(const Alias& alias, const Assignment& assignment) {
     const Alias::Converted converted =
-        alias.convert ? alias.convert(assignment.value.text) : Alias::Converted{assignment.value.text, ""};
+        alias.convert ? alias.convert(assignment.value.text) : Alias::Converted{.value = assignment.value.text};
+    const OptionRow& row = *find_option(alias.option);
     if (!converted.problem.empty()) return report(assignment, converted.problem);
-    if (!converted.value) return without_effect(alias.name);
-    const std::string as =
-        alias.convert ? fmt::format("{} = {}", alias.option, *converted.value) : alias.option;
+    if (!converted.value && !is_withdrawn(row, converted.withdrawn)) return without_effect(alias.name);
+    const std::string value = converted.value.value_or(plain_value(row, {}));
+    const std::string as = alias.convert ? fmt::format("{} = {}", alias.option, value) : alias.option;
     renamed_.push_back(fmt::format("{} -> {}", alias.name, as));
-    set(*find_option(alias.option), assignment, {*converted.value, assignment.value.was_quoted});
+    set(row, assignment, {value, assignment.value.was_quoted});
+  }
+
+  // `use_cpu = false` takes back the `use_cpu = true` of an earlier file, but says nothing about `device = cuda`.
+  bool is_withdrawn(const OptionRow& row, const std::string& value) const {
+    return !value.empty() && !given_.contains(row.name) && plain_value(row, result.options) == value;
+  }
+
+  // no_<flag>, as transformers' command line has it for flags that are true by default.
+  static std::optional<Assignment> negated(const Assignment& assignment) {
+    const auto value = parse_bool(assignment.value.text);
+    if (!assignment.key.starts_with("no_") || !value) return std::nullopt;
+    Assignment positive{assignment.key.substr(3), {*value ? "false" : "true", false}, assignment.where};
+    const OptionRow* row = find_option(positive.key);
+    const bool is_flag = row ? type_name(*row).starts_with("bool") : find_hf_argument(positive.key) != nullptr;
+    return is_flag ? std::optional(positive) : std::nullopt;
   }
 
   void apply_hf_argument(const HfArgument& argument, const Assignment& assignment) {
@@ -114,29 +146,32 @@ class Reader {
                                    shown(assignment.value.text), problem));
   }
 
-  // One file must not say two things about one option, under whatever names.
-  bool is_first_in_file(const Assignment& assignment) {
+  // What the present file, or the command line, has already said about that option; null: nothing.
+  const Assignment* given_before(const Assignment& assignment) {
     const Alias* alias = find_alias(assignment.key);
     const bool sets_option = alias && (!alias->convert || alias->convert(assignment.value.text).value);
     const std::string name = sets_option ? alias->option : assignment.key;
-    const auto [first, is_first] = first_given_.emplace(name, assignment);
-    if (is_first) return true;
-    const bool same_name = first->second.key == assignment.key;
-    problems.push_back(fmt::format("{}: {} was already given at {}{}", assignment.where,
-                                   shown(assignment.key), first->second.where,
-                                   same_name ? "" : " as " + shown(first->second.key)));
-    return false;
+    const auto [first, is_first] = given_.emplace(name, assignment);
+    return is_first ? nullptr : &first->second;
+  }
+
+  void report_repeated(const Assignment& assignment, const Assignment& earlier) {
+    const std::string as = earlier.key == assignment.key ? "" : " as " + shown(earlier.key);
+    const std::string at = earlier.where == assignment.where ? "" : " at " + earlier.where;
+    problems.push_back(
+        fmt::format("{}: {} was already given{}{}", assignment.where, shown(assignment.key), at, as));
   }
 
   static std::string suggestion(const std::string& key) {
     std::vector<std::string> names;
     for (const OptionRow& row : option_table()) names.push_back(row.name);
     for (const Alias& alias : aliases()) names.push_back(alias.name);
-    const std::string nearest = nearest_name(lower(key), names);
+    for (const HfArgument& argument : hf_arguments()) names.push_back(argument.name);
+    const std::string nearest = meant_name(lower(key), names);
     return nearest.empty() ? "; sft-dist --help lists them" : fmt::format("; did you mean {}?", nearest);
   }
 
-  std::map<std::string, Assignment> first_given_;  // of the present file
+  std::map<std::string, Assignment> given_;  // in the present file, or on the command line
   std::vector<std::string> renamed_, without_effect_;
 };
 
@@ -150,7 +185,7 @@ bool involves(const Contradiction& finding, const std::set<std::string>& names) 
 ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::vector<std::string>& settings) {
   Reader reader;
   for (const IniText& ini : ini_texts) reader.read_file(ini);
-  for (const std::string& setting : settings) reader.read_setting(setting);
+  reader.read_settings(settings);
   // What follows only from a value that was refused is not worth a second message.
   for (const Contradiction& finding : contradictions(reader.result.options)) {
     if (!involves(finding, reader.failed)) reader.problems.push_back(finding.text);
@@ -159,6 +194,12 @@ ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::ve
   reader.add_notices();
   for (const std::string& doubt : doubts(reader.result.options)) reader.result.notices.push_back(doubt);
   return std::move(reader.result);
+}
+
+Options parse_settings_leniently(const std::vector<std::string>& settings) {
+  Reader reader;
+  reader.read_settings(settings);
+  return reader.result.options;
 }
 
 int64_t parse_integer(const std::string& text, const std::string& what) {

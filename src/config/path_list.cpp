@@ -12,10 +12,14 @@
 namespace sft::config {
 namespace {
 
+bool exists(const std::string& path) {
+  std::error_code not_there;
+  return std::filesystem::exists(expand_home(path), not_there);
+}
+
 // Text that is a file as it stands is one entry, whatever is in its name.
 std::vector<std::string> entries(const std::string& text) {
-  std::error_code not_there;
-  if (text.find(',') == std::string::npos || std::filesystem::exists(text, not_there)) return {trim(text)};
+  if (text.find(',') == std::string::npos || exists(text)) return {trim(text)};
   std::vector<std::string> result;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
@@ -51,7 +55,7 @@ std::vector<ListedPath> mixture_paths(const std::string& text) {
   std::vector<ListedPath> result;
   if (text.empty()) return result;
   for (const std::string& entry : entries(text)) {
-    const auto colon = entry.rfind(':');
+    const auto colon = exists(entry) ? std::string::npos : entry.rfind(':');
     const auto fraction =
         colon == std::string::npos ? std::nullopt : parse_number<double>(trim(entry.substr(colon + 1)));
     if (fraction) {

@@ -75,6 +75,12 @@ Rule at_least(int64_t minimum) {
                      [minimum](double value) { return value >= static_cast<double>(minimum); });
 }
 
+Rule between(int64_t minimum, int64_t maximum) {
+  return number_rule(fmt::format("from {} to {}", minimum, maximum), [=](double value) {
+    return value >= static_cast<double>(minimum) && value <= static_cast<double>(maximum);
+  });
+}
+
 Rule above(int64_t bound) {
   return number_rule(fmt::format("above {}", bound),
                      [bound](double value) { return value > static_cast<double>(bound); });
@@ -116,7 +122,7 @@ Rule list_of(std::vector<std::string> choices) {
 }
 
 Rule names() {
-  return text_rule("names separated by commas", [](const std::string& text) {
+  Rule rule = text_rule("names separated by commas", [](const std::string& text) {
     std::istringstream words(text);
     for (std::string word; std::getline(words, word, ',');) {
       const std::string name = trim(word);
@@ -126,6 +132,8 @@ Rule names() {
     }
     return text.back() != ',';
   });
+  rule.is_list = true;
+  return rule;
 }
 Rule key_values() {
   return text_rule("a JSON object or key=value,key=value", are_key_values);

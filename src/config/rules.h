@@ -10,6 +10,7 @@
 namespace sft::config {
 
 Rule at_least(int64_t minimum);
+Rule between(int64_t minimum, int64_t maximum);
 Rule above(int64_t bound);
 Rule in_half_open_unit();  // [0, 1)
 Rule steps();              // whole steps, or a fraction of all steps below 1

@@ -15,6 +15,8 @@
 namespace sft::config {
 namespace {
 
+using Names = std::vector<std::string>;
+
 class Findings {
  public:
   template <typename... Args>
@@ -95,6 +97,20 @@ void check_evaluation_sets(Findings& found, const Options& o) {
              "eval_split = {} is one evaluation set, eval_dataset names several", o.prepare.eval_split);
 }
 
+bool is_changed(const Options& o, const std::string& name) {
+  const OptionRow& row = *find_option(name);
+  return plain_value(row, o) != plain_value(row, {});
+}
+
+Names changed_adapter_options(const Options& o) {
+  const std::string group = find_option("use_peft")->group;
+  Names names;
+  for (const OptionRow& row : option_table()) {
+    if (row.group == group && is_changed(o, row.name)) names.push_back(row.name);
+  }
+  return names;
+}
+
 }  // namespace
 
 std::vector<Contradiction> contradictions(const Options& o) {
@@ -137,6 +153,11 @@ std::vector<Contradiction> contradictions(const Options& o) {
              "label_smoothing_factor = {} needs loss_type = nll, but it is {}", o.loss.label_smoothing_factor,
              o.loss.loss_type);
   const AdapterOptions& adapter = o.adapter;
+  const std::string& targets = adapter.lora_target_modules;
+  found.when(targets.find(',') != std::string::npos && targets.find("all-linear") != std::string::npos,
+             {"lora_target_modules"},
+             "lora_target_modules = {}: all-linear goes with nothing else; it names every linear but the head",
+             targets);
   found.when(!adapter.use_peft && !adapter.adapter_name_or_path.empty(), {"use_peft", "adapter_name_or_path"},
              "adapter_name_or_path = {} needs use_peft = true", adapter.adapter_name_or_path);
   found.when(!adapter.use_peft && adapter.base_dtype != "float32", {"use_peft", "base_dtype"},
@@ -182,6 +203,22 @@ std::vector<std::string> doubts(const Options& o) {
   found.when(o.batch.global_batch_size && o.batch.gradient_accumulation_steps != 1, {},
              "gradient_accumulation_steps = {} is not used: global_batch_size decides",
              o.batch.gradient_accumulation_steps);
+  found.when(type == "constant" && warmup > 0 && o.optimizer.optim != "schedule_free_adamw", {},
+             "warmup_steps = {} is not used: lr_scheduler_type = constant has no warm-up, "
+             "constant_with_warmup has",
+             warmup);
+  found.when(o.eval.eval_strategy == "no" && o.eval.eval_steps, {},
+             "eval_steps = {} is not used: eval_strategy = no never evaluates", o.eval.eval_steps.value_or(0));
+  const bool packs = o.data.packing || o.eval.eval_packing.value_or(false);
+  found.when(!packs && is_changed(o, "packing_strategy"), {}, "packing_strategy = {} is not used: packing = false",
+             o.data.packing_strategy);
+  found.when(!packs && is_changed(o, "packing_scope"), {}, "packing_scope = {} is not used: packing = false",
+             o.data.packing_scope);
+  const Names of_adapters = o.adapter.use_peft ? Names{} : changed_adapter_options(o);
+  found.when(!of_adapters.empty(), {}, "use_peft = false: the whole model is trained; not used: {}",
+             fmt::join(of_adapters, ", "));
+  found.when(o.save.save_only_model && !o.save.resume_from_checkpoint.empty(), {},
+             "save_only_model = true: of its checkpoints only the one made when it is asked to stop can be resumed");
   std::vector<std::string> texts;
   for (const Contradiction& finding : found.list) texts.push_back(finding.text);
   return texts;

@@ -89,6 +89,19 @@ Problem check_text(const OptionRow& row, const std::string& text) {
   return std::nullopt;
 }
 
+// ["a", "b"], as JSON and Python write lists -> a,b
+std::string without_brackets(const std::string& text) {
+  if (!text.starts_with('[') || !text.ends_with(']')) return text;
+  std::string result;
+  std::istringstream words(text.substr(1, text.size() - 2));
+  for (std::string word; std::getline(words, word, ',');) {
+    word = trim(word);
+    const bool quoted = word.size() > 1 && word.front() == word.back() && (word.front() == '"' || word.front() == '\'');
+    result += (result.empty() ? "" : ",") + (quoted ? word.substr(1, word.size() - 2) : word);
+  }
+  return result;
+}
+
 // Text in the one spelling that the program compares with.
 std::string canonical_text(const Rule& rule, const std::string& text) {
   if (rule.path == PathKind::kResume) {
@@ -96,13 +109,14 @@ std::string canonical_text(const Rule& rule, const std::string& text) {
     return flag ? (*flag ? "true" : "") : expand_home(text);
   }
   if (rule.path != PathKind::kNone) return expand_home(text);
-  if (rule.choices.empty()) return text;
-  std::string word = lower(text);
+  const std::string words = rule.is_list ? without_brackets(text) : text;
+  if (rule.choices.empty()) return words;
+  std::string word = lower(words);
   word.erase(std::remove(word.begin(), word.end(), ' '), word.end());
   for (const auto& [other, choice] : rule.synonyms) {
     if (word == other) return choice;
   }
-  return word;
+  return word.empty() && is_choice(rule, "none") ? "none" : word;
 }
 
 template <typename T>
@@ -120,7 +134,8 @@ template <typename T>
 Problem set_field(const OptionRow& row, const RawValue& raw, T& field) {
   using Value = typename Optional<T>::Value;
   if (!raw.was_quoted && is_none(raw.text) && !is_choice(row.rule, "none")) {
-    if (!may_be_none(row)) return "None is not allowed: leave the option out for its default";
+    if (!may_be_none(row))
+      return fmt::format("None is not allowed: leave the option out for its default, {}", plain_value(row, {}));
     field = T{};
     return std::nullopt;
   }

@@ -192,9 +192,13 @@ def cut(rows: list[int], max_rows: int | None) -> list[int]:
     return [end - begin for begin, end in zip([0, *ends], ends)]
 
 
+def is_there(path: str) -> bool:
+    return Path(path).expanduser().exists()
+
+
 def listed(text: str) -> list[str]:
     """Entries between commas; text that is a file as it stands is one entry (src/config/path_list.cpp)."""
-    return [text] if "," not in text or Path(text).expanduser().exists() else [entry.strip() for entry in text.split(",")]
+    return [text] if "," not in text or is_there(text) else [entry.strip() for entry in text.split(",")]
 
 
 def named_paths(text: str | None) -> list[tuple[str, str]]:
@@ -212,7 +216,7 @@ def mixture_paths(text: str) -> list[tuple[str, float | None]]:
     for entry in listed(text):
         path, colon, fraction = entry.rpartition(":")
         try:
-            result.append((path.strip(), float(fraction)) if colon else (entry, None))
+            result.append((path.strip(), float(fraction)) if colon and not is_there(entry) else (entry, None))
         except ValueError:
             result.append((entry, None))
     return result

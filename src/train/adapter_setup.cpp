@@ -21,19 +21,9 @@ using base::fail;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> names;
-  std::istringstream words(text);
-  for (std::string word; std::getline(words, word, ',');) {
-    const auto first = word.find_first_not_of(' '), last = word.find_last_not_of(' ');
-    if (first != std::string::npos) names.push_back(word.substr(first, last - first + 1));
-  }
-  return names;
-}
-
 std::vector<std::string> target_modules(const config::AdapterOptions& options,
                                         const model::DecoderSpec& model) {
-  if (!options.lora_target_modules.empty()) return split(options.lora_target_modules);
+  if (!options.lora_target_modules.empty()) return names_in(options.lora_target_modules);
   std::vector<std::string> targets = model::default_target_modules(model.model_type);
   if (targets.empty())
     fail(ExitCode::kConfig,
@@ -64,6 +54,16 @@ void hash_samples(base::Xxh3& hash, const model::TensorSource& weights, const st
 
 }  // namespace
 
+std::vector<std::string> names_in(const std::string& text) {
+  std::vector<std::string> names;
+  std::istringstream words(text);
+  for (std::string word; std::getline(words, word, ',');) {
+    const auto first = word.find_first_not_of(' '), last = word.find_last_not_of(' ');
+    if (first != std::string::npos) names.push_back(word.substr(first, last - first + 1));
+  }
+  return names;
+}
+
 std::optional<AdapterPlan> plan_adapter(const config::AdapterOptions& options,
                                         const model::DecoderSpec& model) {
   if (!options.use_peft) return std::nullopt;
@@ -83,7 +83,7 @@ std::optional<AdapterPlan> plan_adapter(const config::AdapterOptions& options,
   plan.spec.lora_dropout = options.lora_dropout;
   plan.spec.use_rslora = options.use_rslora;
   plan.spec.use_dora = options.use_dora;
-  plan.spec.modules_to_save = split(options.lora_modules_to_save);
+  plan.spec.modules_to_save = names_in(options.lora_modules_to_save);
   plan.spec.target_modules = target_modules(options, model);
   plan.spec.all_linear = plan.spec.target_modules == std::vector<std::string>{"all-linear"};
   return plan;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "sft/config/options.h"
 #include "sft/model/adapter.h"
@@ -16,6 +17,9 @@ struct AdapterPlan {
   model::AdapterInit init = model::AdapterInit::kKaiming;
   std::filesystem::path start_from;  // folder of an adapter to go on from; empty: new values
 };
+
+// Local. "a, b" -> a and b.
+std::vector<std::string> names_in(const std::string& text);
 
 // Local. Nothing when use_peft is off. Error(kConfig, kInvalidData): no targets known for the model type, or
 // an unusable adapter.

@@ -13,7 +13,8 @@ namespace sft::train {
 
 BestModelRule::BestModelRule(const config::BestOptions& options)
     : options_(options), metric_(config::metric_for_best_model(options)) {
-  greater_is_better_ = options.greater_is_better.value_or(!metric_.ends_with("loss"));
+  const bool less_is_better = metric_.ends_with("loss") || metric_.ends_with("perplexity");
+  greater_is_better_ = options.greater_is_better.value_or(!less_is_better);
   if (!metric_.empty() && !metric_.starts_with("eval_")) metric_ = "eval_" + metric_;
 }
 

@@ -1,6 +1,11 @@
 #include "start_table.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "adapter_setup.h"
 
 namespace sft::train {
 namespace {
@@ -62,6 +67,20 @@ std::string parameters_text(const config::Options& options, const engine::Engine
                                    : options.adapter.base_dtype);
 }
 
+// Which linears have one; and which names of lora_target_modules fit none, for PEFT's lists are often for several model types.
+std::string adapters_text(const config::AdapterOptions& options, const model::Decoder& decoder) {
+  const std::vector<std::string> adapted = decoder.adapted_modules();
+  std::vector<std::string> unknown;
+  if (options.adapter_name_or_path.empty() && options.lora_target_modules != "all-linear") {
+    for (const std::string& name : names_in(options.lora_target_modules)) {
+      if (std::ranges::find(adapted, name.substr(name.rfind('.') + 1)) == adapted.end()) unknown.push_back(name);
+    }
+  }
+  std::string text = fmt::format("{} on {}", options.use_dora ? "DoRA" : "LoRA", fmt::join(adapted, ", "));
+  if (!unknown.empty()) text += fmt::format("; this model has no {}", fmt::join(unknown, ", no "));
+  return text;
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> start_table(
@@ -76,6 +95,7 @@ std::vector<std::pair<std::string, std::string>> start_table(
                     fmt::format("{} ({}, {} layers, hidden size {})", options.model.model_name_or_path,
                                 spec.model_type, spec.num_hidden_layers, spec.hidden_size));
   rows.emplace_back("parameters", parameters_text(options, engine));
+  if (options.adapter.use_peft) rows.emplace_back("adapters", adapters_text(options.adapter, engine.decoder()));
   rows.emplace_back("train_dataset",
                     dataset_text(options.data.train_dataset, train, options.data, options.data.packing));
   for (const EvaluationSet& set : eval) {

@@ -116,6 +116,13 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
 
 
+def test_a_folder_may_be_named_like_a_share(model, reference, tmp_path):
+    (tmp_path / "part:12").mkdir()
+    write_jsonl(tmp_path / "part:12" / "rows.jsonl", ROWS[:5])
+    prepare(model, tmp_path / "part:12", tmp_path / "train.h5")
+    assert read_rows(tmp_path / "train.h5") == reference[:5]
+
+
 @pytest.mark.parametrize("sizes, fractions, max_rows, taken", [
     ((100, 100), (0.7, 0.3), 10, (7, 3)), ((100, 100), (0.7, 0.3), 130, (91, 39)), ((100, 100), (0.7, 0.3), 150, (100, 43)),
     ((40, 50, 60), (1, 1, 1), 10, (3, 4, 3)), ((100, 50, 40), None, 30, (16, 8, 6)), ((100, 50, 40), None, 1000, (100, 50, 40)),

@@ -76,6 +76,12 @@ def test_tasks_of_srun_that_mpi_does_not_connect(workspace):
     assert run.returncode == CONFIG and "srun --mpi=pmix" in run.output, run.output
 
 
+@pytest.mark.parametrize("option, value", [("lr_scheduler_kwargs", "min_lr_ratio=0.1"), ("optim_args", "momentum=0.9")])
+def test_check_config_knows_the_arguments_of_schedules_and_optimizers(workspace, option, value):
+    assert check_config(workspace.settings(f"args-{option}", lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs="min_lr_rate=0.1")
+                        | {option: value}) == CONFIG
+
+
 def test_check_config_accepts_what_a_run_accepts(workspace):
     assert check_config(workspace.settings("checked")) == 0
     assert not (workspace.folder / "checked").exists()

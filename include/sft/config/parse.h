@@ -51,6 +51,9 @@ struct IniText {
 };
 ParsedOptions parse_options(const std::vector<IniText>& ini_texts, const std::vector<std::string>& settings);
 
+// Local. The defaults with what can be read of these settings: for what must be known before any file is read.
+Options parse_settings_leniently(const std::vector<std::string>& settings);
+
 // Ranges, and contradictions between options: those that need no file, model or world size. parse_options
 // makes the same checks. Throws Error(kConfig) listing every problem.
 void validate(const Options& options);

@@ -97,7 +97,7 @@ TEST(CommandLine, InspectStepTakesAStepAndRanks) {
   EXPECT_EQ(parse({"inspect-step", "--step=1", "--ranks=4"}).operands, (Words{"1", "4"}));
   EXPECT_EQ(error_of({"inspect-step"}), "usage: sft-dist inspect-step --step N --args run.ini [--ranks W]");
   EXPECT_EQ(error_of({"--args", "run.ini", "--ranks", "4"}),
-            "command line: --step and --ranks belong to: sft-dist inspect-step");
+            "command line: --ranks belongs to sft-dist inspect-step");
 }
 
 TEST(CommandLine, BenchTakesStepsAndAForm) {
@@ -111,6 +111,21 @@ TEST(CommandLine, BenchTakesStepsAndAForm) {
   EXPECT_EQ(error_of({"bench", "a.ini"}), "usage: sft-dist bench --args run.ini [--steps N] [--json]");
   EXPECT_EQ(error_of({"--steps", "2"}), "command line: --steps belongs to sft-dist bench");
   EXPECT_EQ(error_of({"verify", "a", "--json"}), "command line: --json belongs to sft-dist bench");
+}
+
+TEST(CommandLine, FlagsOfOneCommandAreRefusedWithAnother) {
+  EXPECT_EQ(error_of({"--args", "a.ini", "--merge"}), "command line: --merge belongs to sft-dist export");
+  EXPECT_EQ(error_of({"verify", "a", "--ids", "1"}), "command line: --ids belongs to sft-dist generate");
+  EXPECT_EQ(error_of({"--max-new-tokens", "3"}), "command line: --max-new-tokens belongs to sft-dist generate");
+  for (const Words& words : {Words{"bench", "--check-config"}, Words{"doctor", "--print-config"}})
+    EXPECT_EQ(error_of(words), "command line: --check-config, --print-config and the like go without a command");
+  EXPECT_EQ(error_of({"--check-config", "--print-config"}),
+            "command line: --print-config and --check-config: choose one");
+}
+
+TEST(CommandLine, ListsMayBeSeveralWords) {
+  EXPECT_EQ(parse({"--lora_target_modules", "q_proj", "v_proj", "--report-to", "tensorboard", "--seed", "1"}).settings,
+            (Words{"lora_target_modules=q_proj,v_proj", "report-to=tensorboard", "seed=1"}));
 }
 
 TEST(CommandLine, RefusesWhatItDoesNotKnow) {

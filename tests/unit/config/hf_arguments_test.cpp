@@ -70,6 +70,10 @@ TEST(HfArguments, TheModelsOwnTypeIsTakenWithWhatIsDoneInstead) {
 TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {
   EXPECT_EQ(error_of_text("fp16 = true"), "run.ini:1: fp16 = true: use bf16 = true, or float32");
   for (const char* line : {"deepspeed = ds.json",
+                           "bnb_4bit_compute_dtype = bfloat16",
+                           "bnb_4bit_use_double_quant = true",
+                           "split_batches = true",
+                           "dispatch_batches = true",
                            "fsdp = full_shard",
                            "push_to_hub = true",
                            "load_in_8bit = true",

@@ -58,6 +58,60 @@ TEST(Parse, LaterFilesWinAndTheCommandLineWinsOverAll) {
   EXPECT_EQ(parse_options(files, {"evaluation-strategy=no"}).options.eval.eval_strategy, "no");
 }
 
+TEST(Parse, FalseUnderAnotherNameTakesBackWhatAnEarlierFileSays) {
+  const std::vector<IniText> files{{"a.ini", "use_cpu = true\ngroup_by_length = true"}};
+  const ParsedOptions parsed = parse_options(files, {"use_cpu=false", "group_by_length=false"});
+  EXPECT_EQ(parsed.options.runtime.device, "auto");
+  EXPECT_EQ(parsed.options.data.train_sampling_strategy, "random");
+  ASSERT_EQ(parsed.notices.size(), 1u);
+  EXPECT_EQ(parsed.notices[0],
+            "taken as: use_cpu -> device = cpu, group_by_length -> train_sampling_strategy = group_by_length, "
+            "use_cpu -> device = auto, group_by_length -> train_sampling_strategy = random");
+  // It says nothing about another value, nor against what stands beside it.
+  EXPECT_EQ(parse_text("device = cuda", {"no_cuda=false"}).options.runtime.device, "cuda");
+  EXPECT_EQ(parse_text("", {"device=cpu", "no_cuda=false"}).options.runtime.device, "cpu");
+}
+
+TEST(Parse, TheCommandLineMayNotUseTwoNamesForOneOption) {
+  EXPECT_EQ(error_of_text("", {"warmup_ratio=0.1", "warmup_steps=0"}),
+            "command line: warmup_steps was already given as warmup_ratio");
+  EXPECT_EQ(parse_text("warmup_ratio = 0.1", {"warmup_steps=0"}).options.schedule.warmup_steps, 0);
+  EXPECT_EQ(parse_text("", {"warmup_ratio=None", "warmup_steps=5"}).options.schedule.warmup_steps, 5);
+}
+
+TEST(Parse, FlagsAreDeniedAsTransformersCommandLineDoes) {
+  EXPECT_FALSE(parse_text("watchdog = true", {"no_watchdog=true"}).options.runtime.watchdog);
+  EXPECT_FALSE(parse_text("gradient_checkpointing = true", {"no-gradient-checkpointing=true"})
+                   .options.precision.gradient_checkpointing);
+  EXPECT_EQ(parse_text("no_dataloader_pin_memory = true").notices.at(0),
+            "without effect in sft-dist: dataloader_pin_memory");
+  EXPECT_EQ(error_of_text("no_learning_rate = true"),
+            "run.ini:1: there is no option no_learning_rate; did you mean learning_rate?");
+}
+
+TEST(Parse, ListsMayBeWrittenAsPythonDoes) {
+  EXPECT_EQ(parse_text("lora_target_modules = [\"q_proj\", 'v_proj']").options.adapter.lora_target_modules,
+            "q_proj,v_proj");
+  EXPECT_EQ(parse_text("report_to = [\"tensorboard\"]").options.logging.report_to, "tensorboard");
+  EXPECT_EQ(parse_text("report_to = []").options.logging.report_to, "none");
+  EXPECT_EQ(error_of_text("lora_target_modules = [\"q proj\"]"),
+            "run.ini:1: lora_target_modules = [\"q proj\"]: must be names separated by commas, or None");
+}
+
+TEST(Parse, NoneLeavesWhatTransformersDecides) {
+  EXPECT_TRUE(parse_text("activation_checkpointing = None\ngradient_checkpointing = true")
+                  .options.precision.gradient_checkpointing);
+  EXPECT_EQ(error_of_text("bf16 = None"),
+            "run.ini:1: bf16 = None: None is not allowed: leave the option out for its default, false");
+}
+
+TEST(Parse, SettingsAloneAreReadAsFarAsTheyCanBe) {
+  const auto runtime = parse_settings_leniently({"watchdog-start-seconds=7", "watchdog=off", "max_steps=many"}).runtime;
+  EXPECT_EQ(runtime.watchdog_start_seconds, 7);
+  EXPECT_FALSE(runtime.watchdog);
+  EXPECT_EQ(parse_settings_leniently({"watchdog_start_seconds=-1"}).runtime.watchdog_start_seconds, 600);
+}
+
 TEST(Parse, OneFileMayNotSayTwoThings) {
   EXPECT_EQ(error_of_text("seed = 1\nmax_steps = 5\nseed = 1"),
             "run.ini:3: seed was already given at run.ini:1");
@@ -86,7 +140,7 @@ TEST(Parse, OtherNamesAreTakenWithOneNotice) {
             "taken as: evaluation_strategy -> eval_strategy, max_seq_length -> max_length, warmup_ratio -> "
             "warmup_steps = 0.03, "
             "tokenizer -> tokenizer_name_or_path, model -> model_name_or_path, use_cpu -> device = cpu, "
-            "activation_checkpointing -> gradient_checkpointing, per_gpu_train_batch_size -> "
+            "activation_checkpointing -> gradient_checkpointing = true, per_gpu_train_batch_size -> "
             "per_device_train_batch_size");
   EXPECT_EQ(parsed.notices[1], "without effect in sft-dist: no_cuda");
 }
@@ -111,6 +165,11 @@ TEST(Parse, UnknownNamesGetTheNearest) {
             "run.ini:1: there is no option evaluation_strateg; did you mean evaluation_strategy?");
   EXPECT_EQ(error_of_text("frobnicate = 1"),
             "run.ini:1: there is no option frobnicate; sft-dist --help lists them");
+  EXPECT_EQ(error_of_text("lr = 1"), "run.ini:1: there is no option lr; did you mean learning_rate?");
+  EXPECT_EQ(error_of_text("train_batch_size = 8"),
+            "run.ini:1: there is no option train_batch_size; did you mean per_device_train_batch_size?");
+  EXPECT_EQ(error_of_text("dataloader_num_worker = 1"),
+            "run.ini:1: there is no option dataloader_num_worker; did you mean dataloader_num_workers?");
   EXPECT_EQ(error_of_text("", {"bf61=true"}), "command line: there is no option bf61; did you mean bf16?");
 }
 

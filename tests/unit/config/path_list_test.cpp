@@ -8,6 +8,7 @@
 
 #include "sft/config/parse.h"
 #include "support.h"
+#include "support/temp_dir.h"
 
 namespace sft::config {
 namespace path_list_test {
@@ -37,11 +38,15 @@ TEST(PathList, Mixtures) {
 }
 
 TEST(PathList, AFileWithACommaInItsNameIsOneEntry) {
-  const auto file = std::filesystem::path(testing::TempDir()) / "a,b=c.jsonl";
+  const test::TempDir folder;
+  const auto file = folder / "a,b=c.jsonl";
   std::ofstream(file) << "";
   EXPECT_EQ(shown(mixture_paths(file.string())), "[|" + file.string() + "]");
   EXPECT_EQ(shown(named_paths(file.string())), "[|" + file.string() + "]");
-  std::filesystem::remove(file);
+  const auto part = folder / "part:12";
+  std::ofstream(part) << "";
+  EXPECT_EQ(shown(mixture_paths(part.string())), "[|" + part.string() + "]");
+  EXPECT_EQ(shown(mixture_paths(part.string() + ":0.5")), "[|" + part.string() + "|0.500000]");
 }
 
 TEST(PathList, WrongListsAreRefused) {

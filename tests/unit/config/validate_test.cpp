@@ -120,7 +120,7 @@ TEST(Validate, ChecksRangesOfOptionsMadeByHand) {
   options.optimizer.optim = "lamb";
   options.save.save_steps = 0;
   EXPECT_EQ(config_error_of([&] { validate(options); }),
-            "gradient_accumulation_steps = 0: must be a whole number, 1 or more\n"
+            "gradient_accumulation_steps = 0: must be a whole number, from 1 to 10000000\n"
             "optim = lamb: must be one of adamw_torch, adamw_torch_fused, sgd, lion_32bit, adafactor, "
             "schedule_free_adamw, adamw_8bit\n"
             "save_strategy = steps needs save_steps above 0 (never: save_strategy = no)");
@@ -144,6 +144,24 @@ TEST(Notices, DoubtsAreNoErrors) {
   const auto derived = parse_text("global_batch_size = 32\ngradient_accumulation_steps = 2").notices;
   ASSERT_EQ(derived.size(), 1u);
   EXPECT_EQ(derived[0], "gradient_accumulation_steps = 2 is not used: global_batch_size decides");
+
+  const std::pair<const char*, const char*> others[] = {
+      {"lr_scheduler_type = constant\nwarmup_steps = 5",
+       "warmup_steps = 5 is not used: lr_scheduler_type = constant has no warm-up, constant_with_warmup has"},
+      {"eval_steps = 5", "eval_steps = 5 is not used: eval_strategy = no never evaluates"},
+      {"packing_strategy = wrapped", "packing_strategy = wrapped is not used: packing = false"},
+      {"packing_scope = dataset", "packing_scope = dataset is not used: packing = false"},
+      {"use_dora = true\nlora_r = 64", "use_peft = false: the whole model is trained; not used: lora_r, use_dora"},
+      {"save_only_model = true\nresume_from_checkpoint = true",
+       "save_only_model = true: of its checkpoints only the one made when it is asked to stop can be resumed"}};
+  for (const auto& [text, doubt] : others) {
+    const auto notices = parse_text(text).notices;
+    ASSERT_EQ(notices.size(), 1u) << text;
+    EXPECT_EQ(notices[0], doubt);
+  }
+  for (const char* fine : {"lr_scheduler_type = constant\nwarmup_steps = 5\noptim = schedule_free_adamw",
+                           "packing = true\npacking_strategy = wrapped", "use_peft = true\nlora_r = 64"})
+    EXPECT_TRUE(parse_text(fine).notices.empty()) << fine;
 }
 
 // transformers' TrainerState.compute_steps: math.ceil(max_steps * num_steps) below 1, else the number itself.

@@ -22,7 +22,9 @@ void expect_course(const config::BestOptions& options, const std::vector<Seen>& 
   int64_t step = 0;
   for (const Seen& seen : course) {
     step += 10;
-    EXPECT_EQ(rule.take({{"eval_loss", seen.value}, {"eval_mean_token_accuracy", seen.value}}, step, best),
+    const metrics::Values values{
+        {"eval_loss", seen.value}, {"eval_perplexity", seen.value}, {"eval_mean_token_accuracy", seen.value}};
+    EXPECT_EQ(rule.take(values, step, best),
               seen.is_best)
         << step;
     EXPECT_EQ(best.evaluations_without_gain, seen.without_gain) << step;
@@ -36,6 +38,10 @@ void expect_course(const config::BestOptions& options, const std::vector<Seen>& 
 TEST(BestModelRule, LossIsBestWhenSmall) {
   expect_course({.metric_for_best_model = "loss", .early_stopping_patience = 2},
                 {{2.0, true, 0}, {1.5, true, 0}, {1.5, false, 1}, {1.6, false, 2}, {1.4, true, 0}});
+}
+
+TEST(BestModelRule, PerplexityIsBestWhenSmall) {
+  expect_course({.metric_for_best_model = "perplexity"}, {{2.0, true, 0}, {2.5, false, 1}, {1.5, true, 0}});
 }
 
 TEST(BestModelRule, OtherMetricsAreBestWhenGreatUnlessSaid) {
