@@ -192,15 +192,17 @@ TEST(Parse, WrongTypesNameKeyPlaceValueAndWhatIsAllowed) {
   EXPECT_EQ(error_of_text("report_to = tensorboard,wandb"),
             "run.ini:1: report_to = tensorboard,wandb: must be one of none, tensorboard, all");
   EXPECT_EQ(error_of_text("seed = None"),
-            "run.ini:1: seed = None: None is not allowed: leave the option out for its default");
+            "run.ini:1: seed = None: None is not allowed: leave the option out for its default, 42");
   EXPECT_EQ(error_of_text("output_dir = ''"), "run.ini:1: output_dir = : must not be empty");
 }
 
 TEST(Parse, RangesAreChecked) {
+  EXPECT_EQ(error_of_text("num_train_epochs = 1e20"),
+            "run.ini:1: num_train_epochs = 1e20: must be a number, from 0 to 1000000000");
   EXPECT_EQ(error_of_text("per_device_train_batch_size = 0"),
-            "run.ini:1: per_device_train_batch_size = 0: must be a whole number, 1 or more");
+            "run.ini:1: per_device_train_batch_size = 0: must be a whole number, from 1 to 10000000");
   EXPECT_EQ(error_of_text("global_batch_size = 0"),
-            "run.ini:1: global_batch_size = 0: must be a whole number, 1 or more, or None");
+            "run.ini:1: global_batch_size = 0: must be a whole number, from 1 to 10000000, or None");
   EXPECT_EQ(
       error_of_text("save_steps = 1.5"),
       "run.ini:1: save_steps = 1.5: must be a whole number of steps, or a fraction of all steps below 1");
