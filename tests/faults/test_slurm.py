@@ -14,7 +14,7 @@ import pytest
 import small_run as small
 from disturbed import Undisturbed, assert_like, output_of, ranks_of, steps_made
 from parity import ours
-from testbed import Job, wait_until
+from testbed import SRUN, Job, wait_until
 
 REPEATS = int(os.environ.get("SFT_REPEATS", "1"))
 RANKS = 4
@@ -41,7 +41,7 @@ def undisturbed(workspace) -> Undisturbed:
 @pytest.mark.parametrize("hosts", [3, 2] if REPEATS > 1 else [3])
 def test_srun_over_several_hosts_computes_what_mpirun_does_on_one(bed, workspace, undisturbed, hosts):
     settings = settings_of(workspace, f"srun-{hosts}")
-    bed.srun("--kill-on-bad-exit=1", "-N", hosts, "-n", RANKS, ours.program(), "--args", small.write_ini(settings))
+    bed.run(*SRUN, "-N", hosts, "-n", RANKS, ours.program(), "--args", small.write_ini(settings))
     assert_like(undisturbed(settings, RANKS), settings)
 
 

@@ -12,6 +12,8 @@ from parity import ours
 
 SCRIPTS = ours.SOURCE_DIR / "cluster" / "testbed"
 HOSTS = ("h1", "h2", "h3")
+# srun without launch/run, as docs/running.md has it.
+SRUN = ("env", "SLURM_PMIX_FENCE=tree", "srun", "--mpi=pmix", "--kill-on-bad-exit=1")
 
 
 class Bed:
@@ -49,14 +51,6 @@ class Bed:
         if check:
             assert process.returncode == 0, f"{command} ended with {process.returncode}: {output}\n{self.logs()}"
         return subprocess.CompletedProcess(command, process.returncode, output)
-
-    def srun(self, *options, check: bool = True) -> subprocess.CompletedProcess:
-        """Ranks started by Slurm itself; once more if they met Open MPI's race at the start."""
-        done = self.run("srun", "--mpi=pmix", *options, check=False)
-        if met_race_at_start(done.returncode, done.stdout):
-            done = self.run("srun", "--mpi=pmix", *options, check=False)
-        assert done.returncode == 0 or not check, f"srun {options} ended with {done.returncode}: {done.stdout}\n{self.logs()}"
-        return done
 
     def host(self, action: str, name: str) -> None:
         subprocess.run([SCRIPTS / "host", action, name], env=self.environment, check=True, timeout=30, stdin=subprocess.DEVNULL)
@@ -105,11 +99,6 @@ class Job:
                    f"job {self.number} requeued", self.bed, timeout)
         time.sleep(2)
         self.bed.run("scontrol", "update", f"jobid={self.number}", "starttime=now", check=False)  # fails if it runs already
-
-
-def met_race_at_start(returncode: int, output: str) -> bool:
-    """Open MPI 4.1.4's under srun (docs/reliability.md)."""
-    return returncode != 0 and "SIGSEGV" in output and "in step 0, phase start" in output
 
 
 def wait_until(condition, what: str, bed: Bed, timeout: float = 60) -> None:

@@ -152,12 +152,12 @@ def test_mpirun_explains_why_it_cannot_start(start):
 
 
 def test_inside_an_allocation_srun_is_used(start, tmp_path):
-    srun = 'echo "srun: $*"; echo "cpus: $SRUN_CPUS_PER_TASK plugins: ${HDF5_PLUGIN_PATH-none}"; exit 85'
+    srun = 'echo "srun: $*"; echo "cpus: $SRUN_CPUS_PER_TASK plugins: ${HDF5_PLUGIN_PATH-none} fence: $SLURM_PMIX_FENCE"; exit 85'
     process = start("--args", "run.ini", **stub(tmp_path, "srun", srun), SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8")
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 85
     assert f"--mpi=pmix --kill-on-bad-exit=1 --wait=60 --gpu-bind=none --cpu-bind=cores {tmp_path}/sft-dist --args run.ini" in said
-    assert "cpus: 8 plugins: none" in said
+    assert "cpus: 8 plugins: none fence: tree" in said
 
 
 @pytest.mark.parametrize("script_name", ["run", "sft-run"])
