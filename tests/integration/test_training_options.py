@@ -3,6 +3,7 @@
 import math
 import os
 import pty
+import signal
 import subprocess
 
 import pytest
@@ -136,16 +137,21 @@ def test_logging_first_step(workspace, plain):
 
 def test_save_only_model_can_be_asked_to_stop_and_goes_on(workspace):
     """Also where the step it stops after has a checkpoint of the model alone."""
-    options = {"max_steps": 6, "save_steps": 1}
-    plain = ours.run(workspace.settings("not-stopped", **options))
-    settings = workspace.settings("stopped", save_only_model=True, max_run_minutes=1e-9, **options)
-    first = ours.run(settings, check=False)
-    assert first.returncode == 85, first.output
-    stopped = small.checkpoints(first.output_dir)[-1]
-    assert 1 <= stopped < 6
-    second = ours.run(settings | {"resume_from_checkpoint": True, "max_run_minutes": None})
-    assert second.steps[stopped]["step"] == stopped + 1
-    small.assert_same_weights(plain.output_dir, second.output_dir)
+    options = {"save_steps": 1, "save_total_limit": 2, "lr_scheduler_type": "constant"}
+    settings = workspace.settings("stopped", save_only_model=True, max_steps=100000, **options)
+    process = small.start(settings, 1)
+    try:
+        small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 3, "step 3", process)
+        for rank in small.ranks_of(process):
+            os.kill(rank, signal.SIGUSR1)
+        assert process.wait(60) == 85
+    finally:
+        small.kill_everything(process)
+    stopped = small.checkpoints(settings["output_dir"])[-1]
+    resumed = ours.run(settings | {"resume_from_checkpoint": True, "max_steps": stopped + 3})
+    assert f"checkpoint-{stopped}" in resumed.output and resumed.steps[-1]["step"] == stopped + 3
+    plain = ours.run(workspace.settings("not-stopped", max_steps=stopped + 3, **options))
+    small.assert_same_weights(plain.output_dir, resumed.output_dir)
 
 
 def test_save_only_model_leaves_out_the_optimizer(workspace):
