@@ -52,7 +52,7 @@ class Launch:
         by_slurm = bool(os.environ.get("SLURM_JOB_ID")) and shutil.which("srun") is not None
         self.by_srun = self.options.get("--launcher", "srun" if by_slurm else "mpirun") == "srun"
         unsuited = FOR_MPIRUN & set(self.options)
-        os.environ.setdefault("SLURM_PMIX_FENCE", "tree")  # as launch/run
+        os.environ.setdefault("SLURM_PMIX_FENCE", "ring")  # as launch/run
         if self.by_srun and unsuited:
             print(f"sft-run: error: {', '.join(sorted(unsuited))} is for mpirun, but srun starts the ranks here, on the hosts and cores of the allocation: "
                   "leave it out, or add --launcher mpirun", file=sys.stderr)

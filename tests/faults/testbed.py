@@ -13,7 +13,7 @@ from parity import ours
 SCRIPTS = ours.SOURCE_DIR / "cluster" / "testbed"
 HOSTS = ("h1", "h2", "h3")
 # srun without launch/run, as docs/running.md has it.
-SRUN = ("env", "SLURM_PMIX_FENCE=tree", "srun", "--mpi=pmix", "--kill-on-bad-exit=1")
+SRUN = ("env", "SLURM_PMIX_FENCE=ring", "srun", "--mpi=pmix", "--kill-on-bad-exit=1")
 
 
 class Bed:

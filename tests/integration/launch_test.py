@@ -157,7 +157,7 @@ def test_inside_an_allocation_srun_is_used(start, tmp_path):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 85
     assert f"--mpi=pmix --kill-on-bad-exit=1 --wait=60 --gpu-bind=none --cpu-bind=cores {tmp_path}/sft-dist --args run.ini" in said
-    assert "cpus: 8 plugins: none fence: tree" in said
+    assert "cpus: 8 plugins: none fence: ring" in said
 
 
 @pytest.mark.parametrize("script_name", ["run", "sft-run"])
