@@ -100,16 +100,19 @@ class Reader {
         alias.convert ? alias.convert(assignment.value.text) : Alias::Converted{.value = assignment.value.text};
     const OptionRow& row = *find_option(alias.option);
     if (!converted.problem.empty()) return report(assignment, converted.problem);
-    if (!converted.value && !is_withdrawn(row, converted.withdrawn)) return without_effect(alias.name);
+    if (!converted.value && !is_withdrawn(row, alias, converted.withdrawn)) return without_effect(alias.name);
     const std::string value = converted.value.value_or(plain_value(row, {}));
     const std::string as = alias.convert ? fmt::format("{} = {}", alias.option, value) : alias.option;
     renamed_.push_back(fmt::format("{} -> {}", alias.name, as));
     set(row, assignment, {value, assignment.value.was_quoted});
   }
 
-  // `use_cpu = false` takes back the `use_cpu = true` of an earlier file, but says nothing about `device = cuda`.
-  bool is_withdrawn(const OptionRow& row, const std::string& value) const {
-    return !value.empty() && !given_.contains(row.name) && plain_value(row, result.options) == value;
+  // `use_cpu = false` takes back an earlier `use_cpu = true`, but says nothing about `device = cuda`, nor against
+  // what stands beside it under another name.
+  bool is_withdrawn(const OptionRow& row, const Alias& alias, const std::string& value) const {
+    const auto given = given_.find(row.name);
+    if (given != given_.end() && given->second.key != alias.name) return false;
+    return !value.empty() && plain_value(row, result.options) == value;
   }
 
   // no_<flag>, as transformers' command line has it for flags that are true by default.

@@ -70,6 +70,7 @@ TEST(Parse, FalseUnderAnotherNameTakesBackWhatAnEarlierFileSays) {
   // It says nothing about another value, nor against what stands beside it.
   EXPECT_EQ(parse_text("device = cuda", {"no_cuda=false"}).options.runtime.device, "cuda");
   EXPECT_EQ(parse_text("", {"device=cpu", "no_cuda=false"}).options.runtime.device, "cpu");
+  EXPECT_EQ(parse_text("", {"use_cpu=true", "use_cpu=false"}).options.runtime.device, "auto");
 }
 
 TEST(Parse, TheCommandLineMayNotUseTwoNamesForOneOption) {
