@@ -69,8 +69,8 @@ void add_model_and_data(Rows& rows) {
   rows.add(SFT_OPTION(prepare, test_split_size),
            "set this share or number of the training rows aside as the evaluation set; None: none",
            split_size());
-  rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id",
-           folder_or_name());
+  // Not made absolute: as it is written it tells whether data was prepared from it.
+  rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id");
   rows.add(SFT_OPTION(prepare, dataset_split), "split of dataset_name to train on");
   rows.add(SFT_OPTION(prepare, eval_split), "split of dataset_name to evaluate on");
   rows.add(SFT_OPTION(prepare, dataset_text_field), "column that holds the text");

@@ -152,7 +152,8 @@ def peak_address_space(workspace) -> int:
         small.kill_everything(process)
 
 
-# Percent of what a small run takes, two thirds of which the libraries take before main(); which library is the first to want more is left to chance. Open MPI either says so itself or goes on
+# Percent of what a small run takes, two thirds of which the libraries take before main(); which library is the first to want more is left
+# to chance. Open MPI either says so itself or goes on
 # without shared memory and waits for ever, which the watchdog ends.
 @pytest.mark.parametrize("share", range(67, 100, 2) if REPEATS > 1 else [80])
 def test_no_rank_ends_unnamed_for_want_of_memory(workspace, peak_address_space, share):
