@@ -219,3 +219,15 @@ def test_a_mixture_of_which_rows_are_set_aside(sft_prepare, run_sft, workspace):
                                  ("train_file", "rows.jsonl:0.7, other.jsonl:0.3", "source_file")):
         refused = run_sft(0, "--args", "run.ini", f"--{option}={value}", cwd=workspace)
         assert refused.returncode == 89 and f"was prepared with {named} = " in refused.stdout + refused.stderr
+
+
+def test_a_saved_folder_named_from_where_the_run_stands(sft_prepare, run_sft, workspace):
+    import datasets
+
+    datasets.Dataset.from_list(ROWS[:30]).save_to_disk(workspace / "saved")
+    (workspace / "run.ini").write_text((workspace / "run.ini").read_text().replace("eval_file = rows.jsonl\n", "").replace(
+        "train_file = rows.jsonl ", "dataset_name = saved ") + "test_split_size = 0.2\n")
+    prepared = sft_prepare("--args", "run.ini")
+    assert prepared.returncode == 0, prepared.stderr
+    run = run_sft(1, "--args", "run.ini", "--output_dir", "run-saved", cwd=workspace)
+    assert run.returncode == 0, run.stdout + run.stderr
