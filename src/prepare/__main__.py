@@ -79,7 +79,8 @@ def run(options: dict, force: bool = False, compress: bool = False) -> None:
     if formatting:
         formatting.load()
     row_options = RowOptions(options["dataset_text_field"], formatting, options["completion_only_loss"], options["assistant_only_loss"])
-    first_training = None
+    split, first_training = split_of(options), None
+    refuse_same_output([*((chosen.name, chosen.output) for chosen in sources), *([("eval", split.output)] if split else [])])
     for chosen in sources:
         source = chosen.open()
         first = next(iter(source), None)
@@ -87,14 +88,14 @@ def run(options: dict, force: bool = False, compress: bool = False) -> None:
         prepare(Part(name=chosen.name, output=chosen.output, source=source, record=chosen.record | recorded(options),
                      row_format=row_options.format_of(first, first_training) if first else None, tokenizer_folder=tokenizer_folder,
                      model_folder=model_folder, max_rows=options["max_rows"], num_proc=options["dataset_num_proc"], max_length=options["max_length"],
-                     compress=compress, split=split_of(options) if chosen.name == "train" else None), force=force)
+                     compress=compress, split=split if chosen.name == "train" else None), force=force)
 
 
 def split_of(options: dict):
     from .pipeline import Split
 
     size = options["test_split_size"]
-    return None if size is None else Split(checked_output("eval_dataset", options["eval_dataset"]), size, options["seed"])
+    return None if size is None else Split(evaluation_output(options), size, options["seed"])
 
 
 def recorded(options: dict) -> dict:
@@ -152,13 +153,28 @@ def evaluation_sources(options: dict) -> list[Chosen]:
         return [Chosen(f"eval {name}".strip(), checked_output("eval_dataset", outputs.get(name)),
                        lambda path=path: open_files(path, "eval_file", split or "train"), {"source_file": path}) for name, path in files]
     if options["dataset_name"] and split:
-        return [Chosen("eval", checked_output("eval_dataset", options["eval_dataset"]), lambda: open_named(options["dataset_name"], split),
+        return [Chosen("eval", evaluation_output(options), lambda: open_named(options["dataset_name"], split),
                        {"dataset_name": options["dataset_name"], "dataset_split": split})]
     for output in outputs.values():
         if not Path(output).exists():
             raise PrepareError(f"eval_dataset = {output} does not exist and has no source: set eval_file, dataset_name with eval_split, or "
                                "test_split_size.", CONFIG)
     return []
+
+
+def evaluation_output(options: dict) -> Path:
+    """Of the only evaluation set."""
+    from .sources import named_paths
+
+    return checked_output("eval_dataset", next((path for _, path in named_paths(options["eval_dataset"])), None))
+
+
+def refuse_same_output(outputs: list[tuple[str, Path]]) -> None:
+    names = {}
+    for name, path in outputs:
+        other = names.setdefault(path.resolve(), name)
+        if other != name:
+            raise PrepareError(f"{path} is to hold both the rows of {other} and those of {name}: give each a file of its own.", CONFIG)
 
 
 def checked_output(option: str, output: str | None) -> Path:

@@ -25,18 +25,35 @@ IGNORED = -100  # label of a token that is not learnt
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
+class StagingFolder:
+    """with StagingFolder(path) as staging: a folder beside `path` for what is on its way there. Where the process dies, the next one for the
+    same path removes it."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_staging(path)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        self.lock = open(self.folder / "lock", "wb")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)  # while the process lives
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.lock.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class DatasetWriter:
     """with DatasetWriter(path) as writer: writer.append(rows) ...; writer.commit(...)."""
 
     def __init__(self, path: Path, labelled: bool = False):
         """labelled: every row comes with labels; otherwise every token is learnt."""
         self.path, self.labelled = path, labelled
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep_spools(path)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        self.staging = StagingFolder(path)
+        self.folder = self.staging.folder
         names = ["ids", "lengths"] + (["labels", "mask", "first_target"] if labelled else [])
         self.spool = {name: open(self.folder / name, "w+b", buffering=1 << 20) for name in names}
-        fcntl.flock(self.spool["ids"], fcntl.LOCK_EX)  # while the process lives
         self.num_rows = self.num_tokens = self.num_target_tokens = 0
         self.largest_id = 0  # of rows and labels
         self.labels_are_ids = True  # where they are not -100
@@ -47,7 +64,7 @@ class DatasetWriter:
     def __exit__(self, *_):
         for stream in self.spool.values():
             stream.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.staging.__exit__()
 
     def append(self, rows: list[np.ndarray], labels: list[np.ndarray] | None = None) -> None:
         """rows: int32 ids, none of them empty; labels: int32 of the same lengths, -100 where nothing is learnt."""
@@ -75,23 +92,16 @@ class DatasetWriter:
 
     def commit(self, attributes: dict, prepare_config: dict, compress: bool = False) -> None:
         """attributes: tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
-        self.commit_rows(self.path, self.selection(), attributes, prepare_config, compress)
+        self.write_rows(self.folder / "dataset.h5", self.selection(), attributes, prepare_config, compress)
+        os.replace(self.folder / "dataset.h5", self.path)
+        fsync_folder(self.path.parent)
 
-    def commit_rows(self, path: Path, rows: "Selection", attributes: dict, prepare_config: dict, compress: bool = False) -> None:
-        """The same of some rows, to a file in the same folder or another one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = self.folder if path.parent == self.path.parent else Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            temporary = folder / "dataset.h5"
-            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-                write_contents(file, rows, attributes, prepare_config, compress)
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            if folder != self.folder:
-                shutil.rmtree(folder, ignore_errors=True)
-        fsync_folder(path.parent)
+    def write_rows(self, path: Path, rows: "Selection", attributes: dict, prepare_config: dict, compress: bool = False) -> None:
+        """Some rows as a data set file, on the disk when this returns."""
+        with h5py.File(path, "w", libver=("earliest", "v110")) as file:
+            write_contents(file, rows, attributes, prepare_config, compress)
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
 
     def selection(self, rows: np.ndarray | None = None) -> "Selection":
         """rows: which ones, in the order to write; None: all in theirs."""
@@ -157,13 +167,13 @@ class Selection:
         return [("labels", self.num_tokens, "<i4", self.blocks("labels")), first_target]
 
 
-def sweep_spools(path: Path) -> None:
-    """Removes what killed writers of this file have left: spool folders whose lock nobody holds."""
-    for ids in path.parent.glob(f".{glob.escape(path.name)}.*/ids"):
+def sweep_staging(path: Path) -> None:
+    """Removes the staging folders of this path whose lock nobody holds: their processes were killed."""
+    for lock in path.parent.glob(f".{glob.escape(path.name)}.*/lock"):
         try:
-            with open(ids) as stream:
+            with open(lock) as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(ids.parent, ignore_errors=True)
+                shutil.rmtree(lock.parent, ignore_errors=True)
         except OSError:  # in use, or gone meanwhile
             continue
 

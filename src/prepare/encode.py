@@ -87,7 +87,9 @@ class Encoder:
         return ids, masks
 
     def chat_row(self, row, place, notes):
-        return self.render(checked(read_messages(row, "messages" if "messages" in row else "conversations")), row, place, notes)
+        columns = self.format.chat_columns
+        column = next((column for column in columns if row.get(column) is not None), columns[0])
+        return self.render(checked(read_messages(row, column)), row, place, notes)
 
     def render(self, messages, row, place, notes):
         """(ids, masks) of a conversation."""

@@ -1,6 +1,7 @@
 """Errors with the exit codes of sft-dist (include/sft/base/error.h)."""
 
 INVALID_DATA = 89
+OUT_OF_MEMORY = 90
 STORAGE = 91
 CONFIG = 92
 

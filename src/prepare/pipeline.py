@@ -3,13 +3,13 @@
 import hashlib
 import math
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from .chat import default_template, learns_to_stop, training_templates
-from .dataset_file import TOOL, DatasetWriter, Selection, fsync_folder, read_prepare_config
-from .errors import CONFIG, PrepareError
+from .dataset_file import TOOL, DatasetWriter, Selection, StagingFolder, fsync_folder, read_prepare_config
+from .errors import CONFIG, OUT_OF_MEMORY, PrepareError
 from .encode import Encoded, Encoder
 from .rows import RowFormat, Tally
 from .sources import mixture_paths
 from .summary import LengthCounts
-from .tokenizer import Tokenizer, TokenizerFolder
+from .tokenizer import Tokenizer, TokenizerFolder, folder_sha256
 
 ROWS_PER_TASK = 256
+BYTES_PER_TASK = 4 << 20  # a task ends here too, where rows are long
 TASKS_PER_PROCESS = 4  # in flight: bounds memory
 SECONDS_BETWEEN_LINES = 10
 
@@ -81,16 +82,19 @@ class Part:
 
     def prepare_config(self, template: str | None) -> dict:
         """template: the chat template that renders the rows; None where they are not chats."""
-        formatting = self.row_format.formatting
+        rows, formatting = self.row_format, self.row_format.formatting
         return {
             "tool": TOOL, "part": self.name.split()[0], "source_file": None, "dataset_name": None, "dataset_split": None,
             "formatting_func": None, "max_rows": self.max_rows, "test_split_size": self.split.size if self.split else None,
             "split_seed": self.split.seed if self.split else None, "tokenizer_name_or_path": self.tokenizer_folder.name, **self.record,
             "formatting_func_sha256": formatting.sha256() if formatting else None,
             "chat_template_sha256": sha256(template) if template is not None else None,
+            "tokenizer_eos_token": self.tokenizer_folder.configured_eos_token(),
             # ours: decide whether a file is up to date
             "source_fingerprint": self.source.fingerprint(), "tokenizer_sha256": self.tokenizer_folder.sha256(), "compressed": self.compress,
-            "training_template_sha256": sha256("".join(training_templates().values())) if self.row_format.assistant_only else None,
+            "tokenizer_folder_sha256": self.tokenizer_folder.side_files_sha256(self.model_folder),
+            "training_template_sha256": sha256("".join(training_templates().values())) if rows.assistant_only else None,
+            "rows": [rows.kind.value, rows.completion_only, rows.assistant_only, *rows.label_columns],  # of evaluation sets the training rows decide
         }
 
 
@@ -144,22 +148,35 @@ def out_of_date(part: Part, config: dict, force: bool, say) -> bool:
         if existing is None:
             raise PrepareError(f"{output.path} exists and is not a data set that sft-prepare wrote: choose another "
                                f"{part.name.split()[0]}_dataset, or remove it.", CONFIG)
-        changed = changed_keys(existing, config | {"part": existing.get("part")})
-        if changed or force or not output.tokenizer_folder.is_dir():
-            say(f"{output.name}: {output.path} is prepared again ({', '.join(changed) or ('--force' if force else 'its tokenizer folder is missing')})")
+        reasons = [*changed_keys(existing, config | {"part": output.name.split()[0]}), *(["--force"] if force else [])]
+        if not reasons and not output.tokenizer_folder.is_dir():
+            reasons = ["its tokenizer folder is missing"]
+        if not reasons and folder_sha256(output.tokenizer_folder) != existing["tokenizer_folder_sha256"]:
+            reasons = ["its tokenizer folder is not the one that was written with it"]
+        if reasons:
+            say(f"{output.name}: {output.path} is prepared again ({', '.join(reasons)})")
             result = True
     return result
 
 
 def write_outputs(part: Part, writer: DatasetWriter, attributes: dict, config: dict) -> list[tuple[Output, Selection]]:
+    """Everything is written before anything is replaced: a full disk changes nothing."""
     outputs = part.outputs()
     chosen = [None] if part.split is None else part.split.rows(writer.num_rows)
     written = []
-    for output, rows in zip(outputs, chosen):
-        selection = writer.selection(rows)
-        write_tokenizer_folder(part, output.tokenizer_folder)
-        writer.commit_rows(output.path, selection, attributes, config | {"part": output.name.split()[0]}, part.compress)
-        written.append((output, selection))
+    with ExitStack() as stack:
+        folders = [stack.enter_context(StagingFolder(output.path)).folder for output in outputs]
+        for output, rows, folder in zip(outputs, chosen, folders):
+            selection = writer.selection(rows)
+            part.tokenizer_folder.copy_side_files(folder / "tokenizer", part.model_folder)
+            writer.write_rows(folder / "dataset.h5", selection, attributes, config | {"part": output.name.split()[0]}, part.compress)
+            written.append((output, selection))
+        for output, folder in zip(outputs, folders):
+            if output.tokenizer_folder.exists():
+                os.rename(output.tokenizer_folder, folder / "old")
+            os.rename(folder / "tokenizer", output.tokenizer_folder)
+            os.replace(folder / "dataset.h5", output.path)
+            fsync_folder(output.path.parent)
     return written
 
 
@@ -208,15 +225,35 @@ def tokenise(part: Part, encoder: Encoder) -> Iterator[Encoded]:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise PrepareError(f"{part.name}: a process that tokenises was killed, as a rule for want of memory: set dataset_num_proc (now {processes}) "
+                               "lower.", OUT_OF_MEMORY) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def make_tasks(part: Part) -> Iterator[list[tuple[dict, str]]]:
     """Lists of (row, place)."""
-    rows = islice(iter(part.source), part.max_rows)
-    while batch := list(islice(rows, ROWS_PER_TASK)):
-        yield [(part.row_format.select(row), place) for row, place in batch]
+    task, size = [], 0
+    for row, place in islice(iter(part.source), part.max_rows):
+        task.append((part.row_format.select(row), place))
+        size += size_of(task[-1][0])
+        if len(task) == ROWS_PER_TASK or size >= BYTES_PER_TASK:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
+
+
+def size_of(value) -> int:
+    """Bytes, roughly."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    if isinstance(value, list):
+        return 8 * len(value) if value and isinstance(value[0], int) else sum(map(size_of, value))
+    return 8
 
 
 worker_encoder: Encoder | None = None
@@ -229,20 +266,6 @@ def initialise_worker(folder: TokenizerFolder, row_format: RowFormat) -> None:
 
 def run_worker_task(task) -> Encoded:
     return worker_encoder.encode(task)
-
-
-def write_tokenizer_folder(part: Part, target: Path) -> None:
-    """Replaces the folder beside the data set."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        part.tokenizer_folder.copy_side_files(temporary / "new", part.model_folder)
-        if target.exists():
-            os.rename(target, temporary / "old")
-        os.rename(temporary / "new", target)
-        fsync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class Progress:

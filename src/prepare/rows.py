@@ -53,6 +53,8 @@ class FormattingFunction:
 
     def load(self) -> None:
         spec = importlib.util.spec_from_file_location("sft_formatting_func", self.file)
+        if spec is None:
+            raise PrepareError(f"formatting_func = {self.specification}: {self.file} is not a Python file (.py).", CONFIG)
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
@@ -92,6 +94,7 @@ class RowFormat:
     completion_only: bool = False   # only the completion is learnt
     assistant_only: bool = False    # only what the assistant says is learnt
     label_columns: tuple[str, ...] = ()  # of token ids: ("labels",), or the masks that apply
+    chat_columns: tuple[str, ...] = ()  # of chats: where a row's messages are, the first that is not null
 
     @property
     def labelled(self) -> bool:
@@ -106,7 +109,7 @@ class RowFormat:
         if self.formatting:
             return row
         columns = {Kind.TEXT: (self.text_field,), Kind.PROMPT: ("prompt", "completion"), Kind.IDS: ("input_ids", *self.label_columns),
-                   Kind.CHAT: ("messages", "conversations", *TEMPLATE_COLUMNS),
+                   Kind.CHAT: (*self.chat_columns, *TEMPLATE_COLUMNS),
                    Kind.PROMPT_CHAT: ("prompt", "completion", *TEMPLATE_COLUMNS)}[self.kind]
         return {column: row[column] for column in columns if column in row}
 
@@ -139,7 +142,8 @@ class RowOptions:
         if kind is Kind.IDS:
             return RowFormat(kind, label_columns=label_columns(row, completion_only))
         is_prompt, is_chat = kind in (Kind.PROMPT, Kind.PROMPT_CHAT), kind in (Kind.CHAT, Kind.PROMPT_CHAT)
-        return RowFormat(kind, self.text_field, self.formatting, completion_only and is_prompt, self.assistant_only_loss and is_chat)
+        return RowFormat(kind, self.text_field, self.formatting, completion_only and is_prompt, self.assistant_only_loss and is_chat,
+                         chat_columns=chat_columns(row, self.text_field) if kind is Kind.CHAT else ())
 
     def kind_of(self, row: dict, place: str) -> Kind:
         """A row that is of no kind is a mistake in the options, not a row to drop."""
@@ -160,7 +164,7 @@ class RowOptions:
             if kinds == {list}:
                 return Kind.PROMPT_CHAT
             raise PrepareError(f"{place}: prompt and completion must both be strings or both be lists of messages.", CONFIG)
-        if isinstance(row.get("messages"), list) or isinstance(row.get("conversations"), list):
+        if chat_columns(row, self.text_field):
             return Kind.CHAT
         if self.text_field in row:
             return Kind.TEXT
@@ -168,6 +172,23 @@ class RowOptions:
             raise PrepareError(f"{place} has {'prompt' if 'prompt' in row else 'completion'} alone (fields: {columns}): a row needs both "
                                "prompt and completion, or a text.", CONFIG)
         raise PrepareError(f"{place} has no field '{self.text_field}' (fields: {columns}): set dataset_text_field or formatting_func.", CONFIG)
+
+
+def chat_columns(row: dict, text_field: str) -> tuple[str, ...]:
+    """Where rows like this one have their messages: the column that TRL takes, then the other. None where TRL takes the text."""
+    def begins_with(column: str, *keys: str) -> bool:
+        messages = row.get(column)
+        return isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and all(key in messages[0] for key in keys)
+
+    if begins_with("conversations", "from", "value"):
+        return ("conversations", "messages")
+    if begins_with("messages", "role"):
+        return ("messages", "conversations")
+    if text_field in row:  # conversations of role and content are not chats to TRL
+        return ()
+    if isinstance(row.get("messages"), list):
+        return ("messages", "conversations")
+    return ("conversations", "messages") if isinstance(row.get("conversations"), list) else ()
 
 
 def label_columns(row: dict, completion_only: bool) -> tuple[str, ...]:

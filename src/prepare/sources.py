@@ -8,8 +8,10 @@ import glob
 import gzip
 import hashlib
 import json
+import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
@@ -49,7 +51,7 @@ class FileSource:
             except UnicodeDecodeError as error:
                 raise PrepareError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start} of a block): "
                                    "convert it first.") from None
-            except (gzip.BadGzipFile, EOFError) as error:
+            except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise PrepareError(f"{file} cannot be decompressed: {error}.") from None
             self.bytes_done += size
             self.current_fraction, self.current_size = 0.0, 0
@@ -96,11 +98,12 @@ class FileSource:
         csv.field_size_limit(sys.maxsize)
         with (gzip.open(file, "rt", encoding="utf-8-sig", newline="") if file.suffix == ".gz"
               else open(file, encoding="utf-8-sig", newline="")) as stream:
-            reader = csv.reader(stream, delimiter=delimiter)
-            header = next(reader, None)
-            if header is None:
-                return
+            lines = Lines(stream)
+            reader = csv.reader(lines, delimiter=delimiter)
+            header = unique_names(next(reader, []))
             for number, fields in enumerate(reader, 1):
+                if lines.ended:  # only within quotes does the reader look for more after the last line
+                    raise PrepareError(f"{file}: row {number} has a quote that is not closed by the end of the file.")
                 if not fields:
                     continue
                 if len(fields) != len(header):
@@ -134,6 +137,28 @@ class FileSource:
         for number, line in enumerate(self._lines(file), 1):
             if line.strip():
                 yield {"text": line}, f"{file.name}:{number}"
+
+
+class Lines:
+    """A stream's lines; remembers that there were no more."""
+
+    def __init__(self, stream):
+        self.stream, self.ended = stream, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.stream, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        return line
+
+
+def unique_names(header: list[str]) -> list[str]:
+    """As pandas, with which the `datasets` library reads: a name's second column is NAME.1."""
+    return [f"{name}.{header[:at].count(name)}" if name in header[:at] else name for at, name in enumerate(header)]
 
 
 class DatasetSource:
@@ -193,7 +218,7 @@ def cut(rows: list[int], max_rows: int | None) -> list[int]:
 
 
 def is_there(path: str) -> bool:
-    return Path(path).expanduser().exists()
+    return os.path.exists(os.path.expanduser(path))  # false too where it is too long to be a path
 
 
 def listed(text: str) -> list[str]:
@@ -278,7 +303,7 @@ def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSou
     if path.is_dir():
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return open_saved(path, split)
-        files = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) and not file.name.startswith("."))
+        files = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) and not is_aside(file.relative_to(path)))
         if not files:
             raise PrepareError(f"{option} = {pattern}: the folder holds no file that ends in {', '.join(SUFFIXES)} (or .gz after it).")
         return FileSource(files)
@@ -289,6 +314,11 @@ def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSou
         if kind_of(file) is None:
             raise PrepareError(f"{option}: the kind of {file} is not known; its name must end in {', '.join(SUFFIXES)} (or .gz after it).", CONFIG)
     return FileSource(files)
+
+
+def is_aside(file: Path) -> bool:
+    """Hidden, or in a tokenizer folder that we have written beside a data set."""
+    return any(part.startswith(".") for part in file.parts) or any(part.endswith(".tokenizer") for part in file.parts[:-1])
 
 
 def open_saved(path: Path, split: str) -> DatasetSource:

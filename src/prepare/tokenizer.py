@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,12 @@ class TokenizerFolder:
             digest.update(file.read_bytes())
         return digest.hexdigest()
 
+    def configured_eos_token(self) -> str | None:
+        """eos_token as tokenizer_config.json has it."""
+        file = self.path / "tokenizer_config.json"
+        token = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if file.is_file() else None
+        return token.get("content") if isinstance(token, dict) else token
+
     def copy_side_files(self, target: Path, model_folder: Path | None) -> None:
         """The files as they are, so that a checkpoint carries the very tokenizer it was trained with; changes are written into the copies."""
         target.mkdir(parents=True)
@@ -52,6 +59,13 @@ class TokenizerFolder:
         if model_folder and (model_folder / generation).is_file():
             shutil.copyfile(model_folder / generation, target / generation)
         self.write_changes(target)
+
+    def side_files_sha256(self, model_folder: Path | None) -> str:
+        """folder_sha256 of what copy_side_files writes."""
+        with tempfile.TemporaryDirectory() as temporary:
+            target = Path(temporary) / "tokenizer"
+            self.copy_side_files(target, model_folder)
+            return folder_sha256(target)
 
     def write_changes(self, target: Path) -> None:
         tokens = {name: token for name, token in (("eos_token", self.eos_token), ("pad_token", self.pad_token)) if token}
@@ -78,6 +92,14 @@ class TokenizerFolder:
         if self.pad_token:
             changes["pad_token_id"] = ids["pad_token_id"]
         change_json(path, changes)
+
+
+def folder_sha256(folder: Path) -> str:
+    """Of the names and contents of its files."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def change_json(path: Path, changes: dict) -> None:

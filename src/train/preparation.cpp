@@ -44,6 +44,16 @@ class Preparation {
     if (last_components(found) != last_components(wanted)) refuse(key, found, wanted);
   }
 
+  // The same where both are known: what this run's tokenizer says.
+  void check_same_token(const char* key, const std::optional<std::string>& wanted, const fs::path& folder) const {
+    const std::string found = text_of(key, "");
+    if (found.empty() || !wanted || found == *wanted) return;
+    fail(ExitCode::kInvalidData,
+         "{} was prepared with the end-of-sequence token '{}', and that of the tokenizer in {} is '{}'; run sft-prepare "
+         "again with this run.ini",
+         path_, log::printable(found), folder.string(), log::printable(*wanted));
+  }
+
   // The key holds a hash of `text`, which `what` names. Not checked where either is absent.
   void check_hash(const char* key, const std::optional<std::string>& text, const std::string& what) const {
     const std::string found = text_of(key, "");
@@ -104,6 +114,20 @@ std::string with_line_feeds(const std::string& text) {
   return result;
 }
 
+json tokenizer_config(const fs::path& folder) {
+  const fs::path file = folder / "tokenizer_config.json";
+  const auto text = text_if_there(file);
+  json config = text ? base::parse_json(*text, file.string()) : json();
+  return config.is_object() ? config : json::object();
+}
+
+// As tokenizer_config.json has it.
+std::optional<std::string> eos_token(const fs::path& tokenizer_folder) {
+  json token = tokenizer_config(tokenizer_folder).value("eos_token", json());
+  if (token.is_object()) token = token.value("content", json());
+  return token.is_string() ? std::optional(token.get<std::string>()) : std::nullopt;
+}
+
 // The chat template that this run's options lead to, where a file of this machine holds it.
 std::optional<std::string> chat_template(const config::PrepareOptions& prepare,
                                          const fs::path& tokenizer_folder) {
@@ -113,13 +137,8 @@ std::optional<std::string> chat_template(const config::PrepareOptions& prepare,
   if (const auto text = text_if_there(is_template ? path : folder / "chat_template.jinja"))
     return with_line_feeds(*text);
   if (is_template) return std::nullopt;
-  const fs::path config_file = folder / "tokenizer_config.json";
-  const auto text = text_if_there(config_file);
-  if (!text) return std::nullopt;
-  const json config = base::parse_json(*text, config_file.string());
-  const bool has_template =
-      config.is_object() && config.contains("chat_template") && config["chat_template"].is_string();
-  return has_template ? std::optional(config["chat_template"].get<std::string>()) : std::nullopt;
+  const json chosen = tokenizer_config(folder).value("chat_template", json());
+  return chosen.is_string() ? std::optional(chosen.get<std::string>()) : std::nullopt;
 }
 
 std::string evaluation_file(const std::string& eval_file, const std::string& name) {
@@ -138,6 +157,8 @@ void check_rows(const Preparation& prepared, const config::PrepareOptions& prepa
   prepared.check_same("assistant_only_loss", flag(prepare.assistant_only_loss), "false");
   prepared.check_same_path("chat_template_path", prepare.chat_template_path);
   prepared.check_same("eos_token", prepare.eos_token);
+  if (prepare.eos_token.empty() && prepare.chat_template_path.empty())
+    prepared.check_same_token("tokenizer_eos_token", eos_token(tokenizer_folder), tokenizer_folder);
   const std::string& function = prepare.formatting_func;
   prepared.check_hash("formatting_func_sha256", text_if_there(function.substr(0, function.rfind(':'))),
                       "formatting_func = " + function);
@@ -155,7 +176,10 @@ void check_preparation(const DatasetRole& role, const std::string& path, const c
   prepared.check_same("max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "");
   const bool is_split = prepare.test_split_size.has_value();
   prepared.check_same("test_split_size", is_split ? json(*prepare.test_split_size).dump() : "");
-  if (is_split) prepared.check_same("split_seed", std::to_string(options.data.seed));
+  if (is_split) {
+    prepared.check_same("split_seed", std::to_string(options.data.seed));
+    prepared.check_same("part", role.is_evaluation ? "eval" : "train");
+  }
   const bool from_training_rows = !role.is_evaluation || is_split;
   const std::string file =
       from_training_rows ? prepare.train_file : evaluation_file(prepare.eval_file, role.name);

@@ -156,7 +156,7 @@ def test_from_chats_to_a_model(sft_prepare, run_sft, chat_workspace):
     refused = run_sft(0, "--args", "run.ini", cwd=chat_workspace)
     assert refused.returncode == 89 and "prepared with the chat template as it was then" in refused.stderr + refused.stdout
     again = sft_prepare("--args", "run.ini")
-    assert again.returncode == 0 and again.stdout.count("prepared again (chat_template_sha256)") == 2
+    assert again.returncode == 0 and again.stdout.count("prepared again (chat_template_sha256, tokenizer_folder_sha256)") == 2
 
 
 @pytest.mark.parametrize("option, value, found", [
@@ -179,6 +179,17 @@ def test_another_formatting_function_in_the_same_file_is_refused(sft_prepare, ru
     (workspace / "my.py").write_text("def f(row):\n    return 'Q ' + row['text']\n")
     refused = run_sft(0, *arguments, cwd=workspace)
     assert refused.returncode == 89 and "formatting_func = my.py:f as it was then" in refused.stdout + refused.stderr
+
+
+def test_another_end_of_sequence_is_refused(sft_prepare, run_sft, workspace):
+    """tokenizer.json, and with it tokenizer_sha256, stays the same."""
+    config = workspace / "tiny/model/tokenizer_config.json"
+    assert sft_prepare("--args", "run.ini").returncode == 0
+    as_it_was = json.loads(config.read_text())
+    for token, code in (("a", 89), ({"content": "a"}, 89), ({"content": as_it_was["eos_token"]}, 0)):
+        config.write_text(json.dumps(as_it_was | {"eos_token": token}))
+        run = run_sft(0, "--args", "run.ini", "--overwrite_output_dir", cwd=workspace)
+        assert run.returncode == code and ("prepared with the end-of-sequence token" in run.stdout + run.stderr) == (code == 89), run.stderr
 
 
 def test_several_evaluation_sets_are_evaluated_and_named(sft_prepare, run_sft, workspace):
@@ -216,7 +227,7 @@ def test_a_mixture_of_which_rows_are_set_aside(sft_prepare, run_sft, workspace):
     trained = run_sft(2, "--args", "run.ini", cwd=workspace)
     assert trained.returncode == 0, trained.stderr
     for option, value, named in (("seed", "1", "split_seed"), ("test_split_size", "0.2", "test_split_size"),
-                                 ("train_file", "rows.jsonl:0.7, other.jsonl:0.3", "source_file")):
+                                 ("train_file", "rows.jsonl:0.7, other.jsonl:0.3", "source_file"), ("train_dataset", "out/eval.h5", "part")):
         refused = run_sft(0, "--args", "run.ini", f"--{option}={value}", cwd=workspace)
         assert refused.returncode == 89 and f"was prepared with {named} = " in refused.stdout + refused.stderr
 

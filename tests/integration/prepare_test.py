@@ -1,6 +1,7 @@
 """sft-prepare: sources, the file it writes, what it refuses, and that it leaves nothing half done."""
 
 import csv
+import errno
 import gzip
 import hashlib
 import json
@@ -22,7 +23,9 @@ from prepare.chat import TRAINING_TEMPLATES
 from prepare.dataset_file import DatasetWriter
 from prepare.encode import Encoder
 from prepare.errors import PrepareError
+from prepare.pipeline import Part, make_tasks
 from prepare.rows import Kind, RowFormat
+from prepare.sources import FileSource
 from prepare.tokenizer import Tokenizer, TokenizerFolder
 
 TEXTS = [f"Row {number}, with \"quotes\", a comma and a word: {'word ' * (number % 7)}ü" for number in range(600)]
@@ -280,6 +283,99 @@ def test_up_to_date_files_are_left_alone(model, tmp_path, capsys):
     assert "source_fingerprint" in said()
 
 
+def test_another_end_of_sequence_is_noticed_and_so_is_another_tokenizer_folder(model, tmp_path, capsys):
+    mine = shutil.copytree(model, tmp_path / "model")
+    source, output = write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5"
+    prepare(mine, source, output)
+    config = json.loads((mine / "tokenizer_config.json").read_text())
+    other = next(token for token in Tokenizer(TokenizerFolder("", mine)).tokenizer.get_vocab() if token != config["eos_token"])
+    (mine / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": other}))
+    capsys.readouterr()
+    prepare(mine, source, output)
+    assert "prepared again (tokenizer_eos_token, tokenizer_folder_sha256)" in capsys.readouterr().out
+    (output.with_suffix(".tokenizer") / "tokenizer_config.json").write_text("{}")
+    prepare(mine, source, output)
+    assert "its tokenizer folder is not the one that was written with it" in capsys.readouterr().out
+    prepare(mine, source, output)
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_an_evaluation_set_follows_the_kind_of_the_training_rows(model, tmp_path):
+    """As TRL, which masks prompts where the first training row has one."""
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "One, two, ", "completion": "three."}] * 3)
+    texts = write_jsonl(tmp_path / "texts.jsonl", ROWS[:3])
+    for training, masked in ((texts, False), (pairs, True), (texts, False)):
+        prepare(model, training, tmp_path / "train.h5", eval_file=str(pairs), eval_dataset=str(tmp_path / "eval.h5"))
+        assert all((-100 in labels) == masked for labels in read_labels(tmp_path / "eval.h5"))
+
+
+def test_a_folder_of_rows_may_hold_the_data_set_too(model, reference, tmp_path, capsys):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for file in (tmp_path / "rows.jsonl", tmp_path / ".ipynb_checkpoints" / "rows-checkpoint.jsonl"):
+        write_jsonl(file, ROWS[:3])
+    prepare(model, tmp_path, tmp_path / "train.h5")
+    assert read_rows(tmp_path / "train.h5") == reference[:3] and (tmp_path / "train.tokenizer" / "tokenizer.json").is_file()
+    capsys.readouterr()
+    prepare(model, tmp_path, tmp_path / "train.h5")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_the_only_evaluation_set_may_have_a_name(model, tmp_path):
+    source = write_jsonl(tmp_path / "rows.jsonl", ROWS[:20])
+    prepare(model, source, tmp_path / "train.h5", eval_dataset=f"held={tmp_path}/eval.h5", test_split_size=5)
+    assert len(read_rows(tmp_path / "eval.h5")) == 5
+
+
+@pytest.mark.parametrize("options", [{"test_split_size": 5, "eval_dataset": "train.h5"}, {"eval_file": "rows.jsonl", "eval_dataset": "./train.h5"},
+                                     {"eval_file": "a=rows.jsonl,b=rows.jsonl", "eval_dataset": "a=eval.h5,b=eval.h5"}], ids=str)
+def test_no_file_is_written_twice(options, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", ROWS[:20])
+    with pytest.raises(PrepareError, match="give each a file of its own"):
+        prepare(model, "rows.jsonl", "train.h5", **options)
+    assert not (tmp_path / "train.h5").exists()
+
+
+def test_columns_of_one_name_are_told_apart_as_pandas_does(model, reference, tmp_path):
+    with open(tmp_path / "rows.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["text", "text"], [ROWS[0]["text"], "another"]])
+    assert read_rows(prepare(model, tmp_path / "rows.csv", tmp_path / "rows.h5")) == reference[:1]
+
+
+def test_a_full_disk_changes_neither_part_of_a_split(model, tmp_path, monkeypatch):
+    outputs = [tmp_path / "train.h5", tmp_path / "eval.h5"]
+    make = lambda **options: prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:20]), outputs[0],  # noqa: E731
+                                     eval_dataset=str(outputs[1]), test_split_size=5, **options)
+    make()
+    files = [*outputs, *(output.with_suffix(".tokenizer") / "tokenizer_config.json" for output in outputs)]
+    before = [file.read_bytes() for file in files]
+    written = DatasetWriter.write_rows
+
+    def fill(self, path, rows, *more):
+        if rows.num_rows == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(self, path, rows, *more)
+
+    monkeypatch.setattr(DatasetWriter, "write_rows", fill)
+    with pytest.raises(OSError, match="No space"):
+        make(seed=7, pad_token="<|endoftext|>")
+    assert [file.read_bytes() for file in files] == before
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_tasks_of_long_rows_are_short(tmp_path):
+    texts = [{"text": "x" * (1 << 20)}] * 10
+    part = Part("train", tmp_path / "rows.h5", FileSource([write_jsonl(tmp_path / "rows.jsonl", texts)]), RowFormat(Kind.TEXT), None)
+    assert [len(task) for task in make_tasks(part)] == [4, 4, 2]
+
+
+def test_a_killed_process_is_taken_for_want_of_memory(model, tmp_path):
+    (tmp_path / "kill.py").write_text("import os\n\ndef f(row):\n    os.kill(os.getpid(), 9)\n")
+    with pytest.raises(PrepareError, match="for want of memory: set dataset_num_proc .now 2. lower") as error:
+        prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "rows.h5", formatting_func=f"{tmp_path}/kill.py:f", dataset_num_proc=2)
+    assert error.value.code == errors.OUT_OF_MEMORY
+
+
 def test_a_failure_leaves_the_old_file_and_no_litter(model, tmp_path):
     source, output = write_jsonl(tmp_path / "rows.jsonl", ROWS), prepare(model, write_jsonl(tmp_path / "old.jsonl", ROWS[:3]), tmp_path / "rows.h5")
     before = output.read_bytes()
@@ -323,18 +419,22 @@ def test_what_a_killed_writer_left_is_removed(model, tmp_path):
     ("rows.jsonl", '{"input_ids": [5], "assistant_masks": [2]}\n', {}, errors.INVALID_DATA, "holds other values than 0 and 1"),
     ("rows.jsonl", '{"input_ids": [5], "labels": [-100]}\n', {}, errors.INVALID_DATA, "no token of any row is learnt"),
     ("rows.csv", 'text,label\n"a",1\n"b"\n', {}, errors.INVALID_DATA, "row 2 (ending in line 3) has 1 fields, the header has 2"),
+    ("rows.csv", 'id,text\n1,fine\n2,"open\n3,lost\n', {}, errors.INVALID_DATA, "row 2 has a quote that is not closed"),
+    ("rows.csv.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 30, {}, errors.INVALID_DATA, "cannot be decompressed"),
     ("rows.json", '{"rows": []}', {}, errors.CONFIG, "rows.json:1 has no field 'text'"),
     ("rows.json", '[{"text": "a"}, 7]', {}, errors.INVALID_DATA, "entry 2 is not an object"),
     ("rows.parquet", "PAR1 no", {}, errors.INVALID_DATA, "not a readable Parquet file"),
     ("rows.jsonl.gz", "plain", {}, errors.INVALID_DATA, "cannot be decompressed"),
     ("rows.xml", "<a/>", {}, errors.CONFIG, "the kind of"),
     ("rows.jsonl", '{"text": "a"}\n', {"train_file": "/nowhere/x.jsonl"}, errors.INVALID_DATA, "there is no such file"),
+    ("rows.jsonl", '{"text": "a"}\n', {"train_file": ",".join(["/nowhere/x.jsonl:0.5"] * 300)}, errors.INVALID_DATA, "there is no such file"),
     ("rows.jsonl", '{"text": "a"}\n', {"train_file": ""}, errors.CONFIG, "no source"),
     ("rows.jsonl", '{"text": "a"}\n', {"dataset_name": "imdb"}, errors.CONFIG, "both set"),
     ("rows.jsonl", '{"text": "a"}\n', {"train_dataset": ""}, errors.CONFIG, "train_dataset must name"),
     ("rows.jsonl", '{"text": "a"}\n', {"eval_dataset": "missing.h5"}, errors.CONFIG, "set eval_file"),
     ("rows.jsonl", '{"text": "a"}\n', {"eval_file": "a=rows.jsonl", "eval_dataset": "b=b.h5"}, errors.CONFIG, "eval_dataset must name the file to write"),
     ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "nothing"}, errors.CONFIG, "expected file.py:function"),
+    ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "/etc/hostname:f"}, errors.CONFIG, "is not a Python file"),
     ("rows.jsonl", '{"text": "a"}\n', {"formatting_func": "/nowhere/f.py:f"}, errors.CONFIG, "there is no file"),
     ("rows.jsonl", '{"text": "a"}\n', {"tokenizer_name_or_path": "/nowhere"}, errors.CONFIG, "there is no such folder"),
     ("rows.jsonl", '{"text": "a"}\n', {"model_name_or_path": ""}, errors.CONFIG, "model_name_or_path"),

@@ -123,6 +123,9 @@ CASES = [
     Case("conversations", [{"conversations": [{"from": message["role"], "value": message["content"]} for message in chat]} for chat in SYSTEM_CHATS]),
     Case("conversations-null", [{"conversations": [{"from": message["role"], "value": message["content"], "role": None, "content": None} for message in chat]}
                                 for chat in SYSTEM_CHATS]),
+    Case("conversations-beside-messages", [{"conversations": [{"from": message["role"], "value": message["content"]} for message in chat],
+                                            "messages": CHATS[0], "text": "no"} for chat in SYSTEM_CHATS]),
+    Case("text-beside-conversations", [{"conversations": chat, "text": f"A text of {len(chat)}."} for chat in CHATS]),
     Case("chats-other-keys", messages([[message | {"from": "web", "value": "5"} for message in chat] for chat in CHATS] + [
         [message | {"from": None, "value": None} for message in chat] for chat in CHATS])),
     Case("chat-template-file", messages(SYSTEM_CHATS), {"chat_template_path": str(TRL_TEMPLATES / "phi3.jinja")}),
