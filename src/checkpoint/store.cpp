@@ -326,11 +326,17 @@ std::unique_ptr<Reader> DirectoryStore::open_newest() {
   });
   std::vector<int64_t> steps =
       nlohmann::json::parse(comm_.broadcast_bytes(list, 0)).get<std::vector<int64_t>>();
+  std::unique_ptr<Reader> without_optimizer;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     std::string damage;
-    if (auto reader = open_verified(checkpoint_path(dir(), *step), *step, damage)) return reader;
-    if (is_root()) log::warning("checkpoint-{} is skipped: {}", *step, damage);
+    auto reader = open_verified(checkpoint_path(dir(), *step), *step, damage);
+    if (reader && reader->has_optimizer()) return reader;
+    if (is_root())
+      log::warning("checkpoint-{} is skipped: {}", *step,
+                   reader ? "it holds no optimizer state (save_only_model = true)" : damage);
+    if (!without_optimizer) without_optimizer = std::move(reader);
   }
+  if (without_optimizer) return without_optimizer;
   if (!steps.empty()) {
     throw base::Error(ExitCode::kInvalidData,
                       fmt::format("{} holds checkpoints ({}), and none of them can be used (see above); to "
@@ -354,7 +360,9 @@ void DirectoryStore::set_aside_after(int64_t step) {
     for (const auto& [other, path] : list_checkpoints(dir())) {
       if (other <= step) continue;
       const fs::path aside = set_aside(path);
-      log::warning("checkpoint-{} is later than step {}, from which the run goes on: renamed to {}", other, step,
+      log::warning("checkpoint-{} is {}: renamed to {}", other,
+                   step < 0 ? "not of this run"
+                            : fmt::format("later than step {}, from which the run goes on", step),
                    aside.filename().string());
     }
   });

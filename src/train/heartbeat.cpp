@@ -1,11 +1,15 @@
 #include "heartbeat.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <thread>
 
 #include "process_clock.h"
@@ -15,6 +19,18 @@ namespace sft::train {
 namespace {
 
 constexpr std::chrono::seconds kInterval{2};
+constexpr std::size_t kBytes = 512;
+
+// Written over in place, always as long: a full disk does not stop it.
+void write_over(const std::filesystem::path& path, std::string text) {
+  text.resize(std::max(text.size(), kBytes - 1), ' ');
+  text += '\n';
+  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (file < 0) return;
+  // Whoever watches sees that there is no new one.
+  [[maybe_unused]] const ssize_t written = ::pwrite(file, text.data(), text.size(), 0);
+  ::close(file);
+}
 
 }  // namespace
 
@@ -35,7 +51,7 @@ struct Heartbeat::Impl {
                                  {"beat", beat},
                                  {"step", state.step},
                                  {"phase", state.phase}};
-    std::ofstream(path) << content.dump() + "\n";
+    write_over(path, content.dump());
   }
 
   void beat() {

@@ -85,13 +85,13 @@ std::string inspect_step(const config::Options& options, int64_t step, std::opti
     return !has_same_rows(place.identity, options, dataset->info(), dataset->size());
   });
   const int64_t world_size = ranks.value_or(newest(places, INT64_MAX).world_size);
-  const RunPlan plan = make_plan(options, dataset->size(), world_size);
+  const SavedPlace from = newest(places, step);
+  const RunPlan plan = make_plan(options, dataset->size(), world_size, from.step, from.cursor);
   if (step < 1 || step > plan.max_steps) {
     fail(ExitCode::kConfig, "--step {}: this run has the steps 1 to {} (with {} rank{})", step,
          plan.max_steps, world_size, world_size == 1 ? "" : "s");
   }
 
-  const SavedPlace from = newest(places, step);
   data::LoaderOptions loader_options = loader_options_of(options.data, plan, /*rank=*/0);
   loader_options.prefetch_windows = 0;
   const auto loader = data::DataLoader::create(*dataset, loader_options);

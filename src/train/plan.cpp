@@ -85,6 +85,10 @@ RunPlan make_plan(const config::Options& options, int64_t num_rows, int64_t worl
   plan.eval_steps = resolved(options.eval.eval_strategy,
                              options.eval.eval_steps.value_or(options.logging.logging_steps), plan.max_steps);
   plan.save_steps = resolved(options.save.save_strategy, options.save.save_steps, plan.max_steps);
+  if (options.best.load_best_model_at_end && plan.eval_steps > 0 && plan.save_steps > 0) {
+    // Fractions that were multiples may not be any more, rounded to steps; the best model is to have a checkpoint.
+    plan.save_steps = base::ceil_div(plan.save_steps, plan.eval_steps) * plan.eval_steps;
+  }
   return plan;
 }
 

@@ -23,11 +23,6 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
               options.output_dir),
           base::SeenBy::kAllRanks);
     }
-    if (options.overwrite_output_dir) {
-      store.discard_checkpoints();
-      if (comm.rank() == 0)
-        std::filesystem::remove(std::filesystem::path(options.output_dir) / "trainer_log.jsonl");
-    }
     return nullptr;
   }
   auto reader = wanted == "true" ? store.open_newest() : store.open_checkpoint(wanted);
@@ -40,6 +35,21 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
     }
   }
   return reader;
+}
+
+void discard_results(const config::SaveOptions& options, checkpoint::Store& store, parallel::Communicator& comm) {
+  store.discard_checkpoints();
+  if (comm.rank() == 0)
+    std::filesystem::remove(std::filesystem::path(options.output_dir) / "trainer_log.jsonl");
+}
+
+void set_others_aside(const checkpoint::Reader& from, const config::SaveOptions& options,
+                      checkpoint::Store& store) {
+  if (options.resume_from_checkpoint == "true") return;
+  std::error_code error;
+  const bool elsewhere = !std::filesystem::equivalent(std::filesystem::absolute(from.path()).parent_path(),
+                                                      options.output_dir, error);
+  store.set_aside_after(elsewhere ? -1 : from.step());
 }
 
 namespace {

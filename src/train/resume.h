@@ -14,11 +14,18 @@
 
 namespace sft::train {
 
-// Collective. Null: start afresh (with overwrite_output_dir after discarding the old checkpoints and log).
+// Collective. Null: start afresh.
 // Error(kConfig): output_dir holds results and neither resume_from_checkpoint nor overwrite_output_dir is
 // set.
 std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options,
                                                     checkpoint::Store& store, parallel::Communicator& comm);
+
+// Collective. Removes checkpoints and log of an earlier run, for overwrite_output_dir.
+void discard_results(const config::SaveOptions& options, checkpoint::Store& store, parallel::Communicator& comm);
+
+// Collective. Of a run that goes on from a checkpoint it names: renames those in output_dir that would be taken for its own, which
+// are the later ones, or all where the named one lies elsewhere.
+void set_others_aside(const checkpoint::Reader& from, const config::SaveOptions& options, checkpoint::Store& store);
 
 // Collective. Parameters, optimizer state and log history from the checkpoint; returns its state.
 TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer,

@@ -2,6 +2,7 @@
 
 #include <fmt/chrono.h>
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -268,9 +269,10 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   on_all_ranks(*comm, [&] { inputs = read_inputs(options); });
   data::stop_inspector();
   const model::DecoderSpec& spec = inputs.decoder->spec();
-  RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
   comm->check_same("options, model and data",
-                   config::to_json(options) + inputs.config_json + inputs.train->info().content_xxh3);
+                   fmt::format("{}{}{}{}{}", config::to_json(options), inputs.config_json, inputs.adapter_identity,
+                               inputs.train->info().content_xxh3, fmt::join(hashes_of(inputs.eval), ",")));
+  RunPlan plan = make_plan(options, inputs.train->size(), comm->size());
 
   std::optional<optim::Schedule> schedule;
   int64_t max_shard_bytes = 0;
@@ -294,13 +296,6 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   const std::string identity = run_identity(options, plan, inputs.train->info(), spec, device, threads,
                                             inputs.adapter_identity, hashes_of(inputs.eval));
   if (found) check_resumable(found->environment(), identity, plan, options.batch.allow_batch_change);
-  const auto log = open_log(options, plan, comm->rank());
-  const fs::path heartbeat_file = fs::path(options.save.output_dir) / "diagnostics" / "heartbeat";
-  log_process_start(*log, heartbeat_file, found ? found->step() : 0);
-  std::optional<Heartbeat> heartbeat;
-  if (first) heartbeat.emplace(heartbeat_file);
-  if (first)
-    base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
 
   engine::Engine engine(*inputs.decoder, engine_options(options, device, topology), *comm, timers);
   std::unique_ptr<optim::Optimizer> optimizer;
@@ -326,19 +321,30 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
     evaluators.push_back(owned_evaluators.back().get());
   }
   if (options.eval.eval_strategy != "no") BestModelRule(options.best).check_metric(names_of_metrics(evaluators));
+  const bool from_model = !found || inputs.adapter;  // an adapter's checkpoint holds no frozen weights
+  if (from_model) on_all_ranks(*comm, [&] { check_weights(*inputs.decoder, inputs.model_dir); });
+
+  // What can be refused has been: only now is anything of an earlier run replaced.
+  if (!found && options.save.overwrite_output_dir) discard_results(options.save, *store, *comm);
+  const auto log = open_log(options, plan, comm->rank());
+  const fs::path heartbeat_file = fs::path(options.save.output_dir) / "diagnostics" / "heartbeat";
+  log_process_start(*log, heartbeat_file, found ? found->step() : 0);
+  std::optional<Heartbeat> heartbeat;
+  if (first) heartbeat.emplace(heartbeat_file);
+  if (first)
+    base::write_text_atomically(fs::path(options.save.output_dir) / "run.ini", config::to_ini(options));
 
   TrainState state;
-  if (!found || inputs.adapter) {  // an adapter's checkpoint holds no frozen weights
-    on_all_ranks(*comm, [&] { check_weights(*inputs.decoder, inputs.model_dir); });
-    engine.load_parameters(*model::open_model_weights(inputs.model_dir));
-  }
+  if (from_model) engine.load_parameters(*model::open_model_weights(inputs.model_dir));
   if (found) {
     state = restore(*found, engine, *optimizer, *log, *comm);
+    set_others_aside(*found, options.save, *store);
     forget_lost_best_model(state, *store, *comm);
-    if (!has_same_best_model_rule(found->environment(), identity)) state.best = {};
-    if (options.save.resume_from_checkpoint != "true") store->set_aside_after(state.step);
-  } else if (inputs.adapter) {
-    start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
+    if (!has_same_schedule_value(found->environment(), identity, "best_model")) state.best = {};
+    if (!has_same_schedule_value(found->environment(), identity, "early_stopping")) state.best.evaluations_without_gain = 0;
+  } else {
+    if (inputs.adapter) start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
+    state.optimizer_scalars = optimizer->scalars();
   }
 
   log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, *optimizer, *comm,

@@ -118,6 +118,11 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
                               {"greater_is_better", best.greater_is_better()},
                               {"evaluation_sets_xxh3", evaluation_sets}};
   }
+  schedule["early_stopping"] = nullptr;
+  if (options.best.early_stopping_patience) {
+    schedule["early_stopping"] = {{"patience", *options.best.early_stopping_patience},
+                                  {"threshold", options.best.early_stopping_threshold}};
+  }
 
   json bits;
   bits["world_size"] = plan.layout.world_size;
@@ -132,9 +137,9 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
   return json{{"run", run}, {"schedule", schedule}, {"bits", bits}}.dump();
 }
 
-bool has_same_best_model_rule(const std::string& saved_identity, const std::string& identity) {
+bool has_same_schedule_value(const std::string& saved_identity, const std::string& identity, const char* key) {
   const json saved = base::parse_json(saved_identity, "the checkpoint's environment");
-  return value_or_null(saved, "schedule", "best_model") == json::parse(identity)["schedule"]["best_model"];
+  return value_or_null(saved, "schedule", key) == json::parse(identity)["schedule"][key];
 }
 
 bool has_same_rows(const std::string& saved_identity, const config::Options& options,

@@ -59,6 +59,11 @@ ExitCode Trainer::train(TrainState& state) {
   parts_.log.event("first_forward", state.step,
                    nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
 
+  if (finished(state) && parts_.comm.rank() == 0) {
+    log::info("nothing is left to train: {}",
+              is_last_step(state) ? fmt::format("all {} steps are done", state.step)
+                                  : "early_stopping_patience is used up");
+  }
   while (!finished(state)) {
     parts_.watchdog.enter(base::Section::kStep);
     activity::set_step(state.step + 1);
@@ -376,7 +381,14 @@ void Trainer::load_best_model(const TrainState& state) {
         state.best.step, state.best.checkpoint_step);
   }
   if (state.best.checkpoint_step != state.step) {
-    const auto best = parts_.checkpoints.open_checkpoint(checkpoint_path(state.best.checkpoint_step));
+    std::unique_ptr<checkpoint::Reader> best;
+    try {
+      best = parts_.checkpoints.open_checkpoint(checkpoint_path(state.best.checkpoint_step));
+    } catch (const base::Error& error) {  // what was trained since is not lost with it
+      if (error.code() != ExitCode::kInvalidData || error.seen_by() != base::SeenBy::kAllRanks) throw;
+      if (first) log::warning("load_best_model_at_end: {}; the last weights stay", error.what());
+      return;
+    }
     parts_.engine.load_trainable(best->model());
   }
   parts_.log.event("best_model", state.step,

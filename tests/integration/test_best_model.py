@@ -113,6 +113,29 @@ def test_a_best_checkpoint_that_was_removed_is_said(workspace, whole):
     small.assert_same_weights(run.output_dir, run.output_dir / "checkpoint-48")
 
 
+def test_a_best_checkpoint_that_is_damaged_costs_nothing_else(workspace, whole):
+    settings, best = settings_of(workspace, "damaged", resume_from_checkpoint=True), best_of(whole)[0]
+    for step in (best, 44):
+        shutil.copytree(whole.output_dir / f"checkpoint-{step}", settings["output_dir"] / f"checkpoint-{step}")
+    weights = settings["output_dir"] / f"checkpoint-{best}" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    run = ours.run(settings, 2)
+    assert run.returncode == 0 and "the last weights stay" in " ".join(run.output.split())
+    small.assert_same_weights(run.output_dir, run.output_dir / "checkpoint-48")
+
+
+def test_patience_that_is_set_later_counts_from_there(workspace, whole):
+    assert best_of(whole)[0] <= 32, "it would not have been used up"
+    settings = settings_of(workspace, "patient-later", early_stopping_patience=2, resume_from_checkpoint=True)
+    shutil.copytree(whole.output_dir / "checkpoint-40", settings["output_dir"] / "checkpoint-40")
+    run = ours.run(settings, 2)
+    assert [s["step"] for s in run.steps] == list(range(41, 49))
+    again = ours.run(settings | {"early_stopping_patience": None, "max_steps": 48}, 2)
+    assert "nothing is left to train: all 48 steps are done" in " ".join(again.output.split())
+
+
 def test_saves_when_best_and_not_before_the_delay(workspace, whole):
     run = ours.run(settings_of(workspace, "when-best", save_strategy="best", eval_delay=8), 2)
     assert [e["step"] for e in run.evaluations] == list(range(8, 49, 4))

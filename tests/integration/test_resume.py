@@ -129,6 +129,10 @@ def test_epochs_stay_what_they_are_with_another_global_batch(workspace):
     rest = small.NUM_ROWS - 4 * 6  # of the first epoch, then a whole one
     assert run.steps[-1]["step"] == 4 + -(-rest // 4) + -(-small.NUM_ROWS // 4) and run.steps[-1]["epoch"] == 2
     assert run.steps[-1]["num_tokens"] == 2 * sum(min(len(row), small.MAX_LENGTH) for row in workspace.rows)
+    last = run.steps[-1]["step"]
+    for step, code in ((last, 0), (last + 1, 92)):
+        inspected = subprocess.run([ours.program(), "inspect-step", "--args", small.write_ini(settings), "--step", str(step), "--ranks", "1"], capture_output=True, text=True)
+        assert inspected.returncode == code and (f"step {last} of {last}," if code == 0 else f"this run has the steps 1 to {last}") in inspected.stdout + inspected.stderr
 
 
 def test_going_back_leaves_the_later_course(workspace):
@@ -144,6 +148,36 @@ def test_going_back_leaves_the_later_course(workspace):
         assert f"renamed to abandoned-checkpoint-{step}" in " ".join(run.output.split())
     again = ours.run(settings | {"max_steps": 7, "resume_from_checkpoint": True}, 2)
     assert [entry["step"] for entry in again.log if entry["event"] == "train"][-1] == 7 and "checkpoint-6" in again.output
+
+
+def test_checkpoints_of_another_run_are_not_taken_for_its_own(workspace):
+    """It goes on from a folder elsewhere, in an output_dir with checkpoints of an earlier experiment."""
+    settings = workspace.six_rows(2, "elsewhere", max_steps=9, save_steps=9, resume_from_checkpoint=workspace.undisturbed(2).output_dir / "checkpoint-8")
+    copy_checkpoint(workspace.undisturbed(2), 4, settings["output_dir"])
+    run = ours.run(settings, 2)
+    assert run.steps[0]["step"] == 9 and small.checkpoints(run.output_dir) == [9]
+    assert "checkpoint-4 is not of this run: renamed to abandoned-checkpoint-4" in " ".join(run.output.split())
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_passed_over(workspace):
+    """Of the model alone, made after one that holds all."""
+    settings = workspace.six_rows(1, "model-alone", save_only_model=True, save_steps=4, max_steps=12)
+    ours.run(settings, 1)
+    for step in (4, 12):
+        shutil.rmtree(settings["output_dir"] / f"checkpoint-{step}")
+    shutil.copytree(workspace.undisturbed(1).output_dir / "checkpoint-4", settings["output_dir"] / "checkpoint-4")
+    run = ours.run(settings | {"resume_from_checkpoint": True}, 1)
+    assert "checkpoint-8 is skipped: it holds no optimizer state" in " ".join(run.output.split())
+    assert [entry["step"] for entry in run.steps][-8:] == list(range(5, 13))
+
+
+def test_nothing_is_overwritten_by_a_run_that_cannot_start(workspace):
+    settings = workspace.six_rows(1, "kept", overwrite_output_dir=True)
+    copy_checkpoint(workspace.undisturbed(1), 8, settings["output_dir"])
+    wrong = {"metric_for_best_model": "bleu", "eval_dataset": workspace.eval, "eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True,
+             "save_steps": 4}
+    run = ours.run(settings | wrong, 1, check=False)
+    assert run.returncode == 92 and small.checkpoints(settings["output_dir"]) == [8]
 
 
 def test_checkpoints_of_which_none_verifies_are_not_trained_over(workspace):

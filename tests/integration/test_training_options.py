@@ -97,6 +97,16 @@ def test_schedule_free_evaluates_and_saves_its_average(workspace):
     assert all(np.array_equal(checkpoint[name], values) for name, values in training_point.weights().items())
 
 
+def test_schedule_free_stopped_before_its_first_step_goes_on(workspace):
+    options = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "warmup_steps": 2, "max_steps": 4, "save_strategy": "no"}
+    settings = workspace.settings("not-begun", **options)
+    stopped = ours.run(settings | {"max_run_minutes": 1e-9}, check=False)
+    assert stopped.returncode == 85 and small.checkpoints(settings["output_dir"]) == [0]
+    resumed = ours.run(settings | {"resume_from_checkpoint": True})
+    plain = ours.run(workspace.settings("begun", **options))
+    small.assert_same_weights(plain.output_dir, resumed.output_dir)
+
+
 def test_data_seed_draws_the_rows_and_nothing_else(workspace):
     """torch's order from that seed; without it from `seed`, which dropout and adapters keep to."""
     import torch

@@ -133,14 +133,15 @@ class Store {
   // Collective. Waits for the save under way.
   virtual SaveReport finish_save() = 0;
 
-  // Collective: the newest checkpoint that verifies; says (log) which were skipped and why. Null when output_dir has none;
+  // Collective: the newest checkpoint that verifies and holds the optimizer's state, or, where none does, the newest that verifies; says
+  // (log) which were skipped and why. Null when output_dir has none;
   // Error(kInvalidData) when it has some and all are damaged; Error(kStorage, kOutOfMemory) when one cannot be read, which says
   // nothing about what is in it.
   virtual std::unique_ptr<Reader> open_newest() = 0;
   // Collective. The same errors.
   virtual std::unique_ptr<Reader> open_checkpoint(const std::filesystem::path& path) = 0;
   // Collective. Renames the checkpoints of steps after `step` to abandoned-checkpoint-<step>: they are of a course that the run
-  // leaves, and would be taken for its newest. Says (log) so.
+  // leaves, and would be taken for its newest. -1: all of them, of another run. Says (log) so.
   virtual void set_aside_after(int64_t step) = 0;
 };
 

@@ -19,8 +19,9 @@ std::string run_identity(const config::Options& options, const RunPlan& plan,
                          const std::string& device, int threads_per_rank, const std::string& adapter = "",
                          const std::vector<std::string>& evaluation_sets = {});
 
-// Local. Whether both runs measure the best model alike: by the same metric, in the same direction, on the same sets.
-bool has_same_best_model_rule(const std::string& saved_identity, const std::string& identity);
+// Local. Whether an entry of "schedule" is the same: "best_model" is when both runs measure the best model alike (by the same metric, in the
+// same direction, on the same sets), "early_stopping" when both count evaluations without gain alike.
+bool has_same_schedule_value(const std::string& saved_identity, const std::string& identity, const char* key);
 
 // Local. Whether a checkpoint with this identity read the same rows in the same order as a run with these
 // options would, the size of the global batch aside. num_rows: usable ones.

@@ -38,6 +38,19 @@ TEST(Plan, CountsStepsAsTransformersDoes) {
   EXPECT_EQ(make_plan(opts, 25, 2).num_train_epochs, 3);
 }
 
+TEST(Plan, EveryEvaluationThatMayBeBestHasACheckpointWhereStepsAreFractions) {
+  config::Options opts = options(1, 1);
+  opts.schedule.max_steps = 25;
+  opts.eval.eval_strategy = opts.save.save_strategy = "steps";
+  opts.eval.eval_steps = 0.1;
+  opts.save.save_steps = 0.2;
+  EXPECT_EQ(make_plan(opts, 100, 1).save_steps, 5);
+  opts.best.load_best_model_at_end = true;
+  const RunPlan plan = make_plan(opts, 100, 1);
+  EXPECT_EQ(plan.eval_steps, 3);
+  EXPECT_EQ(plan.save_steps, 6);
+}
+
 TEST(Plan, EpochsAreCountedInRowsAlsoAfterStepsOfAnotherSize) {
   config::Options opts = options(2, 3);
   opts.schedule.num_train_epochs = 3;

@@ -52,11 +52,11 @@ TEST(RunIdentity, BestModelsAreComparedOnlyByOneRule) {
     return run_identity(settings.options, settings.plan(), settings.dataset, settings.spec, "cpu", 1, "", sets);
   };
   const std::string loss = with("loss", {"a", "b"});
-  EXPECT_TRUE(has_same_best_model_rule(loss, with("eval_loss", {"a", "b"})));
-  EXPECT_FALSE(has_same_best_model_rule(loss, with("mean_token_accuracy", {"a", "b"})));
-  EXPECT_FALSE(has_same_best_model_rule(loss, with("loss", {"a", "c"})));
-  EXPECT_FALSE(has_same_best_model_rule(loss, with("", {"a", "b"})));
-  EXPECT_TRUE(has_same_best_model_rule(with("", {"a"}), with("", {})));
+  EXPECT_TRUE(has_same_schedule_value(loss, with("eval_loss", {"a", "b"}), "best_model"));
+  EXPECT_FALSE(has_same_schedule_value(loss, with("mean_token_accuracy", {"a", "b"}), "best_model"));
+  EXPECT_FALSE(has_same_schedule_value(loss, with("loss", {"a", "c"}), "best_model"));
+  EXPECT_FALSE(has_same_schedule_value(loss, with("", {"a", "b"}), "best_model"));
+  EXPECT_TRUE(has_same_schedule_value(with("", {"a"}), with("", {}), "best_model"));
 }
 
 TEST(RunIdentity, MicroBatchesMayBeCutOtherwise) {
