@@ -109,6 +109,18 @@ def test_preempted_job_saves_waits_and_goes_on(bed, workspace, undisturbed, repe
     assert "start 1, " in output_of(settings) and "start 2, " in output_of(settings), "one log for both starts"
 
 
+def test_cancelled_job_stays_cancelled(bed, workspace):
+    bed.wait_idle()
+    settings = settings_of(workspace, "cancelled", LONG, save_steps=LONG)
+    job = submit(bed, settings)
+    wait_for_step(bed, job, settings, 5)
+    bed.run("scancel", job.number)
+    job.wait("CANCELLED")
+    wait_until(lambda: "the job was cancelled" in output_of(settings), "the end of the batch script", bed)
+    bed.wait_idle()
+    assert "back to the queue" not in output_of(settings) and "start 2, " not in output_of(settings)
+
+
 def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
     """Slurm looks at time limits, of whole minutes, every 30 s and signals up to 30 s early: here 10 s after the start, when the ranks listen,
     or later; the run is held still in the meantime."""

@@ -147,7 +147,7 @@ def test_bad_arguments(start):
 def test_mpirun_explains_why_it_cannot_start(start):
     process = start("-n", "2", "-H", "localhost:1", "exit", "0", OMPI_MCA_rmaps_base_oversubscribe="0")
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 92 and "not enough slots" in said and "cannot start 2 ranks" in said
+    assert process.returncode == 93 and "not enough slots" in said and "cannot start 2 ranks" in said
     assert "rank 0" not in said
 
 
@@ -270,6 +270,26 @@ def test_the_first_start_of_a_job_obeys_and_the_others_go_on(slurm_job, tmp_path
         done = slurm_job(run, restarts, "--resume_from_checkpoint=false")
         assert f"run: --launcher srun {expected}\n" in done.stdout, done.stdout
         assert done.returncode == (85 if restarts < 2 else 0) and ("scontrol: requeue 7" in done.stdout) == (restarts < 2), done.stdout
+
+
+def test_a_start_that_ends_before_its_first_checkpoint_is_repeated_as_it_was(slurm_job, tmp_path):
+    """output_dir holds a later checkpoint of another course."""
+    (tmp_path / "out" / "checkpoint-9").mkdir(parents=True)
+    for restarts, run, goes_on in ((0, "exit 85", False), (1, "mkdir out/checkpoint-4; exit 137", False), (2, "exit 0", True)):
+        done = slurm_job(run, restarts, "--resume_from_checkpoint=out/checkpoint-3")
+        assert ("--resume_from_checkpoint=true" in done.stdout) == goes_on, done.stdout
+    assert slurm_job("exit 93", 0).returncode == 93
+    assert slurm_job("exit 93", 1).returncode == 85
+
+
+@pytest.mark.parametrize("state, requeued", [
+    ("JobState=COMPLETING Reason=None PreemptTime=None", False), ("JobState=RUNNING Reason=None PreemptTime=None", True),
+    ("JobState=COMPLETING Reason=None PreemptTime=2026-01-01T00:00:00", True), ("JobState=COMPLETING Reason=TimeLimit PreemptTime=None", True)])
+def test_a_cancelled_job_is_not_queued_again(slurm_job, tmp_path, state, requeued):
+    stub(tmp_path, "scontrol", f'echo "scontrol: $* JobId=7 {state} End"')
+    done = slurm_job("exit 85", 0)
+    assert done.returncode == 85 and ("scontrol: requeue" in done.stdout) == requeued, done.stdout
+    assert ("the job was cancelled" in done.stdout) != requeued
 
 
 def test_a_job_hands_on_the_network_to_use(slurm_job):

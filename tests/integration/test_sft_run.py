@@ -135,15 +135,70 @@ def test_requests_without_progress_end_at_last(workspace, monkeypatch):
     assert supervisor.run() == 86 and len(supervisor.attempts) == 20
 
 
+def ends_with(sft_run, supervisor, monkeypatch, codes: list[int]) -> int:
+    codes = iter(codes)
+    monkeypatch.setattr(sft_run, "LONGEST_WAIT_SECONDS", 0)
+    monkeypatch.setattr(supervisor, "start", lambda: sft_run.Attempt(0, 0, 0.0, next(codes), ""))
+    return supervisor.run()
+
+
+def test_a_host_that_is_away_is_waited_for_but_not_one_that_never_was(workspace, monkeypatch):
+    sft_run = sft_run_module()
+    for codes, last in (([93], 93), ([137, 93, 93, 0], 0)):
+        assert ends_with(sft_run, sft_run.Supervisor([], workspace.folder / "away", 5, 180, 600), monkeypatch, codes) == last
+
+
+def test_a_damaged_checkpoint_of_a_later_step_hides_no_progress(workspace, tmp_path, monkeypatch):
+    """Each start makes a checkpoint of a lower number."""
+    sft_run = sft_run_module()
+    monkeypatch.setattr(sft_run, "LONGEST_WAIT_SECONDS", 0)
+    (tmp_path / "checkpoint-200").mkdir()
+    supervisor = sft_run.Supervisor([], tmp_path, 1, 180, 600)
+
+    def start():
+        made = len(supervisor.attempts)
+        (tmp_path / f"checkpoint-{made + 1}" / "state").mkdir(parents=True)
+        (tmp_path / f"checkpoint-{made + 1}" / "state" / "MANIFEST.json").touch()
+        return sft_run.Attempt(0, 0, 0.0, 0 if made == 5 else 137, "")
+
+    monkeypatch.setattr(supervisor, "start", start)
+    assert supervisor.run() == 0 and supervisor.progress.newest_checkpoint() == 6
+
+
+def test_time_in_which_the_supervisor_was_stopped_does_not_count(workspace, tmp_path, monkeypatch):
+    sft_run = sft_run_module()
+    now = 0.0
+
+    class Waited(Created):
+        def wait(self, timeout=None):
+            nonlocal now
+            now += 1000 if now == 5 else 0.5
+            if now < 1007:
+                raise subprocess.TimeoutExpired("", 0)
+            return 0
+
+    monkeypatch.setattr(sft_run, "TaggedProcess", Waited)
+    monkeypatch.setattr(sft_run.time, "monotonic", lambda: now)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        assert sft_run.Supervisor([], tmp_path, 0, 10, 0).start().code == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 # What the run says of resume_from_checkpoint, whether output_dir holds a checkpoint, and what the starts are told of it.
 @pytest.mark.parametrize("given, saved, first, second", [
     ({}, True, None, "true"), ({"resume_from_checkpoint": "/other/checkpoint-3"}, True, "/other/checkpoint-3", "true"),
     ({"resume_from_checkpoint": "/other/checkpoint-3"}, False, "/other/checkpoint-3", "/other/checkpoint-3"),
-    ({"resume_from_checkpoint": False, "overwrite_output_dir": True}, True, None, "true")], ids=["nothing", "folder", "unsaved", "overwritten"])
+    ({"resume_from_checkpoint": "/other/checkpoint-3"}, "before", "/other/checkpoint-3", "/other/checkpoint-3"),
+    ({"resume_from_checkpoint": False, "overwrite_output_dir": True}, True, None, "true")],
+    ids=["nothing", "folder", "unsaved", "saved-before", "overwritten"])
 def test_the_first_start_obeys_and_the_others_go_on(workspace, tmp_path, given, saved, first, second):
     """The stand-in writes down its configuration, and saves a checkpoint that cannot be read."""
     settings = workspace.settings(f"obeys-{tmp_path.name}", **given)
-    save = f"mkdir -p {settings['output_dir']}/checkpoint-4" if saved else ":"
+    save = f"mkdir -p {settings['output_dir']}/checkpoint-4" if saved is True else ":"
+    if saved == "before":  # of another course: the first start ends before it sets it aside
+        (settings["output_dir"] / "checkpoint-9").mkdir(parents=True)
     environment = stand_in(tmp_path, f'"{ours.program()}" "$@" --print-config >>seen; {save}; [ $(grep -c ^output_dir seen) = 2 ] || exit 91')
     done = supervise(settings, environment)
     assert done.returncode == 0, done.stderr
