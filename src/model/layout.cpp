@@ -162,9 +162,15 @@ const RoleName& name_of(const Family& family, Role role) {
   return *entry;
 }
 
-// Without ".weight" or ".bias".
+// In files, without ".weight" or ".bias".
 std::string tensor_name(const Family& family, Role role, int64_t layer, int64_t expert = 0) {
   return numbered(name_of(family, role).name, layer, expert);
+}
+
+// Of the module, as adapters name it.
+std::string module_name(const Family& family, Role role, int64_t layer, int64_t expert = 0) {
+  const RoleName& name = name_of(family, role);
+  return numbered(name.module.empty() ? name.name : name.module, layer, expert);
 }
 
 [[noreturn]] void fail_not_adaptable(const std::string& module) {
@@ -201,10 +207,11 @@ class LayoutBuilder {
     const int here = static_cast<int>(layout_.tensors.size());
     if (part.expert == 0) place = here;
     if (part.expert == 1) layout_.expert_stride = here - place;
-    const std::string module = tensor_name(family_, part.role, layer_, part.expert);
     const RoleName& names = name_of(family_, part.role);
+    const std::string module = module_name(family_, part.role, layer_, part.expert);
     TensorDef def;
-    def.name = module + suffix;
+    def.model_name = tensor_name(family_, part.role, layer_, part.expert) + suffix;
+    def.name = adapter_ == nullptr ? def.model_name : module + suffix;
     def.shape = shape;
     def.decay = shape.size() >= 2;
     def.linear = def.decay && part.in > 0;
@@ -214,10 +221,16 @@ class LayoutBuilder {
       if (name.starts_with(family_.base_prefix))
         def.aliases.push_back(name.substr(family_.base_prefix.size()));
     };
-    if (!names.alias.empty()) def.aliases.push_back(numbered(names.alias, layer_, part.expert) + suffix);
-    add_alias(def.name);
+    if (!names.alias.empty()) add_alias(numbered(names.alias, layer_, part.expert) + suffix);
+    add_alias(def.model_name);
     if (part.role == Role::kOutputEmbedding && spec_.output_embedding_from_input)
       add_alias(tensor_name(family_, Role::kTokenEmbedding, 0) + suffix);
+    if (part.role == Role::kTokenEmbedding && spec_.tie_word_embeddings) {  // files hold either
+      const RoleName& head = name_of(family_, Role::kOutputEmbedding);
+      for (const std::string_view name : {head.name, head.alias}) {
+        if (!name.empty()) add_alias(std::string(name) + suffix);
+      }
+    }
     if (adapter_ != nullptr) {
       def.trainable = adapter_->saves(module);
       if (def.trainable) {
@@ -242,7 +255,7 @@ class LayoutBuilder {
     std::vector<const Part*> targets;
     for (const Part& part : parts) {
       const std::string module =
-          part.weight.empty() ? "" : tensor_name(family_, part.role, layer_, part.expert);
+          part.weight.empty() ? "" : module_name(family_, part.role, layer_, part.expert);
       if (module.empty() || adapter_->saves(module) || !adapter_->targets(module)) continue;
       check_is_for_peft(part.role, module, "lora_target_modules");
       if (part.in > 0) {
@@ -252,7 +265,7 @@ class LayoutBuilder {
       }
     }
     for (const Part* part : targets) {
-      const std::string module = tensor_name(family_, part->role, layer_);
+      const std::string module = module_name(family_, part->role, layer_);
       LoraPlace& place = layout_.adapters[part->role];
       place.scale = adapter_->scale();
       place.dropout = adapter_->lora_dropout;
@@ -262,7 +275,7 @@ class LayoutBuilder {
       place.a = add_adapter(module + ".lora_A.weight", AdapterPart::kA, {adapter_->r, part->in});
     }
     for (const Part* part : targets) {
-      const std::string module = tensor_name(family_, part->role, layer_);
+      const std::string module = module_name(family_, part->role, layer_);
       LoraPlace& place = layout_.adapters[part->role];
       place.b = add_adapter(module + ".lora_B.weight", AdapterPart::kB, {part->out, adapter_->r});
       if (adapter_->use_dora)
@@ -293,7 +306,7 @@ std::vector<std::string> linear_names(const DecoderSpec& spec, const Family& fam
   std::vector<std::string> names;
   for (const Part& part : layer_parts(spec, 0)) {
     if (part.in == 0 || !is_for_peft(spec, part.role)) continue;
-    const std::string module = tensor_name(family, part.role, 0);
+    const std::string module = module_name(family, part.role, 0);
     names.push_back(module.substr(module.rfind('.') + 1));
   }
   return names;
@@ -327,19 +340,28 @@ int64_t TensorDef::numel() const {
 
 DecoderSpec untied_where_saved(DecoderSpec spec, const Family& family, const AdapterSpec* adapter) {
   if (adapter == nullptr || !spec.tie_word_embeddings) return spec;
-  if (adapter->saves(tensor_name(family, Role::kTokenEmbedding, 0)) ||
-      adapter->saves(tensor_name(family, Role::kOutputEmbedding, 0))) {
+  if (adapter->saves(module_name(family, Role::kTokenEmbedding, 0)) ||
+      adapter->saves(module_name(family, Role::kOutputEmbedding, 0))) {
     spec.tie_word_embeddings = false;
     spec.output_embedding_from_input = true;
   }
   return spec;
 }
 
+std::array<TensorDef, 2> embeddings(const DecoderSpec& spec, const Family& family) {
+  DecoderSpec apart = spec;
+  apart.tie_word_embeddings = false;
+  const BlockLayout input = LayoutBuilder(apart, family, nullptr, 0).build(embedding_parts(apart));
+  const BlockLayout output = LayoutBuilder(apart, family, nullptr, 0).build(head_parts(apart));
+  return {input.tensors[static_cast<std::size_t>(input.weight(Role::kTokenEmbedding))],
+          output.tensors[static_cast<std::size_t>(output.weight(Role::kOutputEmbedding))]};
+}
+
 std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& family,
                                       const AdapterSpec* adapter) {
   if (adapter != nullptr && !adapter->all_linear && spec.tie_word_embeddings) {
     // A tied head is no part of its own.
-    const std::string head = tensor_name(family, Role::kOutputEmbedding, 0);
+    const std::string head = module_name(family, Role::kOutputEmbedding, 0);
     if (adapter->targets(head)) fail_not_adaptable(head);
   }
   std::vector<BlockLayout> layouts{LayoutBuilder(spec, family, adapter, 0).build(embedding_parts(spec))};

@@ -40,6 +40,9 @@ struct BlockLayout {
 // As PEFT: a tied embedding that is trained as a whole leaves its partner as it was.
 DecoderSpec untied_where_saved(DecoderSpec spec, const Family& family, const AdapterSpec* adapter);
 
+// The input and the output embedding as they are in files that hold both.
+std::array<TensorDef, 2> embeddings(const DecoderSpec& spec, const Family& family);
+
 // Blocks 0 (embedding), 1 ... N (layers), N + 1 (head). With an adapter, only its tensors and the modules it
 // saves are trainable. Error(kConfig) when it targets nothing, or something that cannot be adapted.
 std::vector<BlockLayout> make_layouts(const DecoderSpec& spec, const Family& family,

@@ -19,6 +19,10 @@ DecoderSpec spec_from_config_json(const std::string& text, const std::string& fi
     known += (known.empty() ? "" : ", ") + std::string(family->model_type);
     if (family->model_type != model_type) continue;
     if (config.has("quantization_config")) config.unsupported("quantization_config", "unquantized weights");
+    config.require_flag("is_causal", true);
+    for (const char* key : {"per_layer_config", "transformers_weights"}) {
+      if (config.has(key)) config.unsupported(key, "null");
+    }
     DecoderSpec spec = family->read_config(config);
     spec.model_type = model_type;
     spec.layers.resize(static_cast<std::size_t>(spec.num_hidden_layers));

@@ -155,7 +155,6 @@ std::unique_ptr<TensorSource> open_indexed(const std::filesystem::path& index_pa
   std::set<std::string> files;
   for (const auto& [tensor, file] : index.weight_map) files.insert(file);
   auto result = std::make_unique<SafetensorsFiles>();
-  int64_t total_size = 0;
   for (const std::string& file : files) {
     const std::filesystem::path path = index_path.parent_path() / file;
     if (!std::filesystem::exists(path)) {
@@ -164,12 +163,7 @@ std::unique_ptr<TensorSource> open_indexed(const std::filesystem::path& index_pa
     auto source = std::make_unique<PlainFile>(path);
     const SafetensorsHeader header = read_safetensors_header(*source);
     check_shard(index_path, index, file, header);
-    total_size += source->size() - header.data_start;
     result->add(std::move(source), header);
-  }
-  if (index.total_size && *index.total_size != total_size) {
-    fail(ExitCode::kInvalidData, "{}: 'total_size' is {}, the shards hold {} bytes", index_path.string(),
-         *index.total_size, total_size);
   }
   return result;
 }

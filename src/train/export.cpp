@@ -32,9 +32,7 @@ std::vector<checkpoint::TensorSlice> model_tensors(const engine::Engine& engine)
   for (int64_t b = 0; b < engine.decoder().num_blocks(); ++b) {
     for (const model::TensorDef& tensor : engine.decoder().block_tensors(b)) {
       if (tensor.adapter != model::AdapterPart::kNone) continue;
-      std::string name = tensor.name;
-      if (name.starts_with(model::kAdapterPrefix)) name.erase(0, model::kAdapterPrefix.size());
-      slices.push_back({name, tensor.shape, 0, tensor.numel(), by_name.at(tensor.name)});
+      slices.push_back({tensor.model_name, tensor.shape, 0, tensor.numel(), by_name.at(tensor.name)});
     }
   }
   return slices;

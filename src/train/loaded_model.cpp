@@ -40,8 +40,7 @@ LoadedModel load_model(const fs::path& dir, parallel::Communicator& comm) {
   const fs::path config_file = loaded.model_dir / "config.json";
   loaded.config_json = base::read_text(config_file);
   loaded.decoder =
-      model::Decoder::create(model::spec_from_config_json(loaded.config_json, config_file.string()),
-                             loaded.adapter ? &*loaded.adapter : nullptr);
+      model::Decoder::create(model::spec_of_model(loaded.model_dir), loaded.adapter ? &*loaded.adapter : nullptr);
   loaded.timers = std::make_unique<base::PhaseTimers>();
   loaded.engine =
       std::make_unique<engine::Engine>(*loaded.decoder, engine::EngineOptions{}, comm, *loaded.timers);

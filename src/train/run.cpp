@@ -53,11 +53,12 @@ ChosenTokens chosen_tokens(const config::PrepareOptions& prepare, const data::Da
 }
 
 // config.json as it goes into checkpoints: it says what is written, which is fp32, and the tokens in use.
-std::string config_for_checkpoint(const std::string& text, const std::string& file,
+std::string config_for_checkpoint(const std::string& text, const std::string& file, const model::DecoderSpec& spec,
                                   const ChosenTokens& tokens) {
   nlohmann::json config = base::parse_json(text, file);
   config.erase("torch_dtype");
   config["dtype"] = "float32";
+  if (!spec.tie_word_embeddings) config["tie_word_embeddings"] = false;  // the weights may have untied them
   if (tokens.eos) config["eos_token_id"] = *tokens.eos;
   if (tokens.pad) config["pad_token_id"] = *tokens.pad;
   return config.dump(2) + "\n";
@@ -78,7 +79,7 @@ bool has_file(const std::vector<checkpoint::SideFile>& files, const std::string&
 void put_model_configs(Inputs& inputs, const config::Options& options, const fs::path& config_file) {
   const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
   put_file(inputs.side_files, "config.json",
-           config_for_checkpoint(inputs.config_json, config_file.string(), tokens));
+           config_for_checkpoint(inputs.config_json, config_file.string(), inputs.decoder->spec(), tokens));
   // With tokens of the run, that beside the data set: sft-prepare has put them into it.
   const bool keep_prepared =
       (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
@@ -112,7 +113,7 @@ Inputs read_inputs(const config::Options& options) {
   inputs.model_dir = model::resolve_model_dir(options.model.model_name_or_path);
   const fs::path config_file = inputs.model_dir / "config.json";
   inputs.config_json = base::read_text(config_file);
-  const model::DecoderSpec model = model::spec_from_config_json(inputs.config_json, config_file.string());
+  const model::DecoderSpec model = model::spec_of_model(inputs.model_dir);
   inputs.adapter = plan_adapter(options.adapter, model);
   inputs.decoder = model::Decoder::create(model, inputs.adapter ? &inputs.adapter->spec : nullptr);
   const model::DecoderSpec& spec = inputs.decoder->spec();
@@ -159,7 +160,8 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const config::OptimizerOptions&
                               shape == std::vector<int64_t>{spec.hidden_size, spec.embedding_size};
       range.tensors.push_back({.offset = block.placement(t).offset,
                                .shape = shape,
-                               .is_embedding = is_in(embedding, block.tensors()[t]) && shape.size() == 2 && !projection});
+                               .is_embedding = is_in(embedding, block.tensors()[t]) && shape.size() == 2 && !projection &&
+                                               block.tensors()[t].adapter == model::AdapterPart::kNone});
     }
     ranges.push_back(std::move(range));
   }
@@ -207,6 +209,12 @@ std::vector<std::string> hashes_of(const std::vector<EvaluationSet>& sets) {
   std::vector<std::string> hashes;
   for (const EvaluationSet& set : sets) hashes.push_back(set.dataset->info().content_xxh3);
   return hashes;
+}
+
+// TRL evaluates in an order of its own too.
+std::optional<uint64_t> length_grouped_seed(const config::Options& options) {
+  if (!options.runtime.trl_compat || options.data.train_sampling_strategy != "group_by_length") return std::nullopt;
+  return static_cast<uint64_t>(options.data.data_seed.value_or(options.data.seed));
 }
 
 std::vector<std::string> names_of_metrics(const std::vector<Evaluator*>& evaluators) {
@@ -314,6 +322,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
             .micro_batch_tokens = plan.micro_batch_tokens,
             .trl_compat = options.runtime.trl_compat,
             .drop_last = options.data.dataloader_drop_last,
+            .length_grouped_seed = length_grouped_seed(options),
             .token_metrics = options.logging.log_token_metrics,
             .loss_is_perplexity = options.loss.loss_type == "nll" && options.loss.label_smoothing_factor == 0,
             .router_aux_loss_coef = inputs.router_aux_loss_coef},

@@ -5,7 +5,7 @@
 void sft::fuzz::one_input(std::string_view input) {
   sft::model::ShardIndex index;
   if (!sft::fuzz::accepted([&] { index = sft::model::parse_shard_index(input, "input"); })) return;
-  sft::fuzz::require(!index.weight_map.empty() && index.total_size.value_or(0) >= 0, "tensors, and a size");
+  sft::fuzz::require(!index.weight_map.empty(), "tensors");
   for (const auto& [tensor, file] : index.weight_map) {
     sft::fuzz::require(file.find('/') == std::string::npos && file.find('\0') == std::string::npos &&
                            file.front() != '.' && file.ends_with(".safetensors"),

@@ -1,9 +1,12 @@
 """What a run leaves behind opens in transformers: the model with the same logits, the tokenizer, the trainer's state."""
 
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from parity import cases, models, ours
 
@@ -91,3 +94,51 @@ def test_tokenizer_and_state_load(workspace, run):
     assert [e["eval_loss"] for e in state.log_history if "eval_loss" in e] == [e["eval_loss"] for e in run.evaluations]
     final = TrainerState.load_from_json(str(run.output_dir / "trainer_state.json"))
     assert final.log_history[-1]["train_loss"] == run.summary["train_loss"]
+
+
+def settings_of(workspace, model_folder, out, **more) -> dict:
+    return {"model_name_or_path": model_folder, "train_dataset": workspace.token_file("train", "llama-tied"),
+            "eval_dataset": workspace.token_file("eval", "llama-tied"), "output_dir": out, "max_length": cases.MAX_LENGTH,
+            "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "max_steps": 3, "save_strategy": "no", "eval_strategy": "steps",
+            "eval_steps": 3, "eval_on_start": True, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1} | more
+
+
+@pytest.mark.parametrize("stored", ["a head of its own", "a copy of it", "the head alone"])
+def test_a_tied_head_is_what_the_weights_say(workspace, stored, tmp_path):
+    """tie_word_embeddings = true, and files that converters and trainers leave: both sides take the same for the head."""
+    folder = shutil.copytree(workspace.model("llama-tied"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding[::-1].copy() if stored == "a head of its own" else embedding.copy()
+    if stored == "the head alone":
+        del weights["model.embed_tokens.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    run = ours.run(settings_of(workspace, folder, tmp_path / "out"), ranks=2)
+    rows = models.tokenize(folder, workspace.eval_texts)
+    assert mean_loss(folder, rows) == pytest.approx(run.evaluations[0]["eval_loss"], abs=1e-5)
+    assert mean_loss(run.output_dir, rows) == pytest.approx(run.evaluations[1]["eval_loss"], abs=1e-5)
+    assert run.evaluations[1]["eval_loss"] < run.evaluations[0]["eval_loss"] - 1e-3
+    apart = stored == "a head of its own"
+    assert ("does not tie them" in " ".join(run.output.split())) == apart
+    assert ("lm_head.weight" in load_file(run.output_dir / "model.safetensors")) == apart
+    assert json.loads((run.output_dir / "config.json").read_text())["tie_word_embeddings"] == (not apart)
+
+
+def test_modules_of_an_adapter_have_the_names_of_transformers(workspace, tmp_path):
+    """GPT-NeoX's head is lm_head to transformers and PEFT, and embed_out in files."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    folder = shutil.copytree(workspace.model("llama-tied"), tmp_path / "model")
+    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocab_size, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+                                     max_position_embeddings=128)).save_pretrained(folder)
+    adapter = {"use_peft": True, "lora_target_modules": "query_key_value", "lora_modules_to_save": "lm_head", "lora_r": 4}
+    run = ours.run(settings_of(workspace, folder, tmp_path / "out", **adapter))
+    rows = models.tokenize(folder, workspace.eval_texts)
+    assert mean_loss(run.output_dir, rows) == pytest.approx(run.evaluations[1]["eval_loss"], abs=1e-5)
+    assert run.evaluations[1]["eval_loss"] < run.evaluations[0]["eval_loss"] - 1e-3
+    merged = tmp_path / "merged"
+    subprocess.run([ours.program(), "export", "--merge", run.output_dir, merged], check=True, capture_output=True)
+    assert "embed_out.weight" in load_file(merged / "model.safetensors")
+    assert mean_loss(merged, rows) == pytest.approx(run.evaluations[1]["eval_loss"], abs=1e-5)

@@ -25,6 +25,7 @@ enum class AdapterPart { kNone, kA, kB, kMagnitude };
 
 struct TensorDef {
   std::string name;                  // as save_pretrained writes it, e.g. "model.layers.0.self_attn.q_proj.weight"
+  std::string model_name;            // the same in the files of a whole model; empty: only an adapter has it
   std::vector<std::string> aliases;  // other names it is accepted under when loading
   std::vector<int64_t> shape;
   bool decay = true;                 // takes weight decay: at least two dimensions

@@ -16,6 +16,7 @@ struct RoleName {
   Role role;
   std::string_view name;        // without ".weight"; {} stands for the layer's number, a second one for the expert's
   std::string_view alias = {};  // another name that files have it under
+  std::string_view module = {};  // what transformers and PEFT call the module itself, where that is another name
 };
 
 struct Family {

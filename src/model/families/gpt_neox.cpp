@@ -13,7 +13,7 @@ constexpr std::array kNames = {
     RoleName{Role::kDown, "gpt_neox.layers.{}.mlp.dense_4h_to_h"},
     RoleName{Role::kAttentionNorm, "gpt_neox.layers.{}.input_layernorm"},
     RoleName{Role::kMlpNorm, "gpt_neox.layers.{}.post_attention_layernorm"},
-    RoleName{Role::kOutputEmbedding, "embed_out", "lm_head"},
+    RoleName{Role::kOutputEmbedding, "embed_out", "lm_head", "lm_head"},
     RoleName{Role::kFinalNorm, "gpt_neox.final_layer_norm"},
 };
 

@@ -35,8 +35,13 @@ DecoderSpec read_common(const ConfigReader& config, const Defaults& defaults) {
   return spec;
 }
 
+// With layer_types transformers takes it for a Ministral: windows in some layers only, in all where the key is null.
 DecoderSpec read_mistral(const ConfigReader& config) {
-  return read_common(config, {.norm_eps = 1e-6, .theta = 1e4, .window = 4096});
+  DecoderSpec spec = read_common(config, {.norm_eps = 1e-6, .theta = 1e4, .window = 4096});
+  if (!config.has("layer_types")) return spec;
+  spec.layers.clear();
+  read_layer_types(config, spec, nullptr);
+  return spec;
 }
 
 DecoderSpec read_mixtral(const ConfigReader& config) {

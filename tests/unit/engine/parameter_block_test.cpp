@@ -12,7 +12,7 @@ namespace sft::engine {
 namespace parameter_block_test {
 
 const std::vector<model::TensorDef> kTensors{
-    {"a.weight", {"old.a"}, {3, 5}, true}, {"b.weight", {}, {4, 16}, true}, {"norm.weight", {}, {7}, false}};
+    {"a.weight", "", {"old.a"}, {3, 5}, true}, {"b.weight", "", {}, {4, 16}, true}, {"norm.weight", "", {}, {7}, false}};
 
 TEST(ParameterBlock, PutsEveryTensorOnA64ByteBoundaryDecayedOnesFirst) {
   const ParameterBlock block(kTensors, c10::kCPU);

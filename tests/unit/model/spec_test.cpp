@@ -248,13 +248,34 @@ TEST(Spec, LongRopeRunsRowsWithinTheOriginalPositions) {
   expect_refused(longrope({1.0}), {"short_factor", "4 frequencies"});
 }
 
+TEST(Spec, MistralWithLayerTypesHasWindowsInSomeLayers) {
+  const auto windows = [](json changes) {
+    json config = llama({{"model_type", "mistral"}, {"num_hidden_layers", 2}, {"sliding_window", 8}});
+    config.update(changes);
+    std::vector<std::optional<int64_t>> result;
+    for (const LayerSpec& layer : parse(config).layers) result.push_back(layer.sliding_window);
+    return result;
+  };
+  using Windows = std::vector<std::optional<int64_t>>;
+  EXPECT_EQ(windows(json::object()), (Windows{8, 8}));
+  EXPECT_EQ(windows({{"layer_types", nullptr}}), (Windows{8, 8}));
+  EXPECT_EQ(windows({{"layer_types", {"full_attention", "sliding_attention"}}}), (Windows{std::nullopt, 8}));
+}
+
+TEST(Spec, RefusesKeysThatChangeResultsOfEveryFamily) {
+  expect_refused(llama({{"is_causal", false}}), {"is_causal"});
+  expect_refused(llama({{"per_layer_config", {{"0", json::object()}}}}), {"per_layer_config"});
+  expect_refused(llama({{"transformers_weights", "other.safetensors"}}), {"transformers_weights"});
+  parse(llama({{"is_causal", true}, {"per_layer_config", nullptr}, {"transformers_weights", nullptr}}));
+}
+
 TEST(Decoder, TakesNamesOfCheckpointsOfTheBareModel) {
   const auto first = [](const json& config, int64_t block) {
     return Decoder::create(parse(config))->block_tensors(block).front();
   };
   EXPECT_EQ(first(gpt2(), 1).name, "transformer.h.0.attn.c_attn.weight");
   EXPECT_EQ(first(gpt2(), 1).aliases, std::vector<std::string>{"h.0.attn.c_attn.weight"});
-  EXPECT_EQ(first(opt(), 0).aliases, std::vector<std::string>{"decoder.embed_tokens.weight"});
+  EXPECT_EQ(first(opt(), 0).aliases, (std::vector<std::string>{"decoder.embed_tokens.weight", "lm_head.weight"})) << "it is tied";
   EXPECT_EQ(first(llama(), 2).aliases, std::vector<std::string>{"layers.1.self_attn.q_proj.weight"});
   EXPECT_TRUE(first(llama(), 3).aliases.empty()) << "lm_head has no prefix";
 }
