@@ -46,6 +46,8 @@ class FileDataset final : public TokenDataset {
     return sum;
   }
 
+  int64_t longest_sequence() const override { return longest_sequence_; }
+
   std::vector<int64_t> row_numbers(int64_t index) const override {
     std::vector<int64_t> numbers;
     for_each_piece(index, [&](const Piece& piece) { numbers.push_back(piece.row); });
@@ -139,11 +141,13 @@ class FileDataset final : public TokenDataset {
 
   void count_losses() {
     int64_t num_tokens_kept = 0, num_whole = 0;
+    const bool across = packed_ && strategy_ == PackingStrategy::kWrapped;
     for (int64_t index = 0; index < size(); ++index) {
+      if (across) longest_sequence_ = std::max(longest_sequence_, length(index));
       for_each_piece(index, [&](const Piece& piece) {
         num_whole += piece.length == file_.length(piece.row);
         num_tokens_kept += piece.length;
-        longest_piece_ = std::max<int64_t>(longest_piece_, piece.length);
+        longest_sequence_ = std::max<int64_t>(longest_sequence_, piece.length);
       });
     }
     num_rows_truncated_ = file_.info.num_rows - num_rows_dropped_ - num_whole;
@@ -155,7 +159,7 @@ class FileDataset final : public TokenDataset {
       fail(ExitCode::kInvalidData, "{}: max_length = {} leaves no row with a target: raise it",
            file_.path.string(), max_length_);
     }
-    if (longest_piece_ < 2) {
+    if (longest_sequence_ < 2) {
       fail(ExitCode::kInvalidData, "{}: no row has more than one token{}: there is no next token to learn",
            file_.path.string(), max_length_ < 2 ? " within max_length = 1" : "");
     }
@@ -167,7 +171,7 @@ class FileDataset final : public TokenDataset {
   std::optional<PackedRows> packed_;
   std::vector<int64_t>
       order_;  // of rows of the file or, where packed, of packed rows; empty: all, as they come
-  int64_t num_rows_truncated_ = 0, num_tokens_lost_ = 0, num_rows_dropped_ = 0, longest_piece_ = 0;
+  int64_t num_rows_truncated_ = 0, num_tokens_lost_ = 0, num_rows_dropped_ = 0, longest_sequence_ = 0;
 };
 
 }  // namespace

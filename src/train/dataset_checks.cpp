@@ -37,28 +37,26 @@ void check_tokenizer(const std::string& path, const fs::path& folder, const data
   }
 }
 
-void check_lengths(const std::string& path, const data::TokenDataset& dataset,
-                   const std::optional<int64_t>& max_length, const model::DecoderSpec& spec) {
-  if (max_length && spec.longest_row && *max_length > *spec.longest_row) {
+// Of documents that packing keeps apart each counts for itself.
+void check_lengths(const std::string& path, const data::TokenDataset& dataset, const data::RowOptions& rows,
+                   const model::DecoderSpec& spec) {
+  const bool apart = rows.packing && rows.packing->strategy != data::PackingStrategy::kWrapped;
+  if (!apart && rows.max_length && spec.longest_row && *rows.max_length > *spec.longest_row) {
     fail(ExitCode::kConfig,
-         "max_length = {} is beyond the {} positions of the model; set max_length = {} or less", *max_length,
+         "max_length = {} is beyond the {} positions of the model; set max_length = {} or less", *rows.max_length,
          *spec.longest_row, *spec.longest_row);
   }
-  const int64_t limit = spec.longest_row.value_or(spec.max_position_embeddings);
-  if (max_length && *max_length <= limit) return;
-  for (int64_t row = 0; row < dataset.size(); ++row) {
-    if (dataset.length(row) <= limit) continue;
-    if (spec.longest_row) {
-      fail(ExitCode::kInvalidData,
-           "{} has a row of {} tokens, more than the {} positions of the model; set max_length = {}", path,
-           dataset.length(row), limit, limit);
-    }
-    log::warning(
-        "{} has rows longer than the model's max_position_embeddings = {}; positions beyond were never "
-        "trained",
-        path, limit);
-    return;
+  const int64_t limit = spec.longest_row.value_or(spec.max_position_embeddings), longest = dataset.longest_sequence();
+  if (longest <= limit) return;
+  if (spec.longest_row) {
+    fail(ExitCode::kInvalidData,
+         "{} has a row of {} tokens, more than the {} positions of the model; set max_length = {}", path, longest,
+         limit, limit);
   }
+  log::warning(
+      "{} has rows longer than the model's max_position_embeddings = {}; positions beyond were never "
+      "trained",
+      path, limit);
 }
 
 }  // namespace
@@ -84,7 +82,8 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role
     fail(ExitCode::kInvalidData, "{} = {} does not exist; make it with: sft-prepare --args run.ini",
          role.option(), path);
   }
-  auto dataset = data::TokenDataset::open(path, row_options(options, !role.is_evaluation));
+  const data::RowOptions rows = row_options(options, !role.is_evaluation);
+  auto dataset = data::TokenDataset::open(path, rows);
   const data::DatasetInfo& info = dataset->info();
   if (info.vocab_size > spec.vocab_size) {
     fail(ExitCode::kInvalidData,
@@ -96,7 +95,7 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role
   const fs::path tokenizer_folder = name.empty() ? model_dir : model::resolve_model_dir(name);
   check_tokenizer(path, tokenizer_folder, info);
   check_preparation(role, path, options, info, tokenizer_folder);
-  check_lengths(path, *dataset, options.data.max_length, spec);
+  check_lengths(path, *dataset, rows, spec);
   return dataset;
 }
 

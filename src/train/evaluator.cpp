@@ -31,6 +31,11 @@ Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& 
                                   dataset.size(), options.per_device_eval_batch_size, comm.size()),
                       base::SeenBy::kAllRanks);
   }
+  if (options.length_grouped_seed) {
+    const auto length = [&](int64_t row) { return dataset_.length(row); };
+    order_ = data::group_by_length(data::torch_randperm(dataset.size(), *options.length_grouped_seed), length,
+                                   options.per_device_eval_batch_size);
+  }
 }
 
 std::vector<Evaluator::Positions> Evaluator::batches() const {
@@ -48,7 +53,7 @@ std::vector<Evaluator::Positions> Evaluator::batches() const {
 data::MicroBatch Evaluator::read(const Positions& positions) const {
   std::vector<data::TokenRow> rows;
   for (const int64_t position : positions) {
-    rows.push_back(dataset_.read(position));
+    rows.push_back(dataset_.read(order_.empty() ? position : order_[static_cast<std::size_t>(position)]));
     rows.back().id.position = position;
   }
   return data::pack(rows);

@@ -99,6 +99,10 @@ def test_max_length_beyond_learned_positions(workspace):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(workspace.model / name, model / name)
     refused(workspace.settings("positions", model_name_or_path=model, max_length=512), CONFIG, "max_length", "512", "256")
+    # Packing begins each document at position 0 again, but not where it wraps them.
+    packed = {"model_name_or_path": model, "max_length": 512, "packing": True, "max_steps": 1}
+    refused(workspace.settings("positions", **packed, packing_strategy="wrapped"), CONFIG, "max_length", "512", "256")
+    ours.run(workspace.settings("positions-packed", **packed))
 
 
 def test_absent_files(workspace):

@@ -202,6 +202,7 @@ class Rowset final : public data::TokenDataset {
   const data::DatasetInfo& info() const override { return info_; }
   int64_t size() const override { return static_cast<int64_t>(rows_.size()); }
   int64_t length(int64_t index) const override { return static_cast<int64_t>(read(index).input_ids.size()); }
+  int64_t longest_sequence() const override { return 20; }
   std::vector<int64_t> row_numbers(int64_t index) const override { return {index}; }
   data::TokenRow read(int64_t index) const override { return rows_[static_cast<std::size_t>(index)]; }
   int64_t num_rows_truncated() const override { return 0; }

@@ -22,6 +22,9 @@ LONG = [cases.long("llama", "8x1x1"), cases.long("opt-post", "1x8x1"), cases.lon
 RECOMPUTED = [cases.recomputed("llama-tied", "8x1x1")]
 PLAIN = {"lr_scheduler_type": "linear", "warmup_steps": 2}
 EVALUATION = [Case("llama-eval", "llama", "8x1x1", PLAIN, evaluate=True), Case("gpt2-eval-2", "gpt2", "2x2x2", PLAIN, evaluate=True)]
+# Nothing is learnt: the rows of training come in another order than TRL's (docs/numerics.md).
+GROUPED = Case("llama-eval-grouped", "llama", "8x1x1", PLAIN | {"train_sampling_strategy": "group_by_length", "learning_rate": 0, "max_steps": 8},
+               evaluate=True)
 # Of the training rows one, of the evaluation rows two do not fill a batch on every rank.
 DROP_LAST = Case("llama-drop-last", "llama", "1x3x3", PLAIN | {"dataloader_drop_last": True}, evaluate=True)
 # Best-fit packing of masked rows, of pieces in a learned-position model over ranks, and across documents.
@@ -65,7 +68,7 @@ def workspace(tmp_path_factory) -> cases.Workspace:
 @pytest.fixture(scope="session")
 def trl(workspace):
     return workspace.run_trl([*MATRIX, *LONG, *RECOMPUTED, *BF16, *EVALUATION, DROP_LAST, *PACKED, *LOSSES, *OPTIMIZERS, BEST, *EVEN, NOISE, COMPLETION,
-                              OWN_MEANS, *MIXTURES])
+                              OWN_MEANS, *MIXTURES, GROUPED])
 
 
 @pytest.mark.parametrize("case", [*MATRIX, *LONG, *RECOMPUTED, *EVEN, *OPTIMIZERS, *(c for c in [*PACKED, *LOSSES] if not c.evaluate)],
@@ -89,6 +92,15 @@ def test_evaluation_as_trl(workspace, trl, case):
         assert entry["eval_num_tokens"] == expected["eval_num_tokens"]
     cases.check_token_metrics(run.evaluations, reference.evaluations, case.bounds, "eval_")
     assert ("eval_perplexity" in run.evaluations[0]) == (case not in LOSSES), "exp(loss) of another loss is no perplexity"
+
+
+def test_evaluation_is_grouped_by_length_as_in_trl(workspace, trl):
+    run, as_they_come = (workspace.run_ours(case) for case in (GROUPED, dataclasses.replace(GROUPED, name="llama-eval-ungrouped", settings=PLAIN | {
+        "learning_rate": 0, "max_steps": 8})))
+    reference = trl[GROUPED.name][0]
+    assert run.evaluations[0]["eval_loss"] == pytest.approx(reference.evaluations[0]["eval_loss"], abs=1e-5)
+    assert abs(run.evaluations[0]["eval_loss"] - as_they_come.evaluations[0]["eval_loss"]) > 1e-4, "the order makes no difference here"
+    cases.check_token_metrics(run.evaluations, reference.evaluations, GROUPED.bounds, "eval_")
 
 
 def test_own_means_of_ranks_follow_trl(workspace, trl):

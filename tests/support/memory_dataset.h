@@ -16,6 +16,7 @@ class MemoryDataset final : public data::TokenDataset {
   const data::DatasetInfo& info() const override { return info_; }
   int64_t size() const override { return info_.num_rows; }
   int64_t length(int64_t index) const override { return 1 + index % 3; }
+  int64_t longest_sequence() const override { return 3; }
   std::vector<int64_t> row_numbers(int64_t index) const override { return {index}; }
   int64_t num_rows_truncated() const override { return 0; }
   int64_t num_tokens_lost() const override { return 0; }

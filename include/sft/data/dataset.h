@@ -48,6 +48,7 @@ class TokenDataset {
   virtual const DatasetInfo& info() const = 0;
   virtual int64_t size() const = 0;                                   // usable rows
   virtual int64_t length(int64_t index) const = 0;                    // tokens of usable row `index`
+  virtual int64_t longest_sequence() const = 0;  // tokens that see one another: of a row, or of a document that packing keeps apart
   virtual std::vector<int64_t> row_numbers(int64_t index) const = 0;  // its documents' numbers in the file
   // Thread-safe. Ids are checked against vocab_size. id.row is the number in the file; the caller fills epoch
   // and position. The first label of each document that packing put into a row is kIgnoreIndex, as TRL's

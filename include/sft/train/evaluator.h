@@ -25,6 +25,7 @@ struct EvaluatorOptions {
   // true: what TRL reports, means of batch means (docs/numerics.md).
   bool trl_compat = false;
   bool drop_last = false;          // in trl_compat, rows that do not fill a batch on every rank are left out
+  std::optional<uint64_t> length_grouped_seed = {};  // in trl_compat, rows are taken as transformers' LengthGroupedSampler gives them
   bool token_metrics = false;      // as the engine's LossOptions
   bool loss_is_perplexity = true;  // the loss is a plain cross-entropy
   // Above 0: eval_aux_loss, the mean of the micro-batches' load-balancing losses. Part of eval_loss in trl_compat only.
@@ -66,6 +67,7 @@ class Evaluator {
   EvaluatorOptions options_;
   std::string prefix_;  // "eval_" or "eval_<name>_"
   data::BatchLayout layout_;
+  std::vector<int64_t> order_;  // rows by position; empty: as they come
 };
 
 }  // namespace sft::train

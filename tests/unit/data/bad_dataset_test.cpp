@@ -202,6 +202,13 @@ TEST_F(BadDataset, WithoutTargets) {
   test::write_dataset(path_, test::formula_dataset({3, 2}));
   expect_refused_by([&] { TokenDataset::open(path_, {.max_length = 1}); },
                     {"no row has more than one token"});
+
+  // Wrapped rows go over the ends of documents.
+  test::write_dataset(path_, test::formula_dataset({1, 1, 1}));
+  const auto wrapped = TokenDataset::open(path_, {.max_length = 2, .packing = Packing{PackingStrategy::kWrapped}});
+  EXPECT_EQ(wrapped->longest_sequence(), 2);
+  expect_refused_by([&] { TokenDataset::open(path_, {.max_length = 2, .packing = Packing{}}); },
+                    {"no row has more than one token"});
 }
 
 TEST_F(BadDataset, ValuesAreCheckedWhenTheyAreRead) {
