@@ -1,12 +1,15 @@
 #include "sft/parallel/environment.h"
 
+#include <malloc.h>
 #include <mpi.h>
 #include <unistd.h>
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -118,6 +121,8 @@ struct MpiEnv::Impl {
   Topology topology;
   bool uses_mpi = false;
   bool may_finalize = false;
+  // MPI_Abort needs memory to end the other ranks; without any it leaves with a code of its own. Untouched, it takes none.
+  std::unique_ptr<std::byte[]> reserve = std::make_unique_for_overwrite<std::byte[]>(std::size_t{4} << 20);
 };
 
 MpiEnv::MpiEnv(int* argc, char*** argv) : impl_(std::make_unique<Impl>()) {
@@ -151,6 +156,10 @@ void MpiEnv::finish_ok() {
 
 void MpiEnv::abort(ExitCode code) {
   std::fflush(nullptr);
+  impl_->reserve.reset();
+#if defined(__GLIBC__)
+  mallopt(M_TOP_PAD, 0);  // else (ops::keep_freed_memory) it asks for more than the reserve at once
+#endif
   if (impl_->uses_mpi) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
   std::_Exit(static_cast<int>(code));
 }

@@ -152,10 +152,10 @@ def peak_address_space(workspace) -> int:
         small.kill_everything(process)
 
 
-# Percent of what a small run takes, two thirds of which the libraries take before main(); which library is the first to want more is left
+# Percent of what a small run takes, seventy of which the libraries take before main(); which library is the first to want more is left
 # to chance. Open MPI either says so itself or goes on
-# without shared memory and waits for ever, which the watchdog ends.
-@pytest.mark.parametrize("share", range(67, 100, 2) if REPEATS > 1 else [80])
+# without what it did not get and waits for ever, which the watchdog ends.
+@pytest.mark.parametrize("share", range(73, 100, 2) if REPEATS > 1 else [80])
 def test_no_rank_ends_unnamed_for_want_of_memory(workspace, peak_address_space, share):
     settings = settings_of(workspace, f"memory-{share}", 6)
     done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space * share // 100}"), env=ONE_ARENA, more=["--watchdog_start_seconds", "15"])
@@ -163,7 +163,7 @@ def test_no_rank_ends_unnamed_for_want_of_memory(workspace, peak_address_space, 
     named = done.returncode == 90 and re.search(r"error: \[rank 1\b", done.stdout)
     said = " ".join(done.stdout.split())
     by_mpi = ("An error occurred in MPI_Init_thread" in said or "A system call failed during shared memory initialization" in said
-              or (done.returncode == 86 and "Cannot allocate memory" in said))
+              or (done.returncode == 86 and "no progress for" in said))
     assert done.returncode == 0 or named or by_mpi, (done.returncode, done.stdout)
 
 

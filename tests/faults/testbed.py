@@ -97,7 +97,7 @@ class Job:
         was just cancelled there ("Job credential revoked")."""
         wait_until(lambda: (facts := self.facts())["Restarts"] == str(restarts) and facts["JobState"] != "COMPLETING",
                    f"job {self.number} requeued", self.bed, timeout)
-        time.sleep(2)
+        time.sleep(5)
         self.bed.run("scontrol", "update", f"jobid={self.number}", "starttime=now", check=False)  # fails if it runs already
 
 
