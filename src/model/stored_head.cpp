@@ -43,7 +43,7 @@ bool differ(const TensorSource& source, const std::string& a, const std::string&
 DecoderSpec spec_of_model(const std::filesystem::path& model_dir) {
   const std::filesystem::path file = model_dir / "config.json";
   DecoderSpec spec = spec_from_config_json(base::read_text(file), file.string());
-  if (!spec.tie_word_embeddings) return spec;
+  if (!spec.tie_word_embeddings || !has_weights(model_dir)) return spec;  // who goes on from a checkpoint may have no others
   const auto source = open_model_weights(model_dir);
   const auto family = std::ranges::find(all_families(), spec.model_type, &Family::model_type);
   const auto [input, output] = embeddings(spec, **family);

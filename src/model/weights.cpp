@@ -185,6 +185,10 @@ std::unique_ptr<TensorSource> open_safetensors_files(const std::vector<std::file
   return open_safetensors(std::move(sources));
 }
 
+bool has_weights(const std::filesystem::path& model_dir) {
+  return std::filesystem::exists(model_dir / kSingleFile) || std::filesystem::exists(model_dir / kIndexFile);
+}
+
 std::unique_ptr<TensorSource> open_model_weights(const std::filesystem::path& model_dir) {
   // Where both are there, transformers takes the single file too.
   const std::filesystem::path single = model_dir / kSingleFile;

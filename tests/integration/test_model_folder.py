@@ -142,3 +142,13 @@ def test_modules_of_an_adapter_have_the_names_of_transformers(workspace, tmp_pat
     subprocess.run([ours.program(), "export", "--merge", run.output_dir, merged], check=True, capture_output=True)
     assert "embed_out.weight" in load_file(merged / "model.safetensors")
     assert mean_loss(merged, rows) == pytest.approx(run.evaluations[1]["eval_loss"], abs=1e-5)
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(workspace, tmp_path):
+    folder = shutil.copytree(workspace.model("llama-tied"), tmp_path / "model")
+    settings = settings_of(workspace, folder, tmp_path / "out", save_strategy="steps", save_steps=2)
+    whole = ours.run(settings)
+    (folder / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-3", ignore_errors=True)
+    resumed = ours.run(settings | {"resume_from_checkpoint": True})
+    assert resumed.steps[-1]["step"] == 3 and resumed.steps[-1]["loss"] == whole.steps[-1]["loss"]

@@ -28,6 +28,8 @@ class TensorSource {
   virtual int64_t bytes_read() const = 0;  // headers included
 };
 
+// Local. Whether it holds either of what open_model_weights reads.
+bool has_weights(const std::filesystem::path& model_dir);
 // Local. A model folder: model.safetensors, or shards named by model.safetensors.index.json (paths confined to the folder).
 std::unique_ptr<TensorSource> open_model_weights(const std::filesystem::path& model_dir);
 // Local. All tensors of these files; Error(kInvalidData) when two of them hold a tensor of the same name.
