@@ -29,6 +29,8 @@ using base::fail;
 
 constexpr std::string_view kCheckpointPrefix = "checkpoint-";
 constexpr std::string_view kTrashPrefix = ".trash-";
+constexpr std::string_view kReplacedPrefix = ".replaced-";  // the old one, until the new one is in its place
+constexpr std::size_t kNonceLength = 16;
 constexpr std::string_view kTemporaryMark = ".tmp-";
 
 bool is_real_folder(const fs::path& path) {
@@ -42,8 +44,8 @@ void rename_or_fail(const fs::path& from, const fs::path& to) {
   if (error) base::fail_file(ExitCode::kStorage, "rename", from, error.message());
 }
 
-fs::path trash_path(const fs::path& path) {
-  return path.parent_path() / fmt::format("{}{}-{}", kTrashPrefix, make_nonce(), path.filename().string());
+fs::path hidden_path(std::string_view prefix, const fs::path& path) {
+  return path.parent_path() / fmt::format("{}{}-{}", prefix, make_nonce(), path.filename().string());
 }
 
 void delete_or_warn(const fs::path& path) {
@@ -65,6 +67,17 @@ std::optional<int64_t> step_of(const std::string& name) {
   if (error != std::errc() || last != end || step < 0 || (*begin == '0' && end - begin > 1))
     return std::nullopt;
   return step;
+}
+
+// .replaced-<nonce>-checkpoint-<step>: a run died before the new one had its name, or after.
+void put_back(const fs::path& path) {
+  const std::string name = path.filename().string();
+  const std::size_t prefix = kReplacedPrefix.size() + kNonceLength + 1;
+  const std::string original = name.size() > prefix ? name.substr(prefix) : "";
+  const fs::path target = path.parent_path() / original;
+  if (!step_of(original) || fs::exists(fs::symlink_status(target))) return delete_or_warn(path);
+  rename_or_fail(path, target);
+  base::sync_directory(target.parent_path());
 }
 
 }  // namespace
@@ -104,7 +117,7 @@ bool holds_results(const fs::path& output_dir) {
 }
 
 void discard(const fs::path& path) {
-  const fs::path trash = trash_path(path);
+  const fs::path trash = hidden_path(kTrashPrefix, path);
   rename_or_fail(path, trash);
   delete_or_warn(trash);
 }
@@ -117,13 +130,15 @@ fs::path set_aside(const fs::path& path) {
 }
 
 void sweep(const fs::path& output_dir) {
-  std::vector<fs::path> leftovers;
+  std::vector<fs::path> leftovers, replaced;
   for (const fs::directory_entry& entry : fs::directory_iterator(output_dir)) {
     const std::string name = entry.path().filename().string();
     const bool temporary = (name.starts_with(kCheckpointPrefix) || name.starts_with('.')) &&
                            name.find(kTemporaryMark) != std::string::npos;
+    if (name.starts_with(kReplacedPrefix)) replaced.push_back(entry.path());
     if (temporary || name.starts_with(kTrashPrefix)) leftovers.push_back(entry.path());
   }
+  for (const fs::path& path : replaced) put_back(path);
   for (const fs::path& path : leftovers) delete_or_warn(path);
 }
 
@@ -136,7 +151,7 @@ void put_in_place(const fs::path& temporary, const fs::path& target) {
     old = temporary;
   } else {
     if (replaces) {
-      old = trash_path(target);
+      old = hidden_path(kReplacedPrefix, target);
       rename_or_fail(target, old);
     }
     try {
@@ -157,7 +172,12 @@ void put_in_place(const fs::path& temporary, const fs::path& target) {
     }
     throw;
   }
-  if (replaces) delete_or_warn(old);
+  if (!replaces) return;
+  if (old == temporary) return delete_or_warn(old);
+  const fs::path trash = hidden_path(kTrashPrefix, target);  // nothing that is half deleted may be put back
+  std::error_code error;
+  fs::rename(old, trash, error);
+  delete_or_warn(error ? old : trash);
 }
 
 void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_step, int64_t limit) {

@@ -250,11 +250,13 @@ std::vector<RankGroup> gather_groups(const Contents& contents, parallel::Communi
   return groups;
 }
 
-Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes, ModelPart model_part) {
+Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes, ModelPart model_part,
+                   bool with_optimizer) {
   const bool adapter = model_part == ModelPart::kAdapter;
   const Shards model = cut_into_shards(logical_tensors(groups, &RankGroup::model),
                                        adapter ? std::numeric_limits<int64_t>::max() : max_shard_bytes);
-  const Shards optimizer = cut_into_shards(logical_tensors(groups, &RankGroup::optimizer), max_shard_bytes);
+  Shards optimizer = cut_into_shards(logical_tensors(groups, &RankGroup::optimizer), max_shard_bytes);
+  if (optimizer.empty() && with_optimizer) optimizer.emplace_back();
   if (model.empty()) fail(ExitCode::kInternal, "a checkpoint without model tensors");
   LayoutBuilder builder(groups);
   add_files(builder, adapter ? kAdapterStem : kModelStem, {{"format", "pt"}}, model);

@@ -52,9 +52,10 @@ struct Layout {
 std::vector<RankGroup> gather_groups(const Contents& contents, parallel::Communicator& comm);
 
 // Local. Error(kInternal) when an element is held by nobody, or ranks disagree on a shape. An adapter is one
-// file, whatever its size, because PEFT reads one; it has no index.
+// file, whatever its size, because PEFT reads one; it has no index. with_optimizer: an optimizer without tensors
+// is a file without tensors, not none.
 Layout make_layout(const std::vector<RankGroup>& groups, int64_t max_shard_bytes,
-                   ModelPart model_part = ModelPart::kWhole);
+                   ModelPart model_part = ModelPart::kWhole, bool with_optimizer = false);
 
 inline constexpr const char* kModelStem = "model";
 inline constexpr const char* kAdapterStem = "adapter_model";

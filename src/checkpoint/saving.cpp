@@ -30,7 +30,8 @@ Saving::Saving(const Contents& contents, SavePlan plan, const StoreOptions& opti
       in_background_(buffer != nullptr),
       started_(base::monotonic_seconds()),
       side_files_(contents.files),
-      layout_(make_layout(gather_groups(contents, comm), options.max_shard_bytes, contents.model_part)),
+      layout_(make_layout(gather_groups(contents, comm), options.max_shard_bytes, contents.model_part,
+                          contents.with_optimizer)),
       retry_(hooks, stop_.get_token()) {
   if (!layout_.model_index.empty()) side_files_.push_back({kIndexName, layout_.model_index});
   int64_t side_bytes = 0;

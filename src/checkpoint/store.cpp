@@ -95,6 +95,7 @@ class DirectoryStore final : public Store {
   SaveReport finish_save() override;
   std::unique_ptr<Reader> open_newest() override;
   std::unique_ptr<Reader> open_checkpoint(const fs::path& path) override;
+  Place place_of(const Reader& reader) override;
   void set_aside_after(int64_t step) override;
 
  private:
@@ -352,6 +353,20 @@ std::unique_ptr<Reader> DirectoryStore::open_checkpoint(const fs::path& path) {
   if (auto reader = open_verified(path, std::nullopt, damage)) return reader;
   throw base::Error(ExitCode::kInvalidData, "the checkpoint cannot be used: " + damage,
                     base::SeenBy::kAllRanks);
+}
+
+Place DirectoryStore::place_of(const Reader& reader) {
+  Place place = Place::kElsewhere;
+  run_agreed(comm_, ExitCode::kStorage, "output_dir " + dir().string(), [&] {
+    if (!is_root()) return;
+    const fs::path own = checkpoint_path(dir(), reader.step());
+    if (fs::exists(own) && fs::equivalent(reader.path(), own)) {
+      place = Place::kOwnName;
+    } else if (fs::canonical(reader.path()).parent_path() == fs::canonical(dir())) {
+      place = Place::kOutputDir;
+    }
+  });
+  return static_cast<Place>(std::stoi(comm_.broadcast_bytes(std::to_string(static_cast<int>(place)), 0)));
 }
 
 void DirectoryStore::set_aside_after(int64_t step) {

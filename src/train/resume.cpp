@@ -43,13 +43,8 @@ void discard_results(const config::SaveOptions& options, checkpoint::Store& stor
     std::filesystem::remove(std::filesystem::path(options.output_dir) / "trainer_log.jsonl");
 }
 
-void set_others_aside(const checkpoint::Reader& from, const config::SaveOptions& options,
-                      checkpoint::Store& store) {
-  if (options.resume_from_checkpoint == "true") return;
-  std::error_code error;
-  const bool elsewhere = !std::filesystem::equivalent(std::filesystem::absolute(from.path()).parent_path(),
-                                                      options.output_dir, error);
-  store.set_aside_after(elsewhere ? -1 : from.step());
+void set_others_aside(int64_t step, checkpoint::Place place, const config::SaveOptions& options, checkpoint::Store& store) {
+  if (options.resume_from_checkpoint != "true") store.set_aside_after(place == checkpoint::Place::kElsewhere ? -1 : step);
 }
 
 namespace {

@@ -24,8 +24,8 @@ std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& o
 void discard_results(const config::SaveOptions& options, checkpoint::Store& store, parallel::Communicator& comm);
 
 // Collective. Of a run that goes on from a checkpoint it names: renames those in output_dir that would be taken for its own, which
-// are the later ones, or all where the named one lies elsewhere.
-void set_others_aside(const checkpoint::Reader& from, const config::SaveOptions& options, checkpoint::Store& store);
+// are the later ones, or all where the named one does not lie there.
+void set_others_aside(int64_t step, checkpoint::Place place, const config::SaveOptions& options, checkpoint::Store& store);
 
 // Collective. Parameters, optimizer state and log history from the checkpoint; returns its state.
 TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, optim::Optimizer& optimizer,

@@ -293,8 +293,10 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
                                               .save_total_limit = options.save.save_total_limit,
                                               .max_shard_bytes = max_shard_bytes},
                                              *comm);
-  const std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
-  if (found) {
+  std::unique_ptr<checkpoint::Reader> found = find_checkpoint(options.save, *store, *comm);
+  const bool resumes = found != nullptr;
+  const checkpoint::Place place = resumes ? store->place_of(*found) : checkpoint::Place::kElsewhere;
+  if (resumes) {
     on_all_ranks(*comm, [&] {
       const TrainState at = TrainState::from_json(found->train_state());
       plan = make_plan(options, inputs.train->size(), comm->size(), at.step, at.cursor);
@@ -347,10 +349,11 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   if (from_model) engine.load_parameters(*model::open_model_weights(inputs.model_dir));
   if (found) {
     state = restore(*found, engine, *optimizer, *log, *comm);
-    set_others_aside(*found, options.save, *store);
+    set_others_aside(found->step(), place, options.save, *store);
     forget_lost_best_model(state, *store, *comm);
     if (!has_same_schedule_value(found->environment(), identity, "best_model")) state.best = {};
     if (!has_same_schedule_value(found->environment(), identity, "early_stopping")) state.best.evaluations_without_gain = 0;
+    found.reset();  // open files would keep its bytes after save_total_limit has removed it
   } else {
     if (inputs.adapter) start_adapter(*inputs.adapter, static_cast<uint64_t>(options.data.seed), engine, *comm);
     state.optimizer_scalars = optimizer->scalars();
@@ -358,7 +361,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
 
   log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, *optimizer, *comm,
                                      topology, device, threads));
-  log->event(found ? "resumed" : "started", state.step,
+  log->event(resumes ? "resumed" : "started", state.step,
              nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());
 
   RunRequests requests({.output_dir = options.save.output_dir,
@@ -383,6 +386,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
        .router_aux_loss_coef = inputs.router_aux_loss_coef,
        .check_replicas_steps = options.runtime.check_replicas_steps,
        .trl_compat = options.runtime.trl_compat,
+       .resumed_step = place == checkpoint::Place::kOwnName ? std::optional(state.step) : std::nullopt,
        .identity = identity,
        .model_part = inputs.adapter ? checkpoint::ModelPart::kAdapter : checkpoint::ModelPart::kWhole,
        .side_files = std::move(inputs.side_files)});

@@ -32,15 +32,21 @@ RunRequests::Asked RunRequests::look() const {
   const auto passed = [](const std::optional<double>& minutes, double seconds) {
     return minutes && seconds >= *minutes * kSecondsPerMinute;
   };
-  return {.save = is_there(options_.output_dir / kSaveFile) ||
-                  passed(options_.save_on_interval_minutes, base::monotonic_seconds() - saved_at_),
+  const double now = base::monotonic_seconds();
+  const bool save = is_there(options_.output_dir / kSaveFile) || passed(options_.save_on_interval_minutes, now - saved_at_);
+  return {.save = save && now >= not_before_,
           .requeue = passed(options_.max_run_minutes, seconds_since_process_start()),
           .stop = is_there(options_.output_dir / kStopFile)};
 }
 
 void RunRequests::saved() {
   saved_at_ = base::monotonic_seconds();
+  not_before_ = 0;
   forget(options_.output_dir / kSaveFile);
+}
+
+void RunRequests::failed() {
+  not_before_ = base::monotonic_seconds() + kSecondsPerMinute;
 }
 
 void RunRequests::stopped() {

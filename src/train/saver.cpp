@@ -18,8 +18,8 @@ std::string dump(const nlohmann::json& details) {
 
 }  // namespace
 
-Saver::Saver(const Parts& parts, int64_t storage_failures_max)
-    : parts_(parts), storage_failures_max_(storage_failures_max) {}
+Saver::Saver(const Parts& parts, int64_t storage_failures_max, std::optional<int64_t> saved_step)
+    : parts_(parts), storage_failures_max_(storage_failures_max), saved_step_(saved_step) {}
 
 TrainState Saver::as_saved(TrainState state) {
   if (state.best.step == state.step) state.best.checkpoint_step = state.step;

@@ -38,7 +38,7 @@ Trainer::Trainer(const TrainerParts& parts, TrainerOptions options)
       spike_rule_(options_.skip_spike_zscore),
       stop_vote_(parts.signals, parts.comm),
       saver_({parts.comm, parts.checkpoints, parts.log, parts.watchdog, parts.timers, parts.account},
-             options_.save.storage_failures_max) {}
+             options_.save.storage_failures_max, options_.resumed_step) {}
 
 ExitCode Trainer::run(TrainState state) {
   try {
@@ -290,13 +290,14 @@ void Trainer::save(TrainState& state) {
   saver_.check_storage();
   const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
   saver_.save(state, contents(Saver::as_saved(state), !options_.save.save_only_model), options_.save.async_save && !finished(state));
-  if (parts_.comm.rank() == 0) parts_.requests.saved();
+  if (parts_.comm.rank() == 0) saver_.has(state.step) ? parts_.requests.saved() : parts_.requests.failed();
   saver_.check_storage();
 }
 
 checkpoint::Contents Trainer::contents(const TrainState& state, bool with_optimizer) const {
   checkpoint::Contents result;
   result.step = state.step;
+  result.with_optimizer = with_optimizer;
   result.model_part = options_.model_part;
   result.train_state = state.to_json();
   result.environment = options_.identity;
@@ -354,25 +355,26 @@ ExitCode Trainer::finish(TrainState& state) {
        {"total_flos", state.total_flos},
        {"train_loss", state.loss_sum / static_cast<double>(std::max<int64_t>(1, good_steps))}});
   const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
-  if (options_.best.load_best_model_at_end) load_best_model(state);
+  const bool best_is_lost = options_.best.load_best_model_at_end && !load_best_model(state);
   {
     const auto timed = parts_.timers.scope(Phase::kCheckpoint);
     parts_.checkpoints.save_final_model(contents(state, /*with_optimizer=*/false));
-    if (state.best.checkpoint_step >= 0 && options_.save.save_total_limit == 1)
-      parts_.checkpoints.keep_only(state.best.checkpoint_step);
+    const int64_t best = state.best.checkpoint_step;
+    if (best >= 0 && options_.save.save_total_limit == 1 && !best_is_lost && parts_.checkpoints.has_checkpoint(best))
+      parts_.checkpoints.keep_only(best);
   }
   parts_.account.end(state.step);
   parts_.log.flush();
   return ExitCode::kDone;
 }
 
-void Trainer::load_best_model(const TrainState& state) {
+bool Trainer::load_best_model(const TrainState& state) {
   const bool first = parts_.comm.rank() == 0;
   if (state.best.checkpoint_step < 0) {
     if (first)
       log::warning(
           "load_best_model_at_end: no checkpoint was made at a best evaluation; the last weights stay");
-    return;
+    return false;
   }
   if (first && state.best.checkpoint_step != state.best.step) {
     log::warning(
@@ -387,7 +389,7 @@ void Trainer::load_best_model(const TrainState& state) {
     } catch (const base::Error& error) {  // what was trained since is not lost with it
       if (error.code() != ExitCode::kInvalidData || error.seen_by() != base::SeenBy::kAllRanks) throw;
       if (first) log::warning("load_best_model_at_end: {}; the last weights stay", error.what());
-      return;
+      return false;
     }
     parts_.engine.load_trainable(best->model());
   }
@@ -400,16 +402,18 @@ void Trainer::load_best_model(const TrainState& state) {
   if (first)
     log::info("the final model is checkpoint-{}: best {} = {}", state.best.checkpoint_step,
               best_rule_.metric(), state.best.metric);
+  return true;
 }
 
 ExitCode Trainer::save_and_leave(TrainState& state, bool final_stop) {
   if (parts_.comm.rank() == 0) log::warning("stop requested: leaving after step {}", state.step);
   saver_.finish(state);
-  if (options_.save.save_only_model || !saver_.has(state.step)) {  // this one is to be resumed
+  const bool model_only = options_.save.save_only_model && options_.resumed_step != state.step;
+  if (model_only || !saver_.has(state.step)) {  // this one is to be resumed
     const optim::AtEvaluationPoint at_evaluation_point(parts_.optimizer);
     saver_.save_last(state, contents(Saver::as_saved(state), /*with_optimizer=*/true));
-    if (parts_.comm.rank() == 0) parts_.requests.saved();
   }
+  if (parts_.comm.rank() == 0) parts_.requests.saved();
   parts_.watchdog.enter(base::Section::kFinish);
   parts_.log.event("stopped", state.step, "{}");
   parts_.account.end(state.step);

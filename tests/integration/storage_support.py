@@ -19,7 +19,7 @@ def assert_ends_like(run_dir, whole: ours.Run, steps) -> None:
 
 
 def leftovers(output_dir) -> list[str]:
-    return [path.name for path in output_dir.iterdir() if ".tmp-" in path.name or path.name.startswith(".trash")]
+    return [path.name for path in output_dir.iterdir() if ".tmp-" in path.name or path.name.startswith((".trash", ".replaced"))]
 
 
 def verify(checkpoint) -> None:

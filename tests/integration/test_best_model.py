@@ -106,7 +106,7 @@ def test_threshold_makes_small_gains_none(workspace, whole):
 
 
 def test_a_best_checkpoint_that_was_removed_is_said(workspace, whole):
-    settings = settings_of(workspace, "lost", resume_from_checkpoint=True)
+    settings = settings_of(workspace, "lost", resume_from_checkpoint=True, save_total_limit=1)
     shutil.copytree(whole.output_dir / "checkpoint-44", settings["output_dir"] / "checkpoint-44")
     run = ours.run(settings, 2)
     assert f"checkpoint-{best_of(whole)[0]}, is not in output_dir" in " ".join(run.output.split())
@@ -114,7 +114,7 @@ def test_a_best_checkpoint_that_was_removed_is_said(workspace, whole):
 
 
 def test_a_best_checkpoint_that_is_damaged_costs_nothing_else(workspace, whole):
-    settings, best = settings_of(workspace, "damaged", resume_from_checkpoint=True), best_of(whole)[0]
+    settings, best = settings_of(workspace, "damaged", resume_from_checkpoint=True, save_total_limit=1), best_of(whole)[0]
     for step in (best, 44):
         shutil.copytree(whole.output_dir / f"checkpoint-{step}", settings["output_dir"] / f"checkpoint-{step}")
     weights = settings["output_dir"] / f"checkpoint-{best}" / "model.safetensors"

@@ -1,9 +1,11 @@
 """Stopping and resuming: the same bits as an undisturbed run; other world sizes; signals."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -47,11 +49,11 @@ def test_resumed_run_has_the_same_bits_in_other_modes(workspace, bf16, recompute
     small.assert_same_state(whole.output_dir / "checkpoint-10", run.output_dir / "checkpoint-10")
 
 
-@pytest.mark.parametrize("optim, more", [("sgd", {"optim_args": "momentum=0.9"}), ("lion_32bit", {}), ("adafactor", {}), ("schedule_free_adamw", {"optim_args": "r=1"}), ("adamw_8bit", {})])
+@pytest.mark.parametrize("optim, more", [("sgd", {}), ("sgd", {"optim_args": "momentum=0.9"}), ("lion_32bit", {}), ("adafactor", {}), ("schedule_free_adamw", {"optim_args": "r=1"}), ("adamw_8bit", {})])
 def test_resumed_run_has_the_same_bits_with_other_optimizers(workspace, optim, more):
-    settings = {"optim": optim, "max_steps": 8, "save_steps": 4, "warmup_steps": 0} | more
-    whole = ours.run(workspace.six_rows(2, f"whole-{optim}", **settings), 2)
-    resumed = workspace.six_rows(2, f"resumed-{optim}", resume_from_checkpoint=True, **settings)
+    settings, name = {"optim": optim, "max_steps": 8, "save_steps": 4, "warmup_steps": 0} | more, f"{optim}{len(more)}"
+    whole = ours.run(workspace.six_rows(2, f"whole-{name}", **settings), 2)
+    resumed = workspace.six_rows(2, f"resumed-{name}", resume_from_checkpoint=True, **settings)
     copy_checkpoint(whole, 4, resumed["output_dir"])
     run = ours.run(resumed, 2)
     assert small.by_step(run.log) == {s: value for s, value in small.by_step(whole.log).items() if s > 4}
@@ -148,6 +150,52 @@ def test_going_back_leaves_the_later_course(workspace):
         assert f"renamed to abandoned-checkpoint-{step}" in " ".join(run.output.split())
     again = ours.run(settings | {"max_steps": 7, "resume_from_checkpoint": True}, 2)
     assert [entry["step"] for entry in again.log if entry["event"] == "train"][-1] == 7 and "checkpoint-6" in again.output
+
+
+@pytest.mark.parametrize("way", ["checkpoint-8/", "latest", "abandoned-checkpoint-8"])
+def test_a_checkpoint_of_its_own_by_another_name(workspace, way):
+    settings = workspace.six_rows(2, f"named-{len(way)}", max_steps=9, save_steps=100)
+    for step in (4, 8, 12):
+        source = workspace.undisturbed(2).output_dir / f"checkpoint-{step}"
+        shutil.copytree(source, settings["output_dir"] / source.name)
+    if way == "latest":
+        (settings["output_dir"] / way).symlink_to("checkpoint-8")
+    if way.startswith("abandoned"):
+        (settings["output_dir"] / "checkpoint-8").rename(settings["output_dir"] / way)
+    run = ours.run(settings | {"resume_from_checkpoint": f"{settings['output_dir']}/{way}"}, 2)
+    expected = [4, 9] if way.startswith("abandoned") else [4, 8, 9]
+    assert run.steps[0]["step"] == 9 and small.checkpoints(run.output_dir) == expected
+    assert (run.output_dir / "abandoned-checkpoint-12").is_dir()
+
+
+def test_a_checkpoint_is_not_held_open(workspace):
+    """save_total_limit gives its bytes back to the disk while the run goes on."""
+    settings = workspace.six_rows(2, "let-go", max_steps=100_000, save_steps=8, save_total_limit=1, resume_from_checkpoint=True)
+    copy_checkpoint(workspace.undisturbed(2), 8, settings["output_dir"])
+    process = small.start(settings, 2)
+    try:
+        small.wait_for(lambda: small.checkpoints(settings["output_dir"]) and 8 not in small.checkpoints(settings["output_dir"]), "another checkpoint", process)
+        for rank in small.ranks_of(process):
+            held = []
+            for link in Path(f"/proc/{rank}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    held.append(os.readlink(link))
+            assert not [path for path in held if "checkpoint-8/" in path and ".safetensors" in path], held
+    finally:
+        small.kill_everything(process)
+
+
+def test_a_stop_before_the_first_step_writes_nothing(workspace):
+    """Supervisors count a start that made no checkpoint; the one it began with does not count as made."""
+    settings = workspace.six_rows(2, "at-once", max_steps=20, resume_from_checkpoint=True, max_run_minutes=1e-6)
+    copy_checkpoint(workspace.undisturbed(2), 8, settings["output_dir"])
+    manifest = settings["output_dir"] / "checkpoint-8" / "state" / "MANIFEST.json"
+    before = manifest.stat()
+    run = ours.run(settings, 2, check=False)
+    assert run.returncode == 85 and "leaving after step 8" in run.output, run.output[-2000:]
+    after = manifest.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns) and not run.events("checkpoint")
+    assert small.checkpoints(run.output_dir) == [8]
 
 
 def test_checkpoints_of_another_run_are_not_taken_for_its_own(workspace):

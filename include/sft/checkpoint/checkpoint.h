@@ -44,7 +44,8 @@ struct Contents {
   int64_t step = 0;
   ModelPart model_part = ModelPart::kWhole;
   std::vector<TensorSlice> model;      // names as in the HF model, or as in a PEFT adapter
-  std::vector<TensorSlice> optimizer;  // "<state>.<tensor name>"; empty with save_only_model
+  std::vector<TensorSlice> optimizer;  // "<state>.<tensor name>"
+  bool with_optimizer = false;         // its state belongs to it, although it may have no tensors (SGD without momentum)
   std::string train_state;             // JSON object, kept in the manifest as it is
   std::string environment;             // JSON object: what the bits depend on
   int64_t best_step = -1;              // a checkpoint that save_total_limit spares as it spares this one; -1: none
@@ -100,6 +101,8 @@ struct StoreOptions {
   int64_t max_shard_bytes = 5'000'000'000;
 };
 
+enum class Place { kElsewhere, kOutputDir, kOwnName };  // kOwnName: it is output_dir's checkpoint-<step>; kOutputDir: another folder there
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -140,6 +143,8 @@ class Store {
   virtual std::unique_ptr<Reader> open_newest() = 0;
   // Collective. The same errors.
   virtual std::unique_ptr<Reader> open_checkpoint(const std::filesystem::path& path) = 0;
+  // Collective. By whatever path it was opened.
+  virtual Place place_of(const Reader& reader) = 0;
   // Collective. Renames the checkpoints of steps after `step` to abandoned-checkpoint-<step>: they are of a course that the run
   // leaves, and would be taken for its newest. -1: all of them, of another run. Says (log) so.
   virtual void set_aside_after(int64_t step) = 0;

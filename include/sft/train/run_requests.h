@@ -25,11 +25,12 @@ class RunRequests {
   Asked look() const;
 
   void saved();    // a save was made, or is on its way: forgets save-now, and the interval starts anew
+  void failed();   // what was asked for could not be saved: no save is asked for in the next minute
   void stopped();  // forgets stop: the next run must not meet it
 
  private:
   RunRequestOptions options_;
-  double saved_at_;  // monotonic seconds
+  double saved_at_, not_before_ = 0;  // monotonic seconds
 };
 
 }  // namespace sft::train

@@ -30,7 +30,8 @@ class Saver {
     base::PhaseTimers& timers;
     TimeAccount& account;
   };
-  Saver(const Parts& parts, int64_t storage_failures_max);
+  // saved_step: the checkpoint in output_dir from which the run goes on.
+  Saver(const Parts& parts, int64_t storage_failures_max, std::optional<int64_t> saved_step = {});
 
   // Local. The state as the checkpoint made of it holds it: one made after the best evaluation is the best
   // checkpoint.

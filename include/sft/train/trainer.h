@@ -62,6 +62,7 @@ struct TrainerOptions {
   double router_aux_loss_coef = 0;   // of the mean of the micro-batches' load-balancing losses; 0: none
   int64_t check_replicas_steps = 0;  // 0: never
   bool trl_compat = false;
+  std::optional<int64_t> resumed_step;           // the checkpoint in output_dir that the run goes on from
   std::string identity;                          // run_identity()
   checkpoint::ModelPart model_part = checkpoint::ModelPart::kWhole;
   std::vector<checkpoint::SideFile> side_files;  // config.json, tokenizer, run.ini
@@ -106,7 +107,8 @@ class Trainer {
   void save(TrainState& state);
   checkpoint::Contents contents(const TrainState& state, bool with_optimizer) const;
   base::ExitCode finish(TrainState& state);
-  void load_best_model(const TrainState& state);
+  // False: there is none that can be read, and the weights stay as they are.
+  bool load_best_model(const TrainState& state);
   base::ExitCode save_and_leave(TrainState& state, bool final_stop = false);
   std::filesystem::path checkpoint_path(int64_t step) const;
   bool is_last_step(const TrainState& state) const { return state.step >= options_.plan.max_steps; }

@@ -30,12 +30,14 @@ def first(model, tmp_path_factory):
     return path
 
 
-def save_traced(model, folder, step, fail=None, command="save"):
+def save_traced(model, folder, step, fail=None, command="save", exchange=True):
     """Saves under the shim; returns the exit status, the error text, and the calls as (name, path below the folder)."""
     trace = folder.parent / f"{folder.name}.trace"
     environment = {**os.environ, "LD_PRELOAD": str(SHIM), "SFT_IO_ROOT": str(folder), "SFT_IO_TRACE": str(trace)}
     if fail is not None:
         environment["SFT_IO_FAIL"] = fail
+    if not exchange:
+        environment["SFT_IO_NO_EXCHANGE"] = "1"
     result = subprocess.run([TOOL, command, model, folder, "5GB", str(step)], env=environment, timeout=60,
                             capture_output=True, text=True)
     lines = trace.read_text().splitlines() if trace.exists() else []
@@ -49,7 +51,7 @@ def newest_steps(folders):
 
 
 def leftovers(folder):
-    return sorted(path.name for path in folder.iterdir() if ".tmp-" in path.name or path.name.startswith(".trash"))
+    return sorted(path.name for path in folder.iterdir() if ".tmp-" in path.name or path.name.startswith((".trash", ".replaced")))
 
 
 def test_data_is_durable_before_the_manifest_and_the_manifest_before_the_name(model, tmp_path):
@@ -118,15 +120,16 @@ def test_an_error_that_passes_is_overcome(model, first, tmp_path):
     assert newest_steps(folders) == [3] * len(folders)
 
 
-@pytest.mark.parametrize("step", [3, 1], ids=["new step", "same step again"])
-def test_death_at_any_call_leaves_a_valid_checkpoint(model, first, tmp_path, step):
+@pytest.mark.parametrize("step, exchange", [(3, True), (1, True), (1, False)], ids=["new step", "same step again", "without exchange"])
+def test_death_at_any_call_leaves_a_valid_checkpoint(model, first, tmp_path, step, exchange):
     shutil.copytree(first, tmp_path / "count")
-    _, _, calls = save_traced(model, tmp_path / "count", step)
+    _, _, calls = save_traced(model, tmp_path / "count", step, exchange=exchange)
+    assert ("exchange" in [call for call, _ in calls]) == (step == 1 and exchange)
     folders = []
     for number in numbers_worth_trying(calls, step):
         folder = tmp_path / f"death-{number}"
         shutil.copytree(first, folder)
-        status, _, _ = save_traced(model, folder, step, f"{number}:kill", ("save", "background")[number % 2])
+        status, _, _ = save_traced(model, folder, step, f"{number}:kill", ("save", "background")[number % 2], exchange)
         assert status == -9
         folders.append(folder)
     committed = [(folder / "checkpoint-3").exists() for folder in folders]

@@ -2,7 +2,7 @@
 // number, counted from 0, and a line "call path" in the file SFT_IO_TRACE. With SFT_IO_FAIL=<number>:<errno>
 // that call fails; with <number>+:<errno> the same call on the same path later too; with always:<errno> all
 // do; with <number>:kill the process dies there. With SFT_IO_RANK only calls of that rank count (as mpirun
-// numbers them). While the file SFT_IO_HOLD exists, calls wait.
+// numbers them). While the file SFT_IO_HOLD exists, calls wait. With SFT_IO_NO_EXCHANGE names cannot be exchanged, as on network file systems.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -98,6 +98,10 @@ int rename(const char* from, const char* to) noexcept {
 }
 int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
   using Function = int(int, const char*, int, const char*, unsigned);
+  if (std::getenv("SFT_IO_NO_EXCHANGE")) {
+    errno = EINVAL;
+    return -1;
+  }
   return allow("exchange", from) ? next<Function>("renameat2")(from_folder, from, to_folder, to, flags) : -1;
 }
 

@@ -45,6 +45,7 @@ class ScriptedStore final : public checkpoint::Store {
   bool has_results() const override { return false; }
   void discard_checkpoints() override {}
   void keep_only(int64_t) override {}
+  checkpoint::Place place_of(const checkpoint::Reader&) override { return {}; }
   void set_aside_after(int64_t) override {}
   bool has_checkpoint(int64_t) override { return false; }
   SaveReport save_final_model(const checkpoint::Contents&) override { return {}; }
