@@ -44,20 +44,18 @@ void read_interval(const ParameterBlock& block, const std::vector<std::string>& 
 
 std::string name_in_source(const model::TensorDef& tensor, const model::TensorSource& source,
                            const std::string& name_prefix) {
-  std::vector<std::string> names{name_prefix + tensor.name};
-  for (const std::string& alias : tensor.aliases) names.push_back(name_prefix + alias);
-  const auto found = std::find_if(names.begin(), names.end(),
-                                  [&](const std::string& name) { return source.contains(name); });
-  if (found == names.end()) {
+  const std::vector<std::string> names = tensor.names_in_files(name_prefix);
+  const std::optional<std::string> name = model::stored_name(source, names);
+  if (!name) {
     base::fail(base::ExitCode::kInvalidData, "tensor {} is missing from the weights (looked for {})",
                tensor.name, names);
   }
-  const std::vector<int64_t> shape = source.shape(*found);
+  const std::vector<int64_t> shape = source.shape(*name);
   if (shape != tensor.shape) {
     base::fail(base::ExitCode::kInvalidData, "tensor {} has shape {} in the weights, config.json says {}",
-               *found, shape, tensor.shape);
+               *name, shape, tensor.shape);
   }
-  return *found;
+  return *name;
 }
 
 void check_holds_exactly(const std::vector<ParameterBlock>& blocks, const model::TensorSource& source) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <string_view>
+#include <utility>
 
 #include "sft/base/error.h"
 #include "sft/base/file.h"
@@ -71,9 +73,10 @@ bool may_lead_to(const fs::path& model_dir, const fs::path& target) {
   return !none && lies_in(target, cache) && target.parent_path().filename() == "blobs";
 }
 
-// A model that somebody else packed must not make other files of this machine part of it: they would go into
-// checkpoints.
+}  // namespace
+
 void check_links(const fs::path& model_dir) {
+  if (!fs::is_directory(model_dir)) return;  // who reads it says so
   constexpr std::array kExtensions = {".json", ".safetensors", ".txt", ".model", ".jinja"};
   for (const fs::directory_entry& entry : fs::directory_iterator(model_dir)) {
     if (!entry.is_symlink() || std::ranges::find(kExtensions, entry.path().extension()) == kExtensions.end())
@@ -92,36 +95,48 @@ void check_links(const fs::path& model_dir) {
   }
 }
 
-fs::path checked_model_dir(const fs::path& model_dir) {
-  check_links(model_dir);
-  return model_dir;
+namespace {
+
+// What an option names: a folder, or a repository in the cache.
+struct Wanted {
+  std::string_view option, name;
+  std::string_view file;  // must be there; empty: any files do
+
+  bool is_whole(const fs::path& folder) const { return file.empty() || fs::exists(folder / file); }
+  template <typename... Args>
+  [[noreturn]] void refuse(fmt::format_string<Args...> why, Args&&... args) const {
+    base::fail(base::ExitCode::kInvalidData, "{} = {}: {}", option, name, fmt::format(why, std::forward<Args>(args)...));
+  }
+};
+
+fs::path resolve(const Wanted& wanted) {
+  const std::string name(wanted.name);
+  fs::path found;
+  if (fs::is_directory(name)) {
+    found = name;
+    if (!wanted.is_whole(found)) wanted.refuse("the folder has no {}", wanted.file);
+  } else if (is_repository_id(name) && fs::exists(repository_folder(name) / "refs" / "main")) {
+    found = repository_folder(name) / "snapshots" / main_commit(repository_folder(name));
+    if (!fs::exists(found) || !wanted.is_whole(found)) {
+      wanted.refuse("{} has no {} (an unfinished download?); run sft-prepare to fetch it", found.string(),
+                    wanted.file.empty() ? "files" : wanted.file);
+    }
+  } else {
+    wanted.refuse("neither a folder{}{} nor in the Hugging Face cache ({}); give a folder, or run sft-prepare to fetch it",
+                  wanted.file.empty() ? "" : " with ", wanted.file, hub_cache().string());
+  }
+  check_links(found);
+  return found;
 }
 
 }  // namespace
 
 fs::path resolve_model_dir(const std::string& model_name_or_path) {
-  if (fs::is_directory(model_name_or_path)) {
-    if (fs::exists(fs::path(model_name_or_path) / "config.json"))
-      return checked_model_dir(model_name_or_path);
-    base::fail(base::ExitCode::kInvalidData, "model_name_or_path = {}: the folder has no config.json",
-               model_name_or_path);
-  }
-  if (is_repository_id(model_name_or_path)) {
-    const fs::path repository = repository_folder(model_name_or_path);
-    if (fs::exists(repository / "refs" / "main")) {
-      const fs::path snapshot = repository / "snapshots" / main_commit(repository);
-      if (fs::exists(snapshot / "config.json")) return checked_model_dir(snapshot);
-      base::fail(base::ExitCode::kInvalidData,
-                 "model_name_or_path = {}: {} has no config.json (an unfinished download?); run sft-prepare "
-                 "to fetch it",
-                 model_name_or_path, snapshot.string());
-    }
-  }
-  base::fail(base::ExitCode::kInvalidData,
-             "model_name_or_path = {}: neither a folder with config.json nor a model in the Hugging Face "
-             "cache ({}); "
-             "give a folder, or run sft-prepare to fetch the model",
-             model_name_or_path, hub_cache().string());
+  return resolve({.option = "model_name_or_path", .name = model_name_or_path, .file = "config.json"});
+}
+
+fs::path resolve_tokenizer_dir(const std::string& tokenizer_name_or_path) {
+  return resolve({.option = "tokenizer_name_or_path", .name = tokenizer_name_or_path, .file = {}});
 }
 
 }  // namespace sft::model

@@ -269,9 +269,7 @@ class LayoutBuilder {
       LoraPlace& place = layout_.adapters[part->role];
       place.scale = adapter_->scale();
       place.dropout = adapter_->lora_dropout;
-      constexpr uint32_t kAboveTheDecodersSites = 1U << 16;
-      place.dropout_site = static_cast<int32_t>(
-          (name_bits(module.substr(module.rfind('.') + 1)) | kAboveTheDecodersSites) & 0x7FFFFFFFU);
+      place.dropout_site = dropout_site(module, targets);
       place.a = add_adapter(module + ".lora_A.weight", AdapterPart::kA, {adapter_->r, part->in});
     }
     for (const Part* part : targets) {
@@ -282,6 +280,18 @@ class LayoutBuilder {
         place.magnitude =
             add_adapter(module + ".lora_magnitude_vector", AdapterPart::kMagnitude, {part->out});
     }
+  }
+
+  // By the last part of its name; by the last two where another target shares that (GPT-2: attn.c_proj, mlp.c_proj).
+  int32_t dropout_site(const std::string& module, const std::vector<const Part*>& targets) const {
+    constexpr uint32_t kAboveTheDecodersSites = 1U << 16;
+    const std::size_t last = module.rfind('.');
+    const std::string tail = module.substr(last);  // with its dot
+    const bool shared = std::ranges::count_if(targets, [&](const Part* other) {
+                          return module_name(family_, other->role, layer_).ends_with(tail);
+                        }) > 1;
+    const std::size_t begin = shared ? module.rfind('.', last - 1) : last;
+    return static_cast<int32_t>((name_bits(module.substr(begin + 1)) | kAboveTheDecodersSites) & 0x7FFFFFFFU);
   }
 
   // transformers decides by name what takes weight decay: adapters do, the magnitude too.
@@ -331,6 +341,12 @@ void check_saved_modules(const AdapterSpec& adapter, const std::vector<BlockLayo
 }
 
 }  // namespace
+
+std::vector<std::string> TensorDef::names_in_files(const std::string& prefix) const {
+  std::vector<std::string> names{prefix + name};
+  for (const std::string& alias : aliases) names.push_back(prefix + alias);
+  return names;
+}
 
 int64_t TensorDef::numel() const {
   int64_t count = 1;

@@ -14,14 +14,6 @@ namespace {
 
 constexpr int64_t kStretches = 64, kStretchElements = 64;
 
-std::optional<std::string> name_in(const TensorSource& source, const TensorDef& tensor) {
-  if (source.contains(tensor.name)) return tensor.name;
-  for (const std::string& alias : tensor.aliases) {
-    if (source.contains(alias)) return alias;
-  }
-  return std::nullopt;
-}
-
 // By stretches that are spread evenly over both: copies are equal, trained ones differ everywhere.
 bool differ(const TensorSource& source, const std::string& a, const std::string& b) {
   if (source.shape(a) != source.shape(b)) return true;
@@ -47,7 +39,7 @@ DecoderSpec spec_of_model(const std::filesystem::path& model_dir) {
   const auto source = open_model_weights(model_dir);
   const auto family = std::ranges::find(all_families(), spec.model_type, &Family::model_type);
   const auto [input, output] = embeddings(spec, **family);
-  const auto in = name_in(*source, input), out = name_in(*source, output);
+  const auto in = stored_name(*source, input.names_in_files()), out = stored_name(*source, output.names_in_files());
   if (!in || !out || !differ(*source, *in, *out)) return spec;
   log::warning("{}: tie_word_embeddings is true, but the weights hold an output embedding of their own: as transformers, this run does not tie them",
                model_dir.string());

@@ -185,6 +185,11 @@ std::unique_ptr<TensorSource> open_safetensors_files(const std::vector<std::file
   return open_safetensors(std::move(sources));
 }
 
+std::optional<std::string> stored_name(const TensorSource& source, const std::vector<std::string>& names) {
+  const auto found = std::ranges::find_if(names, [&](const std::string& name) { return source.contains(name); });
+  return found == names.end() ? std::nullopt : std::optional(*found);
+}
+
 bool has_weights(const std::filesystem::path& model_dir) {
   return std::filesystem::exists(model_dir / kSingleFile) || std::filesystem::exists(model_dir / kIndexFile);
 }

@@ -27,7 +27,8 @@ Implementation choose(const at::Tensor& q, const at::Tensor& k, const at::Tensor
     if (cpu::fused_attention_serves(q, k, v)) return Implementation::kCpuFused;
     return windowed ? Implementation::kGeneric : Implementation::kCpuFlash;
   }
-  if (q.is_cuda() && compute == ComputeDtype::kBf16) return Implementation::kCudaFlash;
+  const bool flash_serves = q.size(2) % 8 == 0 && q.size(2) <= 256;  // OpenLLaMA-3B has heads of 100
+  if (q.is_cuda() && compute == ComputeDtype::kBf16 && flash_serves) return Implementation::kCudaFlash;
   return Implementation::kGeneric;
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "sft/base/checked.h"
 
@@ -105,7 +106,8 @@ void nest(Nf4Tensor& tensor) {
   static const Nearest<256> nearest(dynamic_map());
   const int64_t blocks = tensor.absmax.numel();
   const float* absmax = tensor.absmax.const_data_ptr<float>();
-  tensor.offset = tensor.absmax.mean().item<float>();
+  // In one order: at::mean's depends on the number of threads, and ranks that quantise the same weights may have different ones.
+  tensor.offset = static_cast<float>(std::accumulate(absmax, absmax + blocks, 0.0) / static_cast<double>(blocks));
   tensor.absmax_codes = at::empty({blocks}, at::TensorOptions(at::kByte));
   tensor.nested_absmax = at::empty({base::ceil_div(blocks, kNestedBlock)}, at::TensorOptions(at::kFloat));
   for (int64_t begin = 0; begin < blocks; begin += kNestedBlock) {

@@ -92,7 +92,7 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role
          path, info.vocab_size - 1, spec.vocab_size);
   }
   const std::string& name = options.prepare.tokenizer_name_or_path;
-  const fs::path tokenizer_folder = name.empty() ? model_dir : model::resolve_model_dir(name);
+  const fs::path tokenizer_folder = name.empty() ? model_dir : model::resolve_tokenizer_dir(name);
   check_tokenizer(path, tokenizer_folder, info);
   check_preparation(role, path, options, info, tokenizer_folder);
   check_lengths(path, *dataset, rows, spec);

@@ -26,10 +26,10 @@ class Preparation {
   Preparation(std::string path, const std::string& config)
       : path_(std::move(path)), prepared_(base::parse_json(config, path_ + ", prepare_config")) {}
 
-  // absent: what a file means that does not name the key.
-  void check_same(const char* key, const std::string& wanted, const char* absent = "") const {
+  // absent: what a file means that does not name the key; option: what a run calls it, where that is not the key.
+  void check_same(const char* key, const std::string& wanted, const char* absent = "", const char* option = nullptr) const {
     const std::string found = text_of(key, absent);
-    if (found != wanted) refuse(key, found, wanted);
+    if (found != wanted) refuse(option == nullptr ? key : option, found, wanted);
   }
 
   // Of paths only the last component counts: a data folder may be moved.
@@ -186,7 +186,11 @@ void check_preparation(const DatasetRole& role, const std::string& path, const c
   prepared.check_same_paths("source_file", file);
   if (!file.empty()) return;
   prepared.check_same("dataset_name", prepare.dataset_name);
-  prepared.check_same("dataset_split", from_training_rows ? prepare.dataset_split : prepare.eval_split);
+  if (from_training_rows) {
+    prepared.check_same("dataset_split", prepare.dataset_split);
+  } else {
+    prepared.check_same("dataset_split", prepare.eval_split, "", "eval_split");
+  }
 }
 
 }  // namespace sft::train

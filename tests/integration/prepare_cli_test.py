@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import h5py
@@ -190,6 +191,44 @@ def test_another_end_of_sequence_is_refused(sft_prepare, run_sft, workspace):
         config.write_text(json.dumps(as_it_was | {"eos_token": token}))
         run = run_sft(0, "--args", "run.ini", "--overwrite_output_dir", cwd=workspace)
         assert run.returncode == code and ("prepared with the end-of-sequence token" in run.stdout + run.stderr) == (code == 89), run.stderr
+
+
+def test_a_tokenizer_of_its_own_needs_no_model_beside_it(sft_prepare, run_sft, workspace):
+    tokens = workspace / "tokens"
+    tokens.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(workspace / "tiny/model" / name, tokens / name)
+    assert sft_prepare("--args", "run.ini", "--tokenizer_name_or_path", "tokens").returncode == 0
+    (workspace / "tiny/model/tokenizer.json").unlink()  # that of the model does not matter
+    run = run_sft(0, "--args", "run.ini", "--tokenizer_name_or_path", "tokens", cwd=workspace)
+    assert run.returncode == 0, run.stderr
+    with open(tokens / "tokenizer.json", "a") as file:
+        file.write("\n")
+    refused = run_sft(0, "--args", "run.ini", "--tokenizer_name_or_path", "tokens", "--overwrite_output_dir", cwd=workspace)
+    assert refused.returncode == 89 and "another tokenizer than that of tokens" in refused.stdout + refused.stderr
+
+
+def test_another_split_of_a_saved_data_set(sft_prepare, run_sft, workspace):
+    """Each split's rows go to their own file, and a file of another split is not taken for it."""
+    import datasets
+
+    datasets.DatasetDict({"a": datasets.Dataset.from_list(ROWS[:30]), "b": datasets.Dataset.from_list(ROWS[30:42])}).save_to_disk(workspace / "saved")
+    ini = (workspace / "run.ini").read_text().replace("eval_file = rows.jsonl\n", "").replace("train_file = rows.jsonl ", "dataset_name = saved ")
+    (workspace / "run.ini").write_text(ini)
+    own = ("--args", "run.ini", "--overwrite_output_dir", "--eval_on_start")
+    prepared = sft_prepare(*own[:2], "--dataset_split", "a", "--eval_split", "b")
+    assert prepared.returncode == 0, prepared.stderr
+    for name, rows in (("train", 30), ("eval", 12)):
+        with h5py.File(workspace / "out" / f"{name}.h5") as file:
+            assert len(file["offsets"]) - 1 == rows
+    assert run_sft(0, *own, "--dataset_split", "a", "--eval_split", "b", cwd=workspace).returncode == 0
+    for other, found in (({"--dataset_split": "c"}, "dataset_split = 'a'"), ({"--eval_split": "c"}, "eval_split = 'b'")):
+        words = [word for pair in ({"--dataset_split": "a", "--eval_split": "b"} | other).items() for word in pair]
+        refused = run_sft(0, *own, *words, cwd=workspace)
+        said = refused.stdout + refused.stderr
+        assert refused.returncode == 89 and f"was prepared with {found}, this run says 'c'" in said, said
+        absent = sft_prepare(*own[:2], *words)
+        assert absent.returncode == 92 and "has no split 'c'" in absent.stdout + absent.stderr, absent.stderr
 
 
 def test_several_evaluation_sets_are_evaluated_and_named(sft_prepare, run_sft, workspace):

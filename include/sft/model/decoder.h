@@ -34,6 +34,7 @@ struct TensorDef {
   bool routed = false;               // of the experts a token is sent to: num_experts_per_tok of num_experts work on it
   AdapterPart adapter = AdapterPart::kNone;  // otherwise not in the model's files: an adapter's own
   int64_t numel() const;
+  std::vector<std::string> names_in_files(const std::string& prefix = {}) const;  // prefix + name, then prefix + each alias
 };
 
 // Views of one block, in the order of Decoder::block_tensors(block). `grads` may be empty where no gradient is wanted; the gradient of a

@@ -111,6 +111,10 @@ struct DecoderSpec {
 // Local. Error(kInvalidData) naming the file, the key and what is supported (an unknown model_type lists the known ones).
 DecoderSpec spec_from_config_json(const std::string& text, const std::string& file_name);
 
+// Local. A model or adapter that somebody else packed must not make other files of this machine part of it: they would go into checkpoints.
+// Error(kInvalidData) naming a link that leads out of the folder and the cache (docs/security.md).
+void check_links(const std::filesystem::path& model_dir);
+
 // Local. The same of a model folder with its weights: where these hold an output embedding that is not the input's, it is not tied, whatever
 // config.json says (a warning), as in transformers.
 DecoderSpec spec_of_model(const std::filesystem::path& model_dir);
@@ -118,5 +122,7 @@ DecoderSpec spec_of_model(const std::filesystem::path& model_dir);
 // Local. A folder with config.json, or a repository id in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub).
 // Error(kInvalidData): neither, or one of its files is a link to somewhere else (docs/security.md).
 std::filesystem::path resolve_model_dir(const std::string& model_name_or_path);
+// Local. The same of a tokenizer, which needs no config.json.
+std::filesystem::path resolve_tokenizer_dir(const std::string& tokenizer_name_or_path);
 
 }  // namespace sft::model

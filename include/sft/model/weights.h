@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,9 @@ class TensorSource {
   virtual void read(std::string_view name, int64_t begin, int64_t end, const at::Tensor& out) const = 0;
   virtual int64_t bytes_read() const = 0;  // headers included
 };
+
+// Local. The first of names that the source has (TensorDef::names_in_files).
+std::optional<std::string> stored_name(const TensorSource& source, const std::vector<std::string>& names);
 
 // Local. Whether it holds either of what open_model_weights reads.
 bool has_weights(const std::filesystem::path& model_dir);

@@ -4,9 +4,12 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 
+#include "model/layout.h"
 #include "model/lora.h"
 #include "model/lora_random.h"
 #include "sft/base/error.h"
@@ -145,6 +148,22 @@ TEST(AdaptedDecoder, AllLinearLeavesOutEmbeddingsAndHead) {
   EXPECT_EQ(decoder->adapted_modules(), (std::vector<std::string>{"down_proj", "gate_proj", "k_proj",
                                                                   "o_proj", "q_proj", "up_proj", "v_proj"}));
   EXPECT_EQ(trainable(*decoder).size(), 2U * 2U * 7U);
+}
+
+TEST(AdaptedDecoder, EachAdapterDrawsItsOwnDropout) {
+  const auto sites = [](const DecoderSpec& spec) {
+    AdapterSpec adapter;
+    adapter.all_linear = true;
+    const auto family = std::ranges::find(all_families(), spec.model_type, &Family::model_type);
+    std::map<int32_t, int> count;
+    const std::vector<BlockLayout> layouts = make_layouts(spec, **family, &adapter);
+    for (const auto& [role, place] : layouts[1].adapters) ++count[place.dropout_site];
+    return count;
+  };
+  const DecoderSpec gpt2 = spec_from_config_json(
+      R"({"model_type": "gpt2", "vocab_size": 40, "n_embd": 16, "n_head": 2, "n_layer": 1, "n_positions": 32})", "config.json");
+  EXPECT_EQ(sites(gpt2).size(), 4U);  // c_attn, attn.c_proj, c_fc, mlp.c_proj
+  EXPECT_EQ(sites(llama_spec()).size(), 7U);
 }
 
 TEST(AdaptedDecoder, TargetsThatCannotBeAdaptedAreNamed) {

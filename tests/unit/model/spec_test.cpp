@@ -326,6 +326,20 @@ TEST_F(HubCache, TakesFolders) {
   expect_refused((folder_ / "empty").string(), "no config.json");
 }
 
+TEST_F(HubCache, ATokenizerNeedsNoConfig) {
+  add("tokenizer/tokenizer.json", "{}");
+  EXPECT_EQ(resolve_tokenizer_dir((folder_ / "tokenizer").string()), folder_ / "tokenizer");
+  add("models--org--tokens/refs/main", "0123abc\n");
+  add("models--org--tokens/snapshots/0123abc/tokenizer.json", "{}");
+  EXPECT_EQ(resolve_tokenizer_dir("org/tokens"), folder_ / "models--org--tokens/snapshots/0123abc");
+  try {
+    resolve_tokenizer_dir("org/absent");
+    ADD_FAILURE() << "found a tokenizer that is not there";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).rfind("tokenizer_name_or_path = org/absent: neither a folder", 0), 0u) << error.what();
+  }
+}
+
 TEST_F(HubCache, SaysWhatIsMissing) {
   expect_refused("org/absent", "sft-prepare");
   expect_refused("../escape", "neither a folder");

@@ -1,12 +1,15 @@
 // 4-bit weights against bitsandbytes, bit for bit. The golden is made by tests/golden/make_nf4.py.
 #include "sft/ops/nf4.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/sin.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <vector>
 
 #include "sft/model/weights.h"
 
@@ -50,6 +53,21 @@ TEST(Nf4Size, IsFourBitsAndAScalePerBlock) {
   const at::Tensor weight = at::arange(0, 64 * 512, at::TensorOptions(at::kFloat)).view({128, 256});
   EXPECT_EQ(nf4_quantize(weight, false).nbytes(), 64 * 512 / 2 + 512 * 4);
   EXPECT_EQ(nf4_quantize(weight, true).nbytes(), 64 * 512 / 2 + 512 + 2 * 4);
+}
+
+// Ranks quantise the same weights, each with its own number of threads.
+TEST(Nf4Size, BitsDoNotDependOnThreads) {
+  const at::Tensor weight = at::arange(0, 2049 * 1024, at::TensorOptions(at::kFloat)).sin().view({2049, 1024});
+  std::vector<Nf4Tensor> made;
+  for (const int threads : {1, 2, 3}) {
+    at::set_num_threads(threads);
+    made.push_back(nf4_quantize(weight, true));
+  }
+  for (const Nf4Tensor& other : made) {
+    EXPECT_EQ(other.offset, made[0].offset);
+    EXPECT_TRUE(other.codes.equal(made[0].codes) && other.absmax_codes.equal(made[0].absmax_codes) &&
+                other.nested_absmax.equal(made[0].nested_absmax));
+  }
 }
 
 }  // namespace nf4_test
