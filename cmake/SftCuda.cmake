@@ -44,5 +44,6 @@ if(SFT_CUDA_FOUND)
   # torch_cuda has no symbol we call: it registers LibTorch's CUDA kernels when it is loaded.
   target_link_libraries(sft_cuda_libs INTERFACE -Wl,--no-as-needed ${SFT_TORCH_CUDA_LIBRARY} -Wl,--as-needed
                         ${SFT_C10_CUDA_LIBRARY} ${SFT_CUDART_LIBRARY} ${SFT_NCCL_LIBRARY})
-  target_link_options(sft_cuda_libs INTERFACE -Wl,-rpath,${_cudart_dir} -Wl,-rpath,${_nccl_dir})
+  # The old tag wins over LD_LIBRARY_PATH, where modules of clusters put another NCCL.
+  target_link_options(sft_cuda_libs INTERFACE -Wl,--disable-new-dtags -Wl,-rpath,${_cudart_dir} -Wl,-rpath,${_nccl_dir})
 endif()

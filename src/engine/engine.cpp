@@ -237,6 +237,7 @@ StepMetrics Engine::metrics(bool count_tokens) {
   }
   {
     const auto waiting = timers_.scope(base::Phase::kCommunication);  // for the slowest rank
+    comm_.check();  // the sums above had the device come to its end
     comm_.all_reduce(std::span<double>(sums));
   }
 

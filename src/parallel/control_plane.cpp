@@ -89,17 +89,21 @@ void ControlPlane::all_reduce(std::span<int64_t> values, ReduceOp op) {
 
 void ControlPlane::all_reduce(std::span<double> values, ReduceOp op) {
   const activity::Collective inside(Plane::kControl, "all_reduce of doubles");
+  constexpr const char* kWhat = "all_reduce of doubles (MPI_Iallgather)";
+  constexpr std::size_t kPiece = 1U << 16;  // of which every rank's are held at once
   // Gathered and added in rank order here: MPI does not promise every rank the same rounding.
-  const std::size_t n = values.size();
-  std::vector<double> all(n * static_cast<std::size_t>(size_));
-  const int count = base::narrow<int>(n);
-  MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(
-      MPI_Iallgather(values.data(), count, MPI_DOUBLE, all.data(), count, MPI_DOUBLE, comm_.get(), &request),
-      "all_reduce of doubles (MPI_Iallgather)");
-  wait_politely(&request, "all_reduce of doubles (MPI_Iallgather)");
-  std::copy_n(all.begin(), n, values.begin());
-  for (std::size_t i = n; i < all.size(); ++i) values[i % n] = combine(values[i % n], all[i], op);
+  while (!values.empty()) {
+    const std::span<double> piece = values.first(std::min(kPiece, values.size()));
+    const std::size_t n = piece.size();
+    std::vector<double> all(n * static_cast<std::size_t>(size_));
+    const int count = base::narrow<int>(n);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Iallgather(piece.data(), count, MPI_DOUBLE, all.data(), count, MPI_DOUBLE, comm_.get(), &request), kWhat);
+    wait_politely(&request, kWhat);
+    std::copy_n(all.begin(), n, piece.begin());
+    for (std::size_t i = n; i < all.size(); ++i) piece[i % n] = combine(piece[i % n], all[i], op);
+    values = values.subspan(n);
+  }
 }
 
 std::vector<std::string> ControlPlane::all_gather_bytes(std::string_view bytes) {

@@ -3,6 +3,7 @@
 
 #include "parallel/device_backend.h"
 #include "sft/base/error.h"
+#include "sft/base/log.h"
 #include "sft/parallel/environment.h"
 
 namespace sft::parallel {
@@ -39,7 +40,10 @@ std::string select_device(const std::string& requested, const Topology& topology
 
   const std::filesystem::path library = find_device_library();
   if (library.empty()) {
-    if (requested == "auto") return "cpu";
+    if (requested == "auto") {
+      log::warning("this machine has an NVIDIA driver, but this build has no CUDA half (libsft_cuda.so): the run uses the CPU");
+      return "cpu";
+    }
     base::fail(ExitCode::kConfig,
                "device = cuda, but this build has no CUDA half (libsft_cuda.so): configure with "
                "SFT_WITH_CUDA=ON, or use "
@@ -47,7 +51,12 @@ std::string select_device(const std::string& requested, const Topology& topology
   }
   DeviceRuntime& runtime = *load_device_backend(library).runtime;
   if (runtime.device_count() == 0) {
-    if (requested == "auto") return "cpu";
+    if (requested == "auto") {
+      log::warning("host {} has an NVIDIA driver, but shows no GPU (too old a driver for CUDA 13, which needs 580 or later? CUDA_VISIBLE_DEVICES?): "
+                   "the run uses the CPU",
+                   topology.host);
+      return "cpu";
+    }
     base::fail(
         ExitCode::kConfig,
         "device = cuda, but host {} shows no GPU (is the driver loaded, and CUDA_VISIBLE_DEVICES right?)",

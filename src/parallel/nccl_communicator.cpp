@@ -104,6 +104,8 @@ class NcclCommunicator : public Communicator {
   int size() const override { return control_->size(); }
   const char* name() const override { return "nccl"; }
 
+  void check() override { channel_->handle.check("collective"); }
+
   Work all_reduce(const at::Tensor& tensor, ReduceOp op) override {
     check_tensor("all_reduce", tensor, backend_.runtime->device_type());
     return launch("all_reduce", {tensor}, [&](NcclApi::Comm comm) {

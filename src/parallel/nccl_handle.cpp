@@ -87,7 +87,7 @@ void NcclHandle::fail_with(const std::string& text) {
 }
 
 void NcclHandle::give_up(std::string_view operation) {
-  base::fail(ExitCode::kInternal, "NCCL {} failed: {}", operation, failure_);
+  base::fail(ExitCode::kHang, "NCCL {} failed: {}", operation, failure_);  // another rank, its host or the network: as a rule mended by another start
 }
 
 // A failed collective never ends on the device, and the thread that waits for it there cannot look: this one

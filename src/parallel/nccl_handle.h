@@ -25,7 +25,7 @@ class NcclHandle {
   NcclHandle(const NcclHandle&) = delete;
   NcclHandle& operator=(const NcclHandle&) = delete;
 
-  // Makes the call and waits until NCCL has accepted it. Error(kInternal) naming the operation when it, or
+  // Makes the call and waits until NCCL has accepted it. Error(kHang) naming the operation when it, or
   // anything before it, failed.
   void run(std::string_view operation, const Call& call);
   // The same error, when something has failed by now.

@@ -1,6 +1,9 @@
 #include "sft/train/agree.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
+#include <filesystem>
 #include <new>
 #include <string_view>
 #include <system_error>
@@ -17,7 +20,11 @@ base::ExitCode code_of(const std::exception& error) {
                       (system && system->code() == std::errc::resource_unavailable_try_again) ||
                       text.find("can't allocate memory") != text.npos ||
                       text.find("out of memory") != text.npos;
-  return memory ? base::ExitCode::kOutOfMemory : base::ExitCode::kInternal;
+  if (memory) return base::ExitCode::kOutOfMemory;
+  // A GPU that fell off the bus or whose memory failed: another start may do, without it.
+  if (dynamic_cast<const c10::AcceleratorError*>(&error) != nullptr) return base::ExitCode::kHang;
+  const bool storage = dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr;
+  return storage ? base::ExitCode::kStorage : base::ExitCode::kInternal;
 }
 
 void agree_on_errors(parallel::Communicator& comm, int code, const std::string& message) {

@@ -62,6 +62,10 @@ class Communicator {
   virtual Work all_gather(const at::Tensor& output, const at::Tensor& input) = 0;            // input [n] -> output [size * n]
   virtual Work broadcast(const at::Tensor& tensor, int root) = 0;                            // in place
 
+  // Local, once the device has come to the end of its streams: a collective of the data plane that failed there lets them go on, with
+  // whatever it left in its tensors. Throws what wait() would have thrown later.
+  virtual void check() {}
+
   // Control plane.
   virtual void barrier() = 0;
   virtual void all_reduce(std::span<int64_t> values, ReduceOp op = ReduceOp::kSum) = 0;

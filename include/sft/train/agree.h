@@ -13,7 +13,7 @@ namespace sft::train {
 // a collective. code 0: this rank has none.
 void agree_on_errors(parallel::Communicator& comm, int code, const std::string& message);
 
-// Local. The exit code of an exception that is no Error: out of memory, or a bug.
+// Local. The exit code of an exception that is no Error: out of memory, a GPU that failed, storage, or a bug.
 base::ExitCode code_of(const std::exception& error);
 
 // Collective, but `action` is Local: runs it on every rank and agrees on its errors.
