@@ -97,6 +97,9 @@ ExitCode verify(const std::vector<std::string>& operands) {
     } catch (const Error& error) {
       sft::log::error("{}", error.what());
       if (code == ExitCode::kDone) code = error.code();
+    } catch (const std::exception& error) {
+      sft::log::error("{}: {}", path, error.what());
+      if (code == ExitCode::kDone) code = sft::train::code_of(error);
     }
   }
   return code;

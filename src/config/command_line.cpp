@@ -221,6 +221,14 @@ void check_flags_of_commands(const po::variables_map& values, Command command) {
   }
 }
 
+// These read no options of a run.
+void check_has_no_options(const CommandLine& line) {
+  const bool reads_none = line.command == Command::kVerify || line.command == Command::kGenerate || line.command == Command::kExport;
+  if (!reads_none || (line.settings.empty() && line.ini_texts_from.empty())) return;
+  fail(ExitCode::kConfig, "command line: this command takes no {}",
+       line.settings.empty() ? "--args" : fmt::format("option --{}", line.settings.front().substr(0, line.settings.front().find('='))));
+}
+
 }  // namespace
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
@@ -235,6 +243,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   if (by_flag != Command::kTrain && by_flag != result.command)
     fail(ExitCode::kConfig, "command line: --check-config, --print-config and the like go without a command");
   check_flags_of_commands(values, result.command);
+  check_has_no_options(result);
   return result;
 }
 

@@ -153,7 +153,9 @@ class Reader {
   const Assignment* given_before(const Assignment& assignment) {
     const Alias* alias = find_alias(assignment.key);
     const bool sets_option = alias && (!alias->convert || alias->convert(assignment.value.text).value);
-    const std::string name = sets_option ? alias->option : assignment.key;
+    const bool is_name = find_option(assignment.key) || alias || find_hf_argument(assignment.key);
+    const auto positive = is_name ? std::nullopt : negated(assignment);
+    const std::string name = sets_option ? alias->option : positive ? positive->key : assignment.key;
     const auto [first, is_first] = given_.emplace(name, assignment);
     return is_first ? nullptr : &first->second;
   }

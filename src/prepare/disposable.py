@@ -64,7 +64,8 @@ def read_once(file) -> None:
     import h5py
 
     def limit(resource_name: int, value: int) -> None:
-        resource.setrlimit(resource_name, (value, resource.getrlimit(resource_name)[1]))
+        hard, free = resource.getrlimit(resource_name)[1], resource.RLIM_INFINITY
+        resource.setrlimit(resource_name, (value if hard == free else hard if value == free else min(value, hard), hard))
 
     codecs.lookup("ascii")  # h5py's, which is loaded from a file when it is needed
     used = resource.getrusage(resource.RUSAGE_SELF)

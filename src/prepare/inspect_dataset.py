@@ -10,6 +10,7 @@ rows as text with their learnt tokens marked: in colour on a terminal, as {+lear
 
 import os
 import sys
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,14 +191,21 @@ class Painter:
         self.in_colour = in_colour
 
     def learnt(self, text: str) -> str:
+        text = printable(text)
         return f"\x1b[32m{text}\x1b[0m" if self.in_colour else f"{{+{text}+}}"
 
     def other(self, text: str) -> str:
+        text = printable(text)
         return f"\x1b[2m{text}\x1b[0m" if self.in_colour else text
 
     def cut(self, max_length: int) -> str:
         text = f"[cut at {max_length:,}]"
         return f"\x1b[31m{text}\x1b[0m" if self.in_colour else text
+
+
+def printable(text: str) -> str:
+    """Control characters, with which a file could steer the terminal, as escapes."""
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 def decoded_pieces(tokenizer, ids: list[int], bounds: list[int]) -> list[str]:
@@ -253,7 +261,7 @@ def main(words: list[str]) -> int:
         facts = Facts(dataset, arguments.max_length)
         print(dataset.path)
         for line in summary(dataset, facts, arguments.max_length):
-            print(f"  {line}")
+            print(f"  {printable(line)}")
         for line in findings(dataset, facts, arguments.max_length):
             print(f"  ! {line}")
 

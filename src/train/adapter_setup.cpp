@@ -74,6 +74,7 @@ std::optional<AdapterPlan> plan_adapter(const config::AdapterOptions& options,
     if (!fs::exists(file))
       fail(ExitCode::kConfig, "adapter_name_or_path = {} holds no {}", options.adapter_name_or_path,
            model::kAdapterConfigFile);
+    model::check_links(plan.start_from);
     plan.spec = model::adapter_from_json(base::read_text(file), file.string());
     return plan;
   }

@@ -1,11 +1,14 @@
 #include "sft/train/bench.h"
 
+#include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/core.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 
 #include "bench_report.h"
 #include "model_work.h"
@@ -27,9 +30,13 @@ struct StepParts {
   engine::Engine& engine;
   optim::Optimizer& optimizer;
   const optim::Schedule& schedule;
-  double max_grad_norm;
+  double max_grad_norm, router_aux_loss_coef;
   base::PhaseTimers& timers;
 };
+
+int64_t num_with_tokens(const data::Window& window) {
+  return std::ranges::count_if(window.micro_batches, [](const data::MicroBatch& batch) { return batch.num_tokens() > 0; });
+}
 
 // Collective. One step as the trainer makes it; its window's part of this rank.
 data::Window run_step(const StepParts& parts, int64_t step, const data::Cursor& cursor) {
@@ -37,14 +44,16 @@ data::Window run_step(const StepParts& parts, int64_t step, const data::Cursor& 
     const auto timed = parts.timers.scope(Phase::kData);
     return parts.loader.next(cursor);
   }();
-  const int64_t targets = [&] {
+  std::array<int64_t, 2> counts{window.num_targets, num_with_tokens(window)};
+  {
     const auto timed = parts.timers.scope(Phase::kCommunication);
-    return std::max<int64_t>(1, parts.comm.sum(window.num_targets));
-  }();
+    parts.comm.all_reduce(std::span<int64_t>(counts));
+  }
+  const auto share_of = [](int64_t count) { return 1.0 / static_cast<double>(std::max<int64_t>(1, count)); };
   parts.engine.zero_grad();
   for (const data::MicroBatch& batch : window.micro_batches) {
     const bool last = &batch == &window.micro_batches.back();
-    parts.engine.forward_backward(batch, 1.0 / static_cast<double>(targets), last);
+    parts.engine.forward_backward(batch, share_of(counts[0]), last, parts.router_aux_loss_coef * share_of(counts[1]));
   }
   parts.engine.finish_reduction();
   const engine::StepMetrics metrics = parts.engine.metrics();
@@ -55,7 +64,12 @@ data::Window run_step(const StepParts& parts, int64_t step, const data::Cursor& 
   return window;
 }
 
-int64_t peak_memory_bytes() {
+// Of the process; of a GPU, what it held there, caches included.
+int64_t peak_memory_bytes(c10::Device device) {
+  if (!device.is_cpu()) {
+    const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+    return stats.reserved_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return int64_t{usage.ru_maxrss} * 1024;
@@ -74,13 +88,11 @@ RankBench time_steps(const StepParts& parts, int64_t steps) {
     result.work.num_tokens += work.num_tokens;
     result.work.num_targets += work.num_targets;
     result.work.sum_squared_lengths += work.sum_squared_lengths;
-    result.micro_batches += std::ranges::count_if(
-        window.micro_batches, [](const data::MicroBatch& batch) { return !batch.empty(); });
+    result.micro_batches += num_with_tokens(window);
     cursor = window.end;
   }
   result.seconds = base::monotonic_seconds() - start;
   result.phases = parts.timers.take();
-  result.peak_memory_bytes = peak_memory_bytes();
   return result;
 }
 
@@ -140,9 +152,10 @@ void run_bench(const config::ParsedOptions& parsed, parallel::MpiEnv& env, const
       data::DataLoader::create(*inputs.train, loader_options_of(options.data, plan, comm->rank()));
 
   const StepParts parts{*comm, *loader, engine, *optimizer, *schedule, options.optimizer.max_grad_norm,
-                        timers};
+                        inputs.router_aux_loss_coef, timers};
   RankBench mine = time_steps(parts, bench.steps);
   mine.host = topology.host;
+  mine.peak_memory_bytes = peak_memory_bytes(engine_settings.device);
   measure_products(mine, *inputs.decoder, options.precision.bf16, engine_settings.device, *comm);
   print(mine,
         {.model = options.model.model_name_or_path,

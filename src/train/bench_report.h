@@ -21,7 +21,7 @@ struct RankBench {
   base::PhaseTimers::Seconds phases = {};                 // within them
   int64_t micro_batches = 0;                              // that were not empty
   metrics::StepWork work;                                 // this rank's
-  int64_t peak_memory_bytes = 0;                          // of the process
+  int64_t peak_memory_bytes = 0;                          // of the process, or on its GPU
 };
 
 nlohmann::json to_json(const RankBench& rank);

@@ -13,6 +13,8 @@
 
 #include "adapter_setup.h"
 #include "dataset_checks.h"
+#include "resume.h"
+#include "run_parts.h"
 #include "sft/base/file.h"
 #include "sft/base/hash.h"
 #include "sft/config/path_list.h"
@@ -114,7 +116,7 @@ int64_t num_saves(const config::SaveOptions& save, const RunPlan& plan) {
   if (save.save_strategy == "steps") return periods(steps, static_cast<double>(plan.save_steps));
   if (save.save_strategy == "epoch") return periods(plan.num_train_epochs, 1);
   if (save.save_strategy == "best") return periods(steps, static_cast<double>(plan.eval_steps));
-  return 0;
+  return save.save_on_interval_minutes.value_or(0) > 0 ? 1 : 0;
 }
 
 StorageNeed storage_need(const config::Options& options, const RunPlan& plan, const model::Decoder& decoder,
@@ -138,20 +140,10 @@ StorageNeed storage_need(const config::Options& options, const RunPlan& plan, co
 }
 
 StorageNeed open_inputs(const config::Options& options, int64_t world_size) {
-  const fs::path model_dir = model::resolve_model_dir(options.model.model_name_or_path);
-  const fs::path config_file = model_dir / "config.json";
-  const model::DecoderSpec model =
-      model::spec_from_config_json(base::read_text(config_file), config_file.string());
-  const auto adapter = plan_adapter(options.adapter, model);
-  const auto decoder = model::Decoder::create(model, adapter ? &adapter->spec : nullptr);
-  model::open_model_weights(model_dir);
-  const auto train =
-      open_checked_dataset({}, options.data.train_dataset, options, decoder->spec(), model_dir);
-  for (const config::ListedPath& set : evaluation_sets(options)) {
-    open_checked_dataset({.name = set.name, .is_evaluation = true}, set.path, options, decoder->spec(),
-                         model_dir);
-  }
-  return storage_need(options, make_plan(options, train->size(), world_size), *decoder, adapter.has_value());
+  const Inputs inputs = read_inputs(options);
+  check_weights(*inputs.decoder, inputs.model_dir);
+  return storage_need(options, make_plan(options, inputs.train->size(), world_size), *inputs.decoder,
+                      inputs.adapter.has_value());
 }
 
 // --- The host

@@ -47,8 +47,8 @@ std::vector<checkpoint::SideFile> side_files(const LoadedModel& loaded, const fs
                         extension = entry.path().extension().string();
       const bool belongs_to_model =
           extension == ".json" || extension == ".txt" || extension == ".model" || extension == ".jinja";
-      const bool replaced = name == "config.json" || name == "trainer_state.json" ||
-                            name == model::kAdapterConfigFile || name.ends_with(".index.json");
+      const bool replaced = name == "config.json" || name == "goodput.json" || name == model::kAdapterConfigFile ||
+                            !checkpoint::can_be_side_file(name) || name.ends_with(".index.json");
       if (belongs_to_model && !replaced && fs::is_regular_file(entry.path()))
         files[name] = base::read_text(entry.path(), kMaxSideFileBytes);
     }
@@ -57,6 +57,13 @@ std::vector<checkpoint::SideFile> side_files(const LoadedModel& loaded, const fs
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   config["tie_word_embeddings"] = loaded.decoder->spec().tie_word_embeddings;
+  const fs::path generation = adapter_dir / "generation_config.json";
+  if (fs::exists(generation)) {  // the tokens that training chose
+    const nlohmann::json chosen = base::parse_json(base::read_text(generation), generation.string());
+    for (const char* key : {"eos_token_id", "pad_token_id"}) {
+      if (chosen.is_object() && chosen.contains(key)) config[key] = chosen[key];
+    }
+  }
   files["config.json"] = config.dump(2) + "\n";
   std::vector<checkpoint::SideFile> result;
   for (auto& [name, bytes] : files) result.push_back({name, std::move(bytes)});

@@ -45,7 +45,8 @@ std::vector<int64_t> generate_greedily(const std::filesystem::path& model_dir, s
       base::fail(base::ExitCode::kConfig, "token id {} is outside the model's vocabulary of {}", id,
                  vocab_size);
   }
-  const std::vector<int64_t> stops = eos_ids(loaded.model_dir);
+  std::vector<int64_t> stops = eos_ids(model_dir);  // an adapter may have been trained with another one than its base model
+  if (stops.empty()) stops = eos_ids(loaded.model_dir);
   const int64_t longest = spec.longest_row.value_or(spec.max_position_embeddings);
   std::vector<int64_t> generated;
   while (static_cast<int64_t>(generated.size()) < max_new_tokens &&

@@ -31,6 +31,7 @@ fs::path base_model_dir(const std::string& adapter_config, const fs::path& file)
 LoadedModel load_model(const fs::path& dir, parallel::Communicator& comm) {
   LoadedModel loaded;
   loaded.model_dir = dir;
+  model::check_links(dir);
   if (model::is_adapter_dir(dir)) {
     const fs::path file = dir / model::kAdapterConfigFile;
     const std::string text = base::read_text(file);

@@ -4,6 +4,7 @@ import json
 import pty
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -141,3 +142,21 @@ def test_a_doubled_bos_is_seen(prepared, tmp_path, capsys):
     rows = [{"input_ids": ids} for ids in ([bos, bos, 5, 0], [bos, 5, 0], [bos], [5, bos, bos, 0], [bos, bos])]
     output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5")
     assert f"! 2 rows begin with the token {bos} (bos) twice (rows 0, 4)" in said(output, capsys=capsys)
+
+
+def test_a_row_cannot_steer_the_terminal(tmp_path, capsys):
+    model = tiny_model(tmp_path / "tiny")
+    output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", [{"text": "red \x1b[31m, bell \x07\nand a tab\t"}]), tmp_path / "rows.h5")
+    for options in ((), ("--tokens",)):
+        text = said(output, "--row", "0", *options, capsys=capsys)
+        assert "\x1b" not in text and "\x07" not in text and "\\x1b" in text
+
+
+def test_hard_limits_of_a_login_node_damage_nothing(prepared, source_dir):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
+        resource.setrlimit(resource.RLIMIT_AS, (7 << 29, 7 << 29))  # below what the process that reads the file may have otherwise
+
+    done = subprocess.run([sys.executable, "-m", "prepare", "inspect", str(prepared)], capture_output=True, text=True, preexec_fn=limit,
+                          env=os.environ | {"PYTHONPATH": str(source_dir / "src"), "OPENBLAS_NUM_THREADS": "1"})
+    assert done.returncode == 0 and "40 rows" in done.stdout, done.stderr

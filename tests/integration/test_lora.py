@@ -110,6 +110,14 @@ def test_gaussian_first_values(workspace):
     assert abs(a).max() > 3 * a.std(), "uniform values"
 
 
+def test_first_values_that_are_not_identity(workspace):
+    """PEFT's init_lora_weights = False, for tests: A and B uniform, so that the adapter changes the model from the start."""
+    run = ours.run(settings(workspace, 1, "not-identity", init_lora_weights="false", learning_rate=0, max_steps=1, save_strategy="no"))
+    for name, values in run.weights().items():
+        if "lora_B" in name:
+            assert values.std() > 0.01 and abs(values).max() <= 1 / np.sqrt(LORA["lora_r"]) * (1 + 1e-6), name
+
+
 def test_a_head_that_is_trained_as_a_whole_is_saved(workspace):
     run = ours.run(settings(workspace, 1, "head", lora_modules_to_save="lm_head", max_steps=4, save_strategy="no"))
     assert json.loads((run.output_dir / "adapter_config.json").read_text())["modules_to_save"] == ["lm_head"]
@@ -242,6 +250,30 @@ def test_export_refuses_what_is_no_adapter_and_a_folder_in_use(workspace, whole)
     assert code == 92 and "holds a model already" in message
     code, message = export(whole[1].output_dir, workspace.folder / "merged")
     assert code == 92 and "--merge" in message
+
+
+def test_export_takes_what_belongs_to_the_model_and_the_tokens_of_the_training(workspace, whole):
+    def command(*words):
+        done = subprocess.run([str(ours.program()), *map(str, words)], capture_output=True, text=True, env=ours.environment())
+        return done.returncode, done.stdout, " ".join(done.stderr.split())
+
+    folder = shutil.copytree(whole[1].output_dir, workspace.folder / "littered")
+    for name in ("my notes.txt", "._tokenizer.json", "goodput.json"):
+        (folder / name).write_text("{}")
+    first = int(command("generate", folder, "--ids", "5,6,7", "--max-new-tokens", "1")[1].replace(",", " ").split()[0])
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": first, "pad_token_id": 3}))
+    code, ids, _ = command("generate", folder, "--ids", "5,6,7", "--max-new-tokens", "1")
+    assert code == 0 and not ids.strip(), "it goes on after the end of sequence that it was trained with"
+    code, _, message = command("export", "--merge", folder, workspace.folder / "merged-littered")
+    assert code == 0, message
+    config = json.loads((workspace.folder / "merged-littered" / "config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"]) == (first, 3)
+    assert not {"my notes.txt", "._tokenizer.json", "goodput.json"} & {path.name for path in (workspace.folder / "merged-littered").iterdir()}
+
+    (folder / "leak.txt").symlink_to("/etc/hostname")
+    for words in (("export", "--merge", folder, workspace.folder / "merged-leak"), ("generate", folder, "--ids", "5")):
+        code, _, message = command(*words)
+        assert code == 89 and "leak.txt is a link to /etc/hostname" in message
 
 
 def test_an_adapter_with_more_than_the_model_has_a_place_for_is_refused(workspace, whole):

@@ -2,6 +2,7 @@
 A disk that is full: test_full_disk.py."""
 
 import errno
+import json
 import os
 import signal
 
@@ -66,6 +67,18 @@ def test_steps_go_on_while_storage_is_slow_and_the_next_save_waits(workspace, tm
     committed = order.index(("checkpoint", 4))
     assert order.index(("train", 8)) < committed < order.index(("train", 9))
     assert_ends_like(output_dir, workspace.undisturbed(2), EVERY)
+
+
+@pytest.mark.parametrize("path, section", [("checkpoint-4.tmp", "checkpoint"), (".final.tmp", "finish")])
+def test_storage_that_does_not_answer_ends_the_run(workspace, tmp_path, path, section):
+    """In the middle of a run, and where the final model is all that is left."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    settings = workspace.six_rows(2, f"silent-{section}", watchdog_checkpoint_seconds=3, watchdog_step_seconds=1000)
+    run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / path, hold=hold))
+    assert run.returncode == 86 and "(limit 3 s)" in run.output, run.output[-3000:]
+    reports = [json.loads(file.read_text()) for file in run.output_dir.glob("diagnostics/hang-*/rank-*.json")]
+    assert reports and all(report["section"] == section for report in reports)
 
 
 @pytest.mark.parametrize("async_save, error, rank", [(False, errno.ENOSPC, 1), (True, errno.EIO, 1), (True, errno.ESTALE, 0)])

@@ -113,6 +113,14 @@ TEST(CommandLine, BenchTakesStepsAndAForm) {
   EXPECT_EQ(error_of({"verify", "a", "--json"}), "command line: --json belongs to sft-dist bench");
 }
 
+TEST(CommandLine, CommandsThatReadNoOptionsTakeNone) {
+  EXPECT_EQ(error_of({"generate", "M", "--ids", "1", "--max_new_token", "5"}),
+            "command line: this command takes no option --max_new_token");
+  EXPECT_EQ(error_of({"export", "--merge", "A", "B", "--max_shard_size=2GB"}),
+            "command line: this command takes no option --max_shard_size");
+  EXPECT_EQ(error_of({"verify", "a", "--args", "run.ini"}), "command line: this command takes no --args");
+}
+
 TEST(CommandLine, FlagsOfOneCommandAreRefusedWithAnother) {
   EXPECT_EQ(error_of({"--args", "a.ini", "--merge"}), "command line: --merge belongs to sft-dist export");
   EXPECT_EQ(error_of({"verify", "a", "--ids", "1"}), "command line: --ids belongs to sft-dist generate");

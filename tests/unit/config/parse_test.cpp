@@ -146,6 +146,21 @@ TEST(Parse, OtherNamesAreTakenWithOneNotice) {
   EXPECT_EQ(parsed.notices[1], "without effect in sft-dist: no_cuda");
 }
 
+TEST(Parse, AnOptionAndItsNegationAreOne) {
+  EXPECT_EQ(error_of_text("bf16 = true\nno_bf16 = true"), "run.ini:2: no_bf16 was already given at run.ini:1 as bf16");
+  EXPECT_EQ(error_of_text("no_watchdog = true\nwatchdog = true"), "run.ini:2: watchdog was already given at run.ini:1 as no_watchdog");
+}
+
+TEST(Parse, EachOtherNameLeadsToItsOption) {
+  const auto prepare = [](const std::string& text) { return parse_text(text).options.prepare; };
+  EXPECT_EQ(parse_text("model_name = m").options.model.model_name_or_path, "m");
+  EXPECT_EQ(prepare("tokenizer_name = t").tokenizer_name_or_path, "t");
+  EXPECT_EQ(prepare("processing_class = t").tokenizer_name_or_path, "t");
+  EXPECT_EQ(prepare("dataset_train_split = a").dataset_split, "a");
+  EXPECT_EQ(prepare("dataset_test_split = b").eval_split, "b");
+  EXPECT_EQ(parse_text("per_gpu_eval_batch_size = 3").options.batch.per_device_eval_batch_size, 3);
+}
+
 TEST(Parse, OtherNamesHaveTheirOwnRanges) {
   // As warmup_steps these would be one step, and five.
   EXPECT_EQ(error_of_text("warmup_ratio = 1"),
