@@ -28,8 +28,8 @@ if(SftTorch_FOUND AND NOT TARGET sft::torch)
   add_library(sft::torch ALIAS sft_torch)
   # -idirafter: the torch package carries its own fmt, which must not hide the system's.
   target_compile_options(sft_torch INTERFACE
-    "SHELL:-idirafter ${SFT_TORCH_INCLUDE_DIR}"
-    "SHELL:-idirafter ${SFT_TORCH_INCLUDE_DIR}/torch/csrc/api/include")
+    "SHELL:-idirafter \"${SFT_TORCH_INCLUDE_DIR}\""
+    "SHELL:-idirafter \"${SFT_TORCH_INCLUDE_DIR}/torch/csrc/api/include\"")
   # Otherwise ATen/TensorOperators.h brings every operator's header: a third of the compile time of who includes it.
   target_compile_definitions(sft_torch INTERFACE AT_PER_OPERATOR_HEADERS)
   target_link_libraries(sft_torch INTERFACE ${SFT_TORCH_CPU_LIBRARY} ${SFT_TORCH_C10_LIBRARY})

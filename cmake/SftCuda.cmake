@@ -38,7 +38,7 @@ if(SFT_CUDA_FOUND)
   add_library(sft::cuda_libs ALIAS sft_cuda_libs)
   # After LibTorch's own folder, so that the system's headers are not hidden.
   target_compile_options(sft_cuda_libs INTERFACE
-    "SHELL:-idirafter ${SFT_CUDART_INCLUDE_DIR}" "SHELL:-idirafter ${SFT_NCCL_INCLUDE_DIR}")
+    "SHELL:-idirafter \"${SFT_CUDART_INCLUDE_DIR}\"" "SHELL:-idirafter \"${SFT_NCCL_INCLUDE_DIR}\"")
   get_filename_component(_cudart_dir ${SFT_CUDART_LIBRARY} DIRECTORY)
   get_filename_component(_nccl_dir ${SFT_NCCL_LIBRARY} DIRECTORY)
   # torch_cuda has no symbol we call: it registers LibTorch's CUDA kernels when it is loaded.

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,22 @@ class Launch:
         return [str(FOLDER / "run"), "--launcher", "mpirun", "-n", str(len(hosts)), "-H", places, *network, *arguments]
 
 
+RUNNING: set[TaggedProcess] = set()
+ENDING = threading.Event()
+
+
+def end(number: int, _) -> None:
+    ENDING.set()
+    for process in list(RUNNING):
+        process.kill_all()
+    sys.exit(128 + number)
+
+
 def outcome_of(command: list[str], seconds: float) -> Outcome:
     process = TaggedProcess(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    RUNNING.add(process)
+    if ENDING.is_set():
+        process.kill_all()
     try:
         output = process.communicate(timeout=seconds)[0]
         return Outcome(process.returncode, output)
@@ -93,6 +108,7 @@ def outcome_of(command: list[str], seconds: float) -> Outcome:
     finally:
         process.kill_all()
         process.wait()
+        RUNNING.discard(process)
 
 
 def outcomes_of(commands: list[list[str]], seconds: float) -> list[Outcome]:
@@ -142,7 +158,9 @@ def blame(launch: Launch, hosts: list[str], program: str, arguments: list[str], 
 
 def examine(arguments: list[str], seconds: float) -> int:
     """arguments: those of launch/run. Prints the table; returns the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended too
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # so that what was started is ended too
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, end)
     launch, program = Launch(arguments), program_path()
     hosts = launch.hosts()
     if not reach_each(launch, hosts, program, seconds):

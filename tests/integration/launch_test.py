@@ -138,7 +138,7 @@ def test_a_network_is_named_to_mpi_and_where_it_has_a_name_to_nccl(start, tmp_pa
 
 
 def test_bad_arguments(start):
-    for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a number"),
+    for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a value"),
                                (["--launcher", "ssh"], "srun or mpirun is expected")):
         process = start(*arguments)
         assert message in process.communicate(timeout=60)[0] and process.returncode != 0
@@ -283,13 +283,30 @@ def test_a_start_that_ends_before_its_first_checkpoint_is_repeated_as_it_was(slu
 
 
 @pytest.mark.parametrize("state, requeued", [
-    ("JobState=COMPLETING Reason=None PreemptTime=None", False), ("JobState=RUNNING Reason=None PreemptTime=None", True),
+    ("JobState=COMPLETING Reason=None PreemptTime=None", False), ("JobState=COMPLETING Reason=None Requeue=1", False), ("JobState=RUNNING Reason=None PreemptTime=None", True),
     ("JobState=COMPLETING Reason=None PreemptTime=2026-01-01T00:00:00", True), ("JobState=COMPLETING Reason=TimeLimit PreemptTime=None", True)])
 def test_a_cancelled_job_is_not_queued_again(slurm_job, tmp_path, state, requeued):
     stub(tmp_path, "scontrol", f'echo "scontrol: $* JobId=7 {state} End"')
     done = slurm_job("exit 85", 0)
     assert done.returncode == 85 and ("scontrol: requeue" in done.stdout) == requeued, done.stdout
     assert ("the job was cancelled" in done.stdout) != requeued
+
+
+def test_a_task_of_an_array_asks_for_itself(slurm_job, tmp_path):
+    """By the array's number Slurm describes all of its tasks, of which others go on."""
+    one, other = "JobState=COMPLETING Reason=None PreemptTime=None End", "JobState=RUNNING Reason=None PreemptTime=None End"
+    stub(tmp_path, "scontrol", f'case "$*" in *" 7_3") echo " {one}" ;; *) echo " {one}"; echo " {other}" ;; esac')
+    done = slurm_job("exit 85", 0, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
+    assert "the job was cancelled" in done.stdout, done.stdout
+
+
+def test_a_start_that_died_at_once_is_no_start(slurm_job, tmp_path):
+    """Preempted, or its node lost, before it had looked at output_dir: the next one does as the run says."""
+    (tmp_path / "out" / "checkpoint-9").mkdir(parents=True)
+    (tmp_path / "out" / "diagnostics").mkdir()
+    (tmp_path / "out" / "diagnostics" / "failed-starts").write_text("10 100\n")  # of a job that was given up
+    done = slurm_job("exit 137", 1, "--resume_from_checkpoint=false")
+    assert "--resume_from_checkpoint=true" not in done.stdout and "failure 1 of at most" in done.stdout, done.stdout
 
 
 def test_a_job_hands_on_the_network_to_use(slurm_job):
