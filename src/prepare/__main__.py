@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .errors import CONFIG, STORAGE, PrepareError
+from .errors import CONFIG, STORAGE, PrepareError, printable
 from .model import find_folder, make_ready
 from .options import read_options
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         run(options, force=flags["--force"], compress=flags["--compress"])
         return 0
     except PrepareError as error:
-        print(f"sft-prepare: error: {error}", file=sys.stderr)
+        print(f"sft-prepare: error: {printable(str(error))}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # nobody reads what we print, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,7 +64,7 @@ def run(options: dict, force: bool = False, compress: bool = False) -> None:
     if not model and not tokenizer_name:
         raise PrepareError("model_name_or_path (or tokenizer_name_or_path) must say whose tokenizer to use.", CONFIG)
     sources = [training_source(options), *evaluation_sources(options)]
-    model_folder = find_folder(model, "model_name_or_path", with_weights=True) if model else None
+    model_folder = find_folder(model, "model_name_or_path", with_weights=True, with_tokenizer=not tokenizer_name) if model else None
     if model_folder:
         make_ready(model_folder)
 
@@ -113,7 +113,8 @@ def with_changes(folder, options: dict):
     if path := options["chat_template_path"]:
         choice = read_template_choice(path, lambda name: load_tokenizer(find_folder(name, "chat_template_path", with_weights=False)))
         template, eos_token = choice.text, choice.eos_token or eos_token
-        if missing := [token for token in choice.added_tokens if token not in load_tokenizer(folder.path).get_vocab()]:
+        vocabulary = load_tokenizer(folder.path).get_vocab()
+        if missing := [token for token in choice.added_tokens if token not in vocabulary]:
             raise PrepareError(f"chat_template_path = {path}: that tokenizer has tokens that this one has not ({', '.join(missing[:5])}), and the "
                                "model's embedding has no rows for them: use a template of tokens that exist.", CONFIG)
     return replace(folder, eos_token=eos_token, pad_token=options["pad_token"] or None, chat_template=template)

@@ -94,7 +94,7 @@ class DatasetWriter:
         """attributes: tokenizer_sha256 and the special token ids that exist. Renames the finished file into place."""
         self.write_rows(self.folder / "dataset.h5", self.selection(), attributes, prepare_config, compress)
         os.replace(self.folder / "dataset.h5", self.path)
-        fsync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def write_rows(self, path: Path, rows: "Selection", attributes: dict, prepare_config: dict, compress: bool = False) -> None:
         """Some rows as a data set file, on the disk when this returns."""
@@ -229,7 +229,13 @@ def read_prepare_config(path: Path) -> dict | None:
         return None
 
 
-def fsync_folder(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset_file import fsync_folder
+from .dataset_file import sync
 from .errors import CONFIG, PrepareError
 from .model import write_atomically
 
@@ -79,7 +79,7 @@ def convert(gguf_file: Path, folder: Path) -> None:
     })
     # Last: a folder with weights is a finished one.
     write_atomically(folder / "model.safetensors", lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
-    fsync_folder(folder)
+    sync(folder)
 
 
 def write_tokenizer(field, folder: Path) -> None:

@@ -10,7 +10,6 @@ rows as text with their learnt tokens marked: in colour on a terminal, as {+lear
 
 import os
 import sys
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from .dataset_file import IGNORED, read_prepare_config
 from .disposable import require_harmless
-from .errors import CONFIG, INVALID_DATA, PrepareError
+from .errors import CONFIG, INVALID_DATA, PrepareError, printable
 from .packing import pack_bfd
 from .summary import length_lines
 
@@ -201,11 +200,6 @@ class Painter:
     def cut(self, max_length: int) -> str:
         text = f"[cut at {max_length:,}]"
         return f"\x1b[31m{text}\x1b[0m" if self.in_colour else text
-
-
-def printable(text: str) -> str:
-    """Control characters, with which a file could steer the terminal, as escapes."""
-    return "".join(repr(char)[1:-1] if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 def decoded_pieces(tokenizer, ids: list[int], bounds: list[int]) -> list[str]:

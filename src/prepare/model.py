@@ -9,9 +9,12 @@ from .errors import CONFIG, PrepareError
 
 # Everything that sft-dist or the tokenizer reads; pickled weights only where there are no others.
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+DUPLICATES = ["consolidated*"]  # Mistral's own form of the same weights
+# What identifies a tokenizer (docs/data-format.md): the first alone, else those that exist of the others in this order.
+IDENTITY_FILES = ["tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"]
 
 
-def find_folder(name: str, option: str, with_weights: bool) -> Path:
+def find_folder(name: str, option: str, with_weights: bool, with_tokenizer: bool = True) -> Path:
     """`name` is a folder or a hub id; an id is looked up in the local cache first, then fetched where the network allows."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -20,21 +23,53 @@ def find_folder(name: str, option: str, with_weights: bool) -> Path:
         raise PrepareError(f"{option} = {name}: there is no such folder.", CONFIG)
     from huggingface_hub import snapshot_download
 
-    patterns = SMALL_FILES + (["*.safetensors"] if with_weights else [])
+    patterns = {"allow_patterns": SMALL_FILES + (["*.safetensors"] if with_weights else []), "ignore_patterns": DUPLICATES}
+    cached = cached_snapshot(name, patterns)
+    missing = missing_from(cached, with_weights, with_tokenizer) if cached else ""
+    if cached and not missing:
+        return cached
     try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if not with_weights or has_safetensors(folder) or pickled_weights(folder):
-            return folder
-    except Exception:  # not in the cache: whatever the reason, fetching it is what is left
-        pass
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, **patterns))
         if with_weights and not has_safetensors(folder):
             folder = Path(snapshot_download(name, allow_patterns=SMALL_FILES + ["pytorch_model*.bin"]))
-        return folder
     except Exception as error:  # network, name, permission: one message each from the library
-        raise PrepareError(f"{option} = {name}: neither a folder, nor in the Hugging Face cache, and it cannot be fetched "
+        found = f"in the Hugging Face cache without {missing}" if missing else "neither a folder, nor in the Hugging Face cache"
+        raise PrepareError(f"{option} = {name}: {found}, and it cannot be fetched "
                            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}).", CONFIG) from None
+    # Without a network the library gives what it has, whole or not.
+    if missing and (missing := missing_from(folder, with_weights, with_tokenizer)):
+        raise PrepareError(f"{option} = {name}: in the Hugging Face cache without {missing}, and it cannot be fetched.", CONFIG)
+    return folder
+
+
+def cached_snapshot(name: str, patterns: dict) -> Path | None:
+    """What the cache has of it, also where files that nobody needs here are missing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True, **patterns))
+    except IncompleteSnapshotError as error:
+        return Path(error.snapshot_path)
+    except Exception:  # not in the cache: whatever the reason, fetching it is what is left
+        return None
+
+
+def missing_from(folder: Path, with_weights: bool, with_tokenizer: bool) -> str:
+    if with_weights and not (folder / "config.json").is_file():
+        return "config.json"
+    if with_tokenizer and not any((folder / name).is_file() for name in IDENTITY_FILES):
+        return "a tokenizer"
+    if not with_weights or (folder / "model.safetensors").is_file():
+        return ""
+    for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
+        if index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, LookupError, TypeError, AttributeError):
+                return f"a readable {index.name}"
+            return next((name for name in names if not (folder / name).is_file()), "")
+    return "" if (folder / "pytorch_model.bin").is_file() else "weights"
 
 
 def has_safetensors(folder: Path) -> bool:

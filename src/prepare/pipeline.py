@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .chat import default_template, learns_to_stop, training_templates
-from .dataset_file import TOOL, DatasetWriter, Selection, StagingFolder, fsync_folder, read_prepare_config
+from .dataset_file import TOOL, DatasetWriter, Selection, StagingFolder, read_prepare_config, sync, sync_tree
 from .errors import CONFIG, OUT_OF_MEMORY, PrepareError
 from .encode import Encoded, Encoder
 from .rows import RowFormat, Tally
@@ -169,6 +169,7 @@ def write_outputs(part: Part, writer: DatasetWriter, attributes: dict, config: d
         for output, rows, folder in zip(outputs, chosen, folders):
             selection = writer.selection(rows)
             part.tokenizer_folder.copy_side_files(folder / "tokenizer", part.model_folder)
+            sync_tree(folder / "tokenizer")
             writer.write_rows(folder / "dataset.h5", selection, attributes, config | {"part": output.name.split()[0]}, part.compress)
             written.append((output, selection))
         for output, folder in zip(outputs, folders):
@@ -176,7 +177,7 @@ def write_outputs(part: Part, writer: DatasetWriter, attributes: dict, config: d
                 os.rename(output.tokenizer_folder, folder / "old")
             os.rename(folder / "tokenizer", output.tokenizer_folder)
             os.replace(folder / "dataset.h5", output.path)
-            fsync_folder(output.path.parent)
+            sync(output.path.parent)
     return written
 
 

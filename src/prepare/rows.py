@@ -2,12 +2,14 @@
 
 import hashlib
 import importlib.util
+import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from .errors import CONFIG, PrepareError
+from .errors import CONFIG, PrepareError, printable
 
 EXAMPLES_PER_REASON = 3
 PRETOKENIZED_COLUMNS = ("labels", "completion_mask", "assistant_masks")
@@ -28,7 +30,7 @@ class Tally:
             places.append(place)
 
     def lines(self) -> list[str]:
-        return [f"{count:,} {reason} ({', '.join(self.examples[reason])}{', ...' if count > len(self.examples[reason]) else ''})"
+        return [printable(f"{count:,} {reason} ({', '.join(self.examples[reason])}{', ...' if count > len(self.examples[reason]) else ''})")
                 for reason, count in self.counts.most_common()]
 
 
@@ -56,6 +58,8 @@ class FormattingFunction:
         if spec is None:
             raise PrepareError(f"formatting_func = {self.specification}: {self.file} is not a Python file (.py).", CONFIG)
         module = importlib.util.module_from_spec(spec)
+        # At the end: its neighbours take nobody's place.
+        sys.path += [folder for folder in (str(self.file.resolve().parent), os.getcwd()) if folder not in sys.path]
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # the user's code
@@ -225,8 +229,9 @@ def read_messages(row: dict, field_name: str) -> tuple[list[dict] | None, str]:
         if not isinstance(message, dict):
             return None, f"with an entry of '{field_name}' that is not a message"
         message = dict(message)
+        wins = field_name == "conversations" and "from" in message and "value" in message  # as in TRL's maybe_convert_to_chatml
         for name, other in (("role", "from"), ("content", "value")):
-            if message.get(name) is None and other in message:
+            if (wins and message[other] is not None) or (other in message and message.get(name) is None):
                 message[name] = message.pop(other)
         if not isinstance(message.get("role"), str):
             return None, f"with a message in '{field_name}' that has no role"

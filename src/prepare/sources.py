@@ -4,6 +4,7 @@ A source yields (row, place) pairs lazily, so a data set may be larger than memo
 """
 
 import csv
+import dataclasses
 import glob
 import gzip
 import hashlib
@@ -59,7 +60,7 @@ class FileSource:
     def _lines(self, file: Path) -> Iterator[str]:
         """Lines as written, without their end; a carriage return inside a line stays."""
         with open(file, "rb") as raw:
-            stream = gzip.open(raw) if file.suffix == ".gz" else raw
+            stream = gzip.open(raw) if is_gz(file) else raw
             for number, line in enumerate(stream):
                 if number % 256 == 0:
                     self.current_fraction = raw.tell() / max(1, self.current_size)
@@ -74,7 +75,7 @@ class FileSource:
 
     def _read_json(self, file: Path):
         """An array of rows; {"data": [rows]}; or, as often under this name, one row a line. A single line that has "data" is the second."""
-        with (gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")) as stream:
+        with (gzip.open(file, "rb") if is_gz(file) else open(file, "rb")) as stream:
             start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
             if start.startswith(b"{"):
                 stream.seek(0)
@@ -96,7 +97,7 @@ class FileSource:
 
     def _read_csv(self, file: Path, delimiter: str = ","):
         csv.field_size_limit(sys.maxsize)
-        with (gzip.open(file, "rt", encoding="utf-8-sig", newline="") if file.suffix == ".gz"
+        with (gzip.open(file, "rt", encoding="utf-8-sig", newline="") if is_gz(file)
               else open(file, encoding="utf-8-sig", newline="")) as stream:
             lines = Lines(stream)
             reader = csv.reader(lines, delimiter=delimiter)
@@ -109,7 +110,7 @@ class FileSource:
                 if len(fields) != len(header):
                     raise PrepareError(f"{file}: row {number} (ending in line {reader.line_num}) has {len(fields)} fields, "
                                        f"the header has {len(header)}.")
-                if number % 256 == 0 and file.suffix != ".gz":
+                if number % 256 == 0 and not is_gz(file):
                     self.current_fraction = stream.buffer.tell() / max(1, self.current_size)
                 yield dict(zip(header, fields)), f"{file.name}:{reader.line_num}"
 
@@ -167,6 +168,14 @@ class DatasetSource:
     def __init__(self, dataset, name: str):
         self.dataset, self.name, self.rows_done = dataset, name, 0
 
+    def without_decoding(self):
+        """Pictures, sounds and videos stay as they are stored: nothing here looks at them, and their libraries may not be installed."""
+        dataset = self.dataset
+        for name, feature in (dataset.features or {}).items():
+            if getattr(feature, "decode", False):
+                dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
+        return dataset
+
     def fingerprint(self) -> str:
         return str(self.dataset._fingerprint)
 
@@ -175,7 +184,7 @@ class DatasetSource:
 
     def __iter__(self) -> Iterator[tuple[dict, str]]:
         self.rows_done = 0
-        for row in self.dataset.with_format(None):
+        for row in self.without_decoding().with_format(None):
             yield row, f"{self.name}[{self.rows_done}]"
             self.rows_done += 1
 
@@ -272,6 +281,10 @@ def decoded(value, kind):
     return value
 
 
+def is_gz(file: Path) -> bool:
+    return file.suffix.lower() == ".gz"
+
+
 def kind_of(file: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if suffixes and suffixes[-1] == ".gz":
@@ -307,7 +320,8 @@ def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSou
         if not files:
             raise PrepareError(f"{option} = {pattern}: the folder holds no file that ends in {', '.join(SUFFIXES)} (or .gz after it).")
         return FileSource(files)
-    files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    files = [path] if path.is_file() else sorted(file for file in map(Path, glob.glob(str(path), recursive=True))
+                                                 if file.is_file() and not is_beside_result(file))
     if not files:
         raise PrepareError(f"{option} = {pattern}: there is no such file, folder or pattern (working directory: {Path.cwd()}).")
     for file in files:
@@ -319,6 +333,11 @@ def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSou
 def is_aside(file: Path) -> bool:
     """Hidden, or in a tokenizer folder that we have written beside a data set."""
     return any(part.startswith(".") for part in file.parts) or any(part.endswith(".tokenizer") for part in file.parts[:-1])
+
+
+def is_beside_result(file: Path) -> bool:
+    """In the tokenizer folder of a data set that lies beside it."""
+    return any(folder.suffix == ".tokenizer" and folder.with_suffix(".h5").exists() for folder in file.parents)
 
 
 def open_saved(path: Path, split: str) -> DatasetSource:

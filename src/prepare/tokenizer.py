@@ -15,9 +15,8 @@ import numpy as np
 
 from .dataset_file import SPECIAL_IDS
 from .errors import CONFIG, PrepareError
+from .model import IDENTITY_FILES
 
-# What identifies a tokenizer (docs/data-format.md): the first alone, else those that exist of the others in this order.
-IDENTITY_FILES = ["tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"]
 SIDE_FILES = IDENTITY_FILES + [
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
     "generation_config.json",

@@ -65,8 +65,11 @@ class Preparation {
   }
 
  private:
-  static std::string last_component(const std::string& path) {
-    return fs::path(path).lexically_normal().filename().string();
+  // Of "corpus/" and "." too the folder's name.
+  static std::string last_component(const std::string& text) {
+    if (text.empty()) return "";
+    const fs::path path = fs::absolute(text).lexically_normal();
+    return (path.has_filename() ? path : path.parent_path()).filename().string();
   }
 
   static std::vector<std::pair<std::string, std::optional<double>>> last_components(const std::string& text) {
@@ -173,8 +176,11 @@ void check_preparation(const DatasetRole& role, const std::string& path, const c
   const Preparation prepared(path, info.prepare_config);
   check_rows(prepared, prepare, tokenizer_folder);
   if (prepare.train_file.empty() && prepare.dataset_name.empty()) return;  // nothing is said of the source
-  prepared.check_same("max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "");
   const bool is_split = prepare.test_split_size.has_value();
+  const bool has_source = !role.is_evaluation || is_split || !prepare.eval_file.empty() ||
+                          (!prepare.dataset_name.empty() && !prepare.eval_split.empty());
+  if (!has_source) return;  // a file that was prepared by another run
+  prepared.check_same("max_rows", prepare.max_rows ? std::to_string(*prepare.max_rows) : "");
   prepared.check_same("test_split_size", is_split ? json(*prepare.test_split_size).dump() : "");
   if (is_split) {
     prepared.check_same("split_seed", std::to_string(options.data.seed));

@@ -208,6 +208,49 @@ def test_a_tokenizer_of_its_own_needs_no_model_beside_it(sft_prepare, run_sft, w
     assert refused.returncode == 89 and "another tokenizer than that of tokens" in refused.stdout + refused.stderr
 
 
+def test_a_folder_is_itself_however_it_is_written(sft_prepare, run_sft, workspace):
+    (workspace / "corpus").mkdir()
+    shutil.copy(workspace / "rows.jsonl", workspace / "corpus")
+    assert sft_prepare("--args", "run.ini", "--train_file", "corpus/").returncode == 0
+    for name in ("corpus/", "corpus", "./corpus/.", str(workspace / "corpus")):
+        run = run_sft(0, "--args", "run.ini", "--train_file", name, "--overwrite_output_dir", cwd=workspace)
+        assert run.returncode == 0, (name, run.stderr)
+    refused = run_sft(0, "--args", "run.ini", "--train_file", "other/", "--overwrite_output_dir", cwd=workspace)
+    assert refused.returncode == 89 and "was prepared with source_file" in refused.stdout + refused.stderr
+
+
+def test_an_evaluation_file_of_another_run_is_taken(sft_prepare, run_sft, workspace):
+    """It is there, and nothing is said of its source."""
+    assert sft_prepare("--args", "run.ini").returncode == 0
+    (workspace / "run.ini").write_text((workspace / "run.ini").read_text().replace("eval_file = rows.jsonl\n", "") + "eval_on_start = true\n")
+    assert sft_prepare("--args", "run.ini", "--max_rows", "50").returncode == 0
+    run = run_sft(0, "--args", "run.ini", "--max_rows", "50", cwd=workspace)
+    assert run.returncode == 0 and "eval_loss" in run.stdout + run.stderr, run.stderr
+
+
+def test_files_of_the_folder_it_is_called_in_do_not_take_its_place(sft_prepare, workspace):
+    for name in ("prepare.py", "datasets.py", "csv.py"):
+        (workspace / name).write_text("raise SystemExit('the wrong file')\n")
+    (workspace / "helper.py").write_text("def text_of(row):\n    return row['text']\n")
+    (workspace / "mine.py").write_text("from helper import text_of\n\n\ndef f(row):\n    return 'Q ' + text_of(row)\n")
+    prepared = sft_prepare("--args", "run.ini", "--formatting_func", "mine.py:f", "--dataset_num_proc", "2")
+    assert prepared.returncode == 0 and "100 rows" in prepared.stdout, prepared.stdout + prepared.stderr
+
+
+def test_the_model_stops_where_its_rows_end(sft_prepare, run_sft, workspace):
+    """As transformers' align_special_tokens: a tokenizer's end of sequence goes in front of the model's own."""
+    config, generation = (workspace / "tiny/model" / name for name in ("config.json", "generation_config.json"))
+    for own, expected in ((7, 0), ([7, 8], [0, 7, 8]), ([7, 0], [7, 0]), (None, 0)):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": own}))
+        generation.write_text(json.dumps({"eos_token_id": own, "temperature": 0.5}))
+        assert sft_prepare("--args", "run.ini").returncode == 0
+        run = run_sft(0, "--args", "run.ini", "--overwrite_output_dir", cwd=workspace)
+        assert run.returncode == 0, run.stderr
+        assert json.loads((workspace / "run/config.json").read_text())["eos_token_id"] == expected
+        stops = expected if isinstance(expected, list) else [0] if own is None else [0, own]
+        assert json.loads((workspace / "run/generation_config.json").read_text()) == {"eos_token_id": stops, "temperature": 0.5}
+
+
 def test_another_split_of_a_saved_data_set(sft_prepare, run_sft, workspace):
     """Each split's rows go to their own file, and a file of another split is not taken for it."""
     import datasets

@@ -115,5 +115,23 @@ def test_a_model_in_the_cache_is_found(tmp_path):
     assert result.stdout.strip() == str(snapshot), result.stderr
 
 
+@pytest.mark.parametrize("lost, missing", [("tokenizer.json", "a tokenizer"), ("config.json", "config.json"), ("model.safetensors", "weights"),
+                                           ("a shard", "model-00002-of-00002.safetensors")])
+def test_half_a_model_in_the_cache_is_none(lost, missing, tmp_path):
+    repository = tmp_path / "home" / "hub" / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(tiny_model(tmp_path / "tiny"), snapshot)
+    if lost == "a shard":
+        (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: f"model-0000{name}-of-00002.safetensors" for name in "12"}}))
+    else:
+        (snapshot / lost).unlink()
+    result = run_python("from prepare.model import find_folder\nfind_folder('someone/tiny', 'model_name_or_path', with_weights=True)",
+                        HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
+    assert f"in the Hugging Face cache without {missing}, and it cannot be fetched" in result.stderr
+
+
 def test_a_folder_is_itself(tmp_path):
     assert find_folder(str(tmp_path), "model_name_or_path", with_weights=True) == tmp_path

@@ -24,8 +24,8 @@ from prepare.dataset_file import DatasetWriter
 from prepare.encode import Encoder
 from prepare.errors import PrepareError
 from prepare.pipeline import Part, make_tasks
-from prepare.rows import Kind, RowFormat
-from prepare.sources import FileSource
+from prepare.rows import Kind, RowFormat, read_messages
+from prepare.sources import FileSource, open_files
 from prepare.tokenizer import Tokenizer, TokenizerFolder
 
 TEXTS = [f"Row {number}, with \"quotes\", a comma and a word: {'word ' * (number % 7)}ü" for number in range(600)]
@@ -59,6 +59,8 @@ def write_source(kind, folder):
     if kind == "jsonl":
         write_jsonl(path, ROWS)
     elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(write_jsonl(folder / "plain.jsonl", ROWS).read_bytes()))
+    elif kind == "jsonl.GZ":
         path.write_bytes(gzip.compress(write_jsonl(folder / "plain.jsonl", ROWS).read_bytes()))
     elif kind == "json array":
         path = folder / "rows.json"
@@ -104,11 +106,47 @@ def write_source(kind, folder):
     return {"train_file": str(path)}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json array", "json data", "json data in one line", "json lines", "json lines with data", "csv", "tsv", "parquet", "txt", "folder", "pattern",
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.GZ", "json array", "json data", "json data in one line", "json lines", "json lines with data", "csv", "tsv", "parquet", "txt", "folder", "pattern",
                                   "saved", "saved splits", "dataset_name"])
 def test_every_kind_of_source_gives_the_same_rows(kind, model, reference, tmp_path):
     output = prepare(model, output=tmp_path / "out" / "rows.h5", **write_source(kind, tmp_path))
     assert read_rows(output) == reference
+
+
+def test_a_pattern_leaves_out_the_tokenizer_beside_the_result(model, tmp_path):
+    """vocab.txt and the like would become rows when it is called again."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.txt").write_text("\n".join(TEXTS[:20]))
+    output, pattern = tmp_path / "data" / "train.h5", tmp_path / "**" / "*.txt"
+    prepare(model, pattern, output)
+    (output.with_suffix(".tokenizer") / "vocab.txt").write_text("a\nb\n")
+    prepare(model, pattern, output, force=True)
+    assert len(read_rows(output)) == 20
+    (output.with_suffix(".tokenizer") / "merges.txt").write_text("a\nb\n")
+    assert [file.name for file in open_files(str(pattern), "train_file", "train").files] == ["rows.txt"]
+
+
+def test_pictures_that_are_not_asked_for_are_not_looked_at(model, reference, tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "photo": datasets.Image()})
+    rows = [{"text": row["text"], "photo": {"bytes": b"no picture", "path": None}} for row in ROWS[:5]]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "saved")
+    prepare(model, tmp_path / "saved", tmp_path / "rows.h5")
+    assert read_rows(tmp_path / "rows.h5") == reference[:5]
+
+
+def test_what_is_said_of_rows_cannot_steer_the_terminal(model, tmp_path, capsys):
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            {"messages": [{"role": "\x1b]0;x\x07", "content": "a"}]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(model, tmp_path / "rows.jsonl", tmp_path / "rows.h5", assistant_only_loss=True, chat_template_path=str(TRAINING_TEMPLATES / "chatml.jinja"))
+    said = capsys.readouterr().out
+    assert "\\x1b]0;x\\x07" in said and "\x1b" not in said
+
+
+def test_from_and_value_win_over_role_and_content_in_conversations():
+    both = {"from": "human", "value": "new", "role": "user", "content": "old"}
+    assert read_messages({"conversations": [dict(both)]}, "conversations")[0] == [{"role": "human", "content": "new"}]
+    assert read_messages({"messages": [dict(both)]}, "messages")[0][0]["content"] == "old"
 
 
 def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
