@@ -133,7 +133,8 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"torch_dtype",
        false,
        {"float32", "none"},
-       "weights are kept in float32; for bf16 products set bf16 = true",
+       "weights are kept in float32; for bf16 products set bf16 = true, for frozen weights in bf16 "
+       "base_dtype",
        {"auto"}},
       {"fp16", false, off, "use bf16 = true, or float32"},
       {"bf16_full_eval", false, off, "evaluation runs in the precision of training: leave it out"},
@@ -169,6 +170,9 @@ std::vector<HfArgument> arguments_with_harmless_values() {
       {"dataset_streaming", false, off,
        "leave it out; for TRL's order of streamed rows, which is that of the file, set "
        "train_sampling_strategy = sequential"},
+      {"streaming", false, off,
+       "leave it out; for TRL's order of streamed rows, which is that of the file, set "
+       "train_sampling_strategy = sequential"},
       {"datasets", false, none, "name the parts of a mixture in train_file = a.jsonl:0.7, b.jsonl:0.3"},
       {"ignore_data_skip", false, off, "a resumed run goes on at its next row, at no cost: leave it out"},
       {"infinite", false, off, "set max_steps: epochs repeat until it is reached"},
@@ -178,7 +182,7 @@ std::vector<HfArgument> arguments_with_harmless_values() {
        "rows are cut at their end: use truncation_mode = keep_start"},
       // model
       {"model_init", false, none, kNoPython},
-      {"model_init_kwargs", false, none, "leave it out; the model's config.json says what is built"},
+      {"model_init_kwargs", false, none, "leave it out; for bf16 products set bf16 = true, for frozen weights in bf16 base_dtype = bfloat16"},
       {"model_revision",
        false,
        {"main", "none"},

@@ -22,31 +22,38 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
   return row.back();
 }
 
-std::string nearest_name(const std::string& name, const std::vector<std::string>& names) {
-  std::string best;
-  std::size_t best_distance = name.size() / 3 + 2;
+struct Near {
+  std::string name;
+  std::size_t distance;
+};
+
+// The first of the nearest that is nearer than `near` is.
+Near nearer(Near near, const std::string& name, const std::vector<std::string>& names) {
   for (const std::string& candidate : names) {
     const std::size_t distance = edit_distance(name, candidate);
-    if (distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
+    if (distance < near.distance) near = {candidate, distance};
   }
-  return best;
+  return near;
 }
 
 }  // namespace
 
-std::string meant_name(const std::string& name, const std::vector<std::string>& names) {
+std::string meant_name(const std::string& name, const std::vector<std::string>& names, const std::vector<std::string>& ignored) {
   constexpr std::pair<const char*, const char*> kShort[] = {
       {"lr", "learning_rate"},           {"batch_size", "per_device_train_batch_size"},
       {"r", "lora_r"},                   {"train_batch_size", "per_device_train_batch_size"},
       {"epochs", "num_train_epochs"},    {"eval_batch_size", "per_device_eval_batch_size"},
-      {"num_epochs", "num_train_epochs"}};
+      {"num_epochs", "num_train_epochs"}, {"warmup", "warmup_steps"},
+      {"lora_rank", "lora_r"},           {"rank", "lora_r"},
+      {"alpha", "lora_alpha"},           {"dropout", "lora_dropout"},
+      {"use_4bit", "load_in_4bit"},      {"task_type", "lora_task_type"}};
   for (const auto& [said, meant] : kShort) {
     if (name == said) return meant;
   }
-  return nearest_name(name, names);
+  constexpr std::size_t kSlip = 1;
+  const Near option = nearer({"", name.size() / 3 + 2}, name, names);
+  const Near slip = nearer({"", std::min(option.distance, kSlip + 1)}, name, ignored);
+  return slip.name.empty() ? option.name : slip.name;
 }
 
 }  // namespace sft::config

@@ -125,7 +125,14 @@ void add_training(Rows& rows) {
   rows.add(SFT_OPTION(optimizer, optim), "optimizer; both adamw names are the same here",
            one_of({"adamw_torch", "adamw_torch_fused", "sgd", "lion_32bit", "adafactor",
                    "schedule_free_adamw", "adamw_8bit"},
-                  {{"lion", "lion_32bit"}, {"adamw_bnb_8bit", "adamw_8bit"}}));
+                  {{"lion", "lion_32bit"},
+                   {"adamw_bnb_8bit", "adamw_8bit"},
+                   // "paged" says where bitsandbytes keeps the state, not what it computes.
+                   {"paged_adamw_8bit", "adamw_8bit"},
+                   {"paged_adamw_32bit", "adamw_torch"},
+                   {"paged_adamw", "adamw_torch"},
+                   {"paged_lion_32bit", "lion_32bit"},
+                   {"paged_lion", "lion_32bit"}}));
   rows.add(
       SFT_OPTION(optimizer, optim_args),
       "its further arguments; sgd: momentum, dampening, nesterov; schedule_free_adamw: r, weight_lr_power",

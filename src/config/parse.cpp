@@ -168,11 +168,12 @@ class Reader {
   }
 
   static std::string suggestion(const std::string& key) {
-    std::vector<std::string> names;
+    std::vector<std::string> names, ignored;
     for (const OptionRow& row : option_table()) names.push_back(row.name);
     for (const Alias& alias : aliases()) names.push_back(alias.name);
-    for (const HfArgument& argument : hf_arguments()) names.push_back(argument.name);
-    const std::string nearest = meant_name(lower(key), names);
+    for (const HfArgument& argument : hf_arguments())
+      (argument.any_value_is_harmless ? ignored : names).push_back(argument.name);
+    const std::string nearest = meant_name(lower(key), names, ignored);
     return nearest.empty() ? "; sft-dist --help lists them" : fmt::format("; did you mean {}?", nearest);
   }
 

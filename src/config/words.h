@@ -51,8 +51,10 @@ inline std::optional<bool> parse_bool(const std::string& text) {
   return std::nullopt;
 }
 
+// None as Python writes it, or null as YAML and JSON do.
 inline bool is_none(const std::string& text) {
-  return lower(text) == "none";
+  const std::string word = lower(text);
+  return word == "none" || word == "null";
 }
 
 }  // namespace sft::config

@@ -56,7 +56,7 @@ std::string trainer_state_json(const LogOptions& options, const TrainerProgress&
       {"logging_steps", options.logging_steps},
       {"max_steps", options.max_steps},
       {"num_input_tokens_seen", progress.num_tokens},
-      {"num_train_epochs", json(json_value("num_train_epochs", options.num_train_epochs))},
+      {"num_train_epochs", static_cast<int64_t>(std::ceil(options.num_train_epochs))},
       {"save_steps", options.save_steps},
       {"stateful_callbacks", callbacks},
       {"total_flos", progress.total_flos},

@@ -37,30 +37,31 @@ namespace {
 namespace fs = std::filesystem;
 using base::ExitCode;
 
-// Special tokens that the run chose instead of the model's, as sft-prepare found them.
-struct ChosenTokens {
-  std::optional<int64_t> eos, pad;
-};
+// As transformers' align_special_tokens: what ends a row of the data ends a generation. A list gets it in front; `several`: so does a number.
+void align_eos(nlohmann::json& config, std::optional<int64_t> eos, bool several) {
+  if (!eos) return;
+  const nlohmann::json now = config.value("eos_token_id", nlohmann::json());
+  std::vector<nlohmann::json> ids(1, now);
+  if (now.is_array()) ids.assign(now.begin(), now.end());
+  std::erase_if(ids, [](const nlohmann::json& id) { return id.is_null(); });
+  if (std::find(ids.begin(), ids.end(), nlohmann::json(*eos)) != ids.end()) return;
+  ids.insert(ids.begin(), *eos);
+  config["eos_token_id"] = several || now.is_array() ? nlohmann::json(ids) : nlohmann::json(*eos);
+}
 
-ChosenTokens chosen_tokens(const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
-  const fs::path extension = fs::path(prepare.chat_template_path).extension();
-  const bool takes_over_tokenizer =
-      !prepare.chat_template_path.empty() && extension != ".jinja" && extension != ".j2";
-  ChosenTokens chosen;
-  if (!prepare.eos_token.empty() || takes_over_tokenizer) chosen.eos = info.eos_token_id;
-  if (!prepare.pad_token.empty()) chosen.pad = info.pad_token_id;
-  return chosen;
+std::optional<int64_t> chosen_pad(const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
+  return prepare.pad_token.empty() ? std::nullopt : info.pad_token_id;
 }
 
 // config.json as it goes into checkpoints: it says what is written, which is fp32, and the tokens in use.
 std::string config_for_checkpoint(const std::string& text, const std::string& file, const model::DecoderSpec& spec,
-                                  const ChosenTokens& tokens) {
+                                  const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
   nlohmann::json config = base::parse_json(text, file);
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   if (!spec.tie_word_embeddings) config["tie_word_embeddings"] = false;  // the weights may have untied them
-  if (tokens.eos) config["eos_token_id"] = *tokens.eos;
-  if (tokens.pad) config["pad_token_id"] = *tokens.pad;
+  align_eos(config, info.eos_token_id, /*several=*/false);
+  if (const auto pad = chosen_pad(prepare, info)) config["pad_token_id"] = *pad;
   return config.dump(2) + "\n";
 }
 
@@ -70,23 +71,20 @@ void put_file(std::vector<checkpoint::SideFile>& files, const std::string& name,
   files.push_back({name, std::move(bytes)});
 }
 
-bool has_file(const std::vector<checkpoint::SideFile>& files, const std::string& name) {
-  return std::any_of(files.begin(), files.end(),
-                     [&](const checkpoint::SideFile& file) { return file.name == name; });
-}
-
-// config.json and generation_config.json as a checkpoint of the whole model has them.
-void put_model_configs(Inputs& inputs, const config::Options& options, const fs::path& config_file) {
-  const ChosenTokens tokens = chosen_tokens(options.prepare, inputs.train->info());
-  put_file(inputs.side_files, "config.json",
-           config_for_checkpoint(inputs.config_json, config_file.string(), inputs.decoder->spec(), tokens));
-  // With tokens of the run, that beside the data set: sft-prepare has put them into it.
-  const bool keep_prepared =
-      (tokens.eos || tokens.pad) && has_file(inputs.side_files, "generation_config.json");
-  if (!keep_prepared && fs::exists(inputs.model_dir / "generation_config.json")) {
-    put_file(inputs.side_files, "generation_config.json",
-             base::read_text(inputs.model_dir / "generation_config.json"));
-  }
+// generation_config.json of the model, or the one that sft-prepare made, with the tokens in use.
+void put_generation_config(Inputs& inputs, const config::PrepareOptions& prepare) {
+  const std::string name = "generation_config.json";
+  const fs::path file = inputs.model_dir / name;
+  const auto prepared = std::ranges::find(inputs.side_files, name, &checkpoint::SideFile::name);
+  const bool of_model = fs::exists(file);
+  if (!of_model && prepared == inputs.side_files.end()) return;
+  const std::string text = of_model ? base::read_text(file) : prepared->bytes;
+  nlohmann::json values = base::parse_json(text, of_model ? file.string() : name + " beside the data set");
+  if (!values.is_object()) base::fail(ExitCode::kInvalidData, "{}: not a JSON object", file.string());
+  const nlohmann::json before = values;
+  align_eos(values, inputs.train->info().eos_token_id, /*several=*/true);
+  if (const auto pad = chosen_pad(prepare, inputs.train->info())) values["pad_token_id"] = *pad;
+  put_file(inputs.side_files, name, values == before ? text : values.dump(2) + "\n");
 }
 
 // What the load-balancing loss of a mixture of experts weighs; 0 without one.
@@ -133,8 +131,11 @@ Inputs read_inputs(const config::Options& options) {
     put_file(inputs.side_files, model::kAdapterConfigFile,
              adapter_config(*inputs.adapter, *inputs.decoder, options.model.model_name_or_path));
   } else {
-    put_model_configs(inputs, options, config_file);
+    put_file(inputs.side_files, "config.json",
+             config_for_checkpoint(inputs.config_json, config_file.string(), inputs.decoder->spec(), options.prepare,
+                                   inputs.train->info()));
   }
+  put_generation_config(inputs, options.prepare);
   put_file(inputs.side_files, "run.ini", config::to_ini(options));
   return inputs;
 }

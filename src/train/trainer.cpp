@@ -54,6 +54,7 @@ ExitCode Trainer::train(TrainState& state) {
   started_ = log_started_ = base::monotonic_seconds();
   first_step_ = state.step;
   first_num_tokens_ = log_num_tokens_ = state.num_tokens;
+  first_row_ = rows_up_to(state.cursor);
   parts_.account.begin(state.step);
   if (options_.eval.eval_on_start && state.step == 0) evaluate(state);
   parts_.log.event("first_forward", state.step,
@@ -109,6 +110,11 @@ ExitCode Trainer::train(TrainState& state) {
     log_step(state, loss, metrics, learning_rate, epoch_ended);
     const bool evaluates = eval_trigger_.due(state.step, state.epoch, epoch_ended, is_last_step(state));
     const bool is_best = evaluates && evaluate_for_best(state);
+    // A run that stops early ends its epoch there, as in transformers.
+    if (best_rule_.stops(state.best) && options_.logging.logging_strategy == "epoch" && state.window_steps > 0) {
+      const auto timed = parts_.timers.scope(Phase::kLogging);
+      log_window(state, loss, metrics, learning_rate);
+    }
     const bool saves =
         save_trigger_.due(state.step, state.epoch, epoch_ended || finished(state), is_last_step(state));
     if (counts.save_requested || saves || (is_best && options_.save.save_strategy == "best")) save(state);
@@ -228,7 +234,13 @@ void Trainer::log_step(TrainState& state, double loss, const engine::StepMetrics
   if (!log_trigger_.due(state.step, state.epoch, epoch_ended) &&
       !(options_.logging.logging_first_step && state.step == 1))
     return;
+  log_window(state, loss, metrics, learning_rate);
+}
 
+void Trainer::log_window(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate) {
+  const double now = base::monotonic_seconds();
+  const double tokens_per_second =
+      static_cast<double>(state.num_tokens - log_num_tokens_) / std::max(1e-9, now - log_started_);
   const double mean_loss =
       state.window_steps > 0 ? state.window_loss_sum / static_cast<double>(state.window_steps) : loss;
   metrics::Values values{
@@ -338,13 +350,18 @@ checkpoint::Contents Trainer::contents(const TrainState& state, bool with_optimi
   return result;
 }
 
+int64_t Trainer::rows_up_to(const data::Cursor& cursor) const {
+  const int64_t num_rows = options_.plan.layout.num_rows;
+  return cursor.epoch * num_rows + std::min(cursor.position, num_rows);
+}
+
 ExitCode Trainer::finish(TrainState& state) {
   saver_.finish(state);
   saver_.check_storage();
   parts_.watchdog.enter(base::Section::kFinish);
   const double seconds = base::monotonic_seconds() - started_;
   const double steps = static_cast<double>(state.step - first_step_);
-  const double rows = steps * static_cast<double>(options_.plan.layout.global_batch_size());
+  const double rows = static_cast<double>(rows_up_to(state.cursor) - first_row_);
   const int64_t good_steps = state.step - state.non_finite_total;
   parts_.log.entry(
       "summary", state.step, state.epoch,

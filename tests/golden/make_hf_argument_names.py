@@ -1,4 +1,4 @@
-"""Writes hf_argument_names.txt: every argument of trl's SFTConfig, ModelConfig, ScriptArguments and SFTTrainer, of transformers'
+"""Writes hf_argument_names.txt: every argument of trl's SFTConfig, ModelConfig, ScriptArguments, DatasetMixtureConfig and SFTTrainer, of transformers'
 TrainingArguments, and those that older versions had. One a line: the name, a tab, and the default as JSON (empty: none, or not a plain value).
 
     python tests/golden/make_hf_argument_names.py
@@ -10,7 +10,7 @@ import json
 import pathlib
 
 from transformers import TrainingArguments
-from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, SFTTrainer
 
 # transformers 4.57 and TRL 0.8 (constructor arguments and SFTConfig), no longer there in the installed versions.
 OLDER = """overwrite_output_dir per_gpu_train_batch_size per_gpu_eval_batch_size warmup_ratio logging_dir save_safetensors no_cuda use_mps_device
@@ -30,7 +30,7 @@ def default_of(field):
 def main():
     defaults = dict.fromkeys(OLDER, "")
     defaults.update({name: "" for name in inspect.signature(SFTTrainer.__init__).parameters if name != "self"})
-    for config in (TrainingArguments, ModelConfig, ScriptArguments, SFTConfig):  # SFTConfig's defaults win
+    for config in (TrainingArguments, ModelConfig, ScriptArguments, DatasetMixtureConfig, SFTConfig):  # SFTConfig's defaults win
         defaults.update({field.name: default_of(field) for field in dataclasses.fields(config)})
     lines = [f"{name}\t{default}\n" for name, default in sorted(defaults.items())]
     pathlib.Path(__file__).with_name("hf_argument_names.txt").write_text("".join(lines))

@@ -98,6 +98,15 @@ def test_stops_early_with_code_0(workspace, whole):
     small.assert_same_weights(again.output_dir, run.output_dir)
 
 
+def test_the_epoch_in_which_a_run_stops_early_is_logged(workspace):
+    """As transformers' on_epoch_end after the loop was left."""
+    run = ours.run(workspace.settings("early-epoch", eval_dataset=workspace.eval, eval_strategy="steps", eval_steps=4, load_best_model_at_end=True,
+                                      early_stopping_patience=2, early_stopping_threshold=1e9, logging_strategy="epoch"))
+    losses = {entry["step"]: entry["loss"] for entry in workspace.undisturbed(1).steps}
+    assert [entry["step"] for entry in run.steps] == [8, 12] and run.steps[-1]["epoch"] % 1 != 0
+    assert run.steps[-1]["loss"] == pytest.approx(sum(losses[step] for step in range(9, 13)) / 4, rel=1e-12)
+
+
 def test_threshold_makes_small_gains_none(workspace, whole):
     gains = [a["eval_loss"] - b["eval_loss"] for a, b in zip(whole.evaluations, whole.evaluations[1:])]
     threshold = 1.01 * max(gains)

@@ -101,11 +101,14 @@ class Trainer {
   void advance(TrainState& state, const data::Window& window, const WindowCounts& counts) const;
   void log_step(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate,
                 bool epoch_ended);
+  // The entry of the steps since the last one.
+  void log_window(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate);
   metrics::Values evaluate(const TrainState& state);
   // Evaluates; true when the model is the best so far.
   bool evaluate_for_best(TrainState& state);
   void save(TrainState& state);
   checkpoint::Contents contents(const TrainState& state, bool with_optimizer) const;
+  int64_t rows_up_to(const data::Cursor& cursor) const;  // of all epochs
   base::ExitCode finish(TrainState& state);
   // False: there is none that can be read, and the weights stay as they are.
   bool load_best_model(const TrainState& state);
@@ -122,7 +125,7 @@ class Trainer {
   SpikeRule spike_rule_;
   StopVote stop_vote_;
   Saver saver_;
-  int64_t first_step_ = 0, first_num_tokens_ = 0;  // of this process
+  int64_t first_step_ = 0, first_num_tokens_ = 0, first_row_ = 0;  // of this process
   double started_ = 0;                             // monotonic seconds
   // Since the last log entry.
   double log_started_ = 0;

@@ -64,7 +64,8 @@ TEST(HfArguments, TheModelsOwnTypeIsTakenWithWhatIsDoneInstead) {
             "dtype = auto: weights are kept in float32; for bf16 products set bf16 = true, for frozen "
             "weights in bf16 base_dtype");
   EXPECT_EQ(parsed.notices[1],
-            "torch_dtype = AUTO: weights are kept in float32; for bf16 products set bf16 = true");
+            "torch_dtype = AUTO: weights are kept in float32; for bf16 products set bf16 = true, for frozen "
+            "weights in bf16 base_dtype");
 }
 
 TEST(HfArguments, ThoseThatWouldChangeTheResultAreRefused) {

@@ -189,6 +189,31 @@ TEST(Parse, UnknownNamesGetTheNearest) {
   EXPECT_EQ(error_of_text("", {"bf61=true"}), "command line: there is no option bf61; did you mean bf16?");
 }
 
+TEST(Parse, ASuggestionSetsSomething) {
+  const auto suggested = [](const std::string& name) {
+    const std::string text = error_of_text(name + " = 64");
+    const std::size_t at = text.find("did you mean ");
+    return at == text.npos ? "" : text.substr(at + 13, text.size() - at - 14);
+  };
+  EXPECT_EQ(suggested("lora_rank"), "lora_r");
+  EXPECT_EQ(suggested("task_type"), "lora_task_type");
+  EXPECT_EQ(suggested("use_4bit"), "load_in_4bit");
+  EXPECT_EQ(suggested("local_rnk"), "local_rank");  // a slip
+  EXPECT_NE(suggested("global_rank"), "local_rank");
+}
+
+TEST(Parse, NullIsNone) {
+  EXPECT_EQ(parse_text("eos_token = null\nmax_length = NULL\nresume_from_checkpoint = null").options.prepare.eos_token, "");
+  EXPECT_EQ(parse_text("max_length = null").options.data.max_length, std::nullopt);
+  EXPECT_EQ(parse_text("run_name = \"null\"").options.logging.run_name, "null");
+}
+
+TEST(Parse, PagedOptimizersAreTheirEquals) {
+  EXPECT_EQ(parse_text("optim = paged_adamw_8bit").options.optimizer.optim, "adamw_8bit");
+  EXPECT_EQ(parse_text("optim = paged_adamw_32bit").options.optimizer.optim, "adamw_torch");
+  EXPECT_EQ(parse_text("optim = paged_lion_32bit").options.optimizer.optim, "lion_32bit");
+}
+
 TEST(Parse, WrongTypesNameKeyPlaceValueAndWhatIsAllowed) {
   EXPECT_EQ(error_of_text("max_steps = many"), "run.ini:1: max_steps = many: must be a whole number");
   EXPECT_EQ(error_of_text("max_steps = 1.5"), "run.ini:1: max_steps = 1.5: must be a whole number");
