@@ -1,6 +1,5 @@
 #include "sft/parallel/environment.h"
 
-#include <malloc.h>
 #include <mpi.h>
 #include <unistd.h>
 
@@ -157,9 +156,6 @@ void MpiEnv::finish_ok() {
 void MpiEnv::abort(ExitCode code) {
   std::fflush(nullptr);
   impl_->reserve.reset();
-#if defined(__GLIBC__)
-  mallopt(M_TOP_PAD, 0);  // else (ops::keep_freed_memory) it asks for more than the reserve at once
-#endif
   if (impl_->uses_mpi) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
   std::_Exit(static_cast<int>(code));
 }

@@ -15,7 +15,6 @@
 #include "resume.h"
 #include "run_parts.h"
 #include "sft/model/weights.h"
-#include "sft/ops/memory.h"
 #include "sft/optim/schedule.h"
 #include "sft/train/agree.h"
 
@@ -131,7 +130,6 @@ void run_bench(const config::ParsedOptions& parsed, parallel::MpiEnv& env, const
   base::PhaseTimers timers;
   const std::string device = parallel::select_device(options.runtime.device, topology);
   const int threads = parallel::configure_threads(options.runtime.threads_per_rank, topology);
-  ops::keep_freed_memory();
   const auto comm = env.create_communicator(options.runtime.comm_backend, device);
 
   Inputs inputs;

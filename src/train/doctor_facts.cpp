@@ -56,8 +56,8 @@ std::vector<config::ListedPath> evaluation_sets(const config::Options& options) 
 
 // Libraries whose version decides what a run computes or whether ranks understand each other.
 bool is_of_interest(std::string_view library) {
-  constexpr std::array<std::string_view, 7> kNames{"libtorch", "libc10",  "libmpi", "libopen-pal",
-                                                   "libhdf5",  "libdnnl", "libnccl"};
+  constexpr std::array<std::string_view, 8> kNames{"libtorch", "libc10",  "libmpi",  "libopen-pal",
+                                                   "libhdf5",  "libdnnl", "libnccl", "libjemalloc"};
   return std::any_of(kNames.begin(), kNames.end(), [&](auto name) { return library.starts_with(name); });
 }
 

@@ -24,7 +24,6 @@
 #include "sft/data/inspector.h"
 #include "sft/engine/flat_io.h"
 #include "sft/model/weights.h"
-#include "sft/ops/memory.h"
 #include "sft/train/agree.h"
 #include "sft/train/run_identity.h"
 #include "sft/train/trainer.h"
@@ -265,7 +264,6 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
 
   const std::string device = parallel::select_device(options.runtime.device, topology);
   const int threads = parallel::configure_threads(options.runtime.threads_per_rank, topology);
-  ops::keep_freed_memory();
   const auto comm = env.create_communicator(options.runtime.comm_backend, device);
   const bool first = comm->rank() == 0;
   const std::vector<std::string> hosts = comm->all_gather_bytes(topology.host);

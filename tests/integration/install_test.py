@@ -29,6 +29,8 @@ def test_the_installed_tree_prepares_and_trains(tmp_path):
     trained = run(prefix / "bin" / "sft-run", "-n", "2", "--args", "run.ini", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "run" / "model.safetensors").is_file()
-    assert run(prefix / "bin" / "sft-dist", "--version", cwd=tmp_path).returncode == 0
+    # The allocator of src/allocator.cpp is at work.
+    version = run(prefix / "bin" / "sft-dist", "--version", cwd=tmp_path, MALLOC_CONF="stats_print:true")
+    assert version.returncode == 0 and "opt.narenas: 1\n" in version.stderr and "opt.dirty_decay_ms: -1 " in version.stderr, version.stderr
     for path in ("share/sft-dist/configs/quickstart.ini", "share/sft-dist/src/prepare/chat_templates/chatml.jinja", "share/sft-dist/cluster/slurm/train.sbatch", "share/doc/sft-dist/docs/data-format.md"):
         assert (Path(prefix) / path).is_file(), path
