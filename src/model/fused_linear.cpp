@@ -53,11 +53,12 @@ FusedLinear::FusedLinear(const BlockView& block, std::initializer_list<Role> rol
   if (weight && bias && weight_grad && bias_grad) parts_ = {{{*weight, *bias}, {*weight_grad, *bias_grad}}};
 }
 
-at::Tensor FusedLinear::forward(const at::Tensor& x, const LinearRun& run) const {
-  const at::Tensor y = base_forward(x, run.mode.compute);
+at::Tensor FusedLinear::forward(const at::Tensor& x, const LinearRun& run, bool round_result) const {
+  const ops::ComputeDtype compute = run.mode.compute;
+  const at::Tensor y = base_forward(x, compute, round_result && adapters_.empty());
   for (const Adapter& adapter : adapters_)
     lora_forward(adapter.lora, x, y.narrow(1, adapter.begin, adapter.outputs), run);
-  return y;
+  return round_result ? ops::operand(y, compute) : y;
 }
 
 at::Tensor FusedLinear::backward(const at::Tensor& grad_y, const at::Tensor& x, const LinearRun& run) const {
@@ -67,10 +68,11 @@ at::Tensor FusedLinear::backward(const at::Tensor& grad_y, const at::Tensor& x, 
   return grad_x;
 }
 
-at::Tensor FusedLinear::base_forward(const at::Tensor& x, ops::ComputeDtype compute) const {
-  if (parts_.size() == 1) return ops::linear_forward(x, parts_.front().weights, compute);
+at::Tensor FusedLinear::base_forward(const at::Tensor& x, ops::ComputeDtype compute, bool round_result) const {
+  if (parts_.size() == 1) return ops::linear_forward(x, parts_.front().weights, compute, round_result);
   std::vector<at::Tensor> outputs;
-  for (const Part& part : parts_) outputs.push_back(ops::linear_forward(x, part.weights, compute));
+  for (const Part& part : parts_)
+    outputs.push_back(ops::linear_forward(x, part.weights, compute, round_result));
   return at::cat(outputs, 1);
 }
 

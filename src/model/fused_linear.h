@@ -14,12 +14,12 @@ class FusedLinear {
   // Roles in the order of their outputs. Absent gradients are not computed.
   FusedLinear(const BlockView& block, std::initializer_list<Role> roles);
 
-  // [T, in] -> [T, sum of outputs]
-  at::Tensor forward(const at::Tensor& x, const LinearRun& run) const;
+  // [T, in] -> [T, sum of outputs]; round_result: as ops::operand makes it.
+  at::Tensor forward(const at::Tensor& x, const LinearRun& run, bool round_result = false) const;
   at::Tensor backward(const at::Tensor& grad_y, const at::Tensor& x, const LinearRun& run) const;
 
  private:
-  at::Tensor base_forward(const at::Tensor& x, ops::ComputeDtype compute) const;
+  at::Tensor base_forward(const at::Tensor& x, ops::ComputeDtype compute, bool round_result) const;
   at::Tensor base_backward(const at::Tensor& grad_y, const at::Tensor& x, ops::ComputeDtype compute) const;
 
   struct Part {

@@ -235,11 +235,14 @@ at::Tensor DecoderLayer::attend(const at::Tensor& h, BlockSaved* saved) const {
   Heads heads = split_heads(qkv, spec_);
   rotate(heads.q, /*inverse=*/false);
   rotate(heads.k, /*inverse=*/false);
+  qkv = ops::operand(qkv, mode_.compute);
+  heads = split_heads(qkv, spec_);
   const auto site =
       dropout_site(DropoutKind::kAttentionProbabilities, layer_, spec_.attention_dropout, in_, mode_);
-  const at::Tensor out =
+  const at::Tensor out = ops::operand(
       ops::attention_forward(heads.q, heads.k, heads.v, in_.cu_seqlens, attention_options(), &site,
-                             mode_.compute, saved != nullptr ? &saved->attention : nullptr);
+                             mode_.compute, saved != nullptr ? &saved->attention : nullptr),
+      mode_.compute);
   keep(saved, kQkv, qkv);
   keep(saved, kAttentionOut, out);
   return FusedLinear(block_, {Role::kAttentionOut}).forward(out.flatten(1), run_);

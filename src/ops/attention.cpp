@@ -1,6 +1,7 @@
 // Chooses who computes attention: the flash kernels where they cover the case, explicit scores otherwise.
 #include <algorithm>
 
+#include "ops/cpu/bf16_gemm.h"
 #include "ops/cpu/cpu.h"
 #include "ops/cuda/cuda.h"
 #include "ops/dropout.h"
@@ -9,7 +10,7 @@
 namespace sft::ops {
 namespace {
 
-enum class Implementation { kGeneric, kCpuFused, kCpuFlash, kCudaFlash };
+enum class Implementation { kGeneric, kCpuFused, kCpuBf16, kCpuFlash, kCudaFlash };
 
 int64_t longest_row(std::span<const int64_t> cu_seqlens) {
   int64_t longest = 0;
@@ -23,12 +24,14 @@ Implementation choose(const at::Tensor& q, const at::Tensor& k, const at::Tensor
                       const DropoutSite* dropout, ComputeDtype compute) {
   if (is_active(dropout) || options.softcap || !options.alibi_slopes.empty()) return Implementation::kGeneric;
   const bool windowed = options.sliding_window && *options.sliding_window < longest_row(cu_seqlens);
-  if (q.is_cpu() && q.scalar_type() == at::kFloat) {
-    if (cpu::fused_attention_serves(q, k, v)) return Implementation::kCpuFused;
+  const bool bf16 = compute == ComputeDtype::kBf16;
+  if (q.is_cpu() && (q.scalar_type() == at::kFloat || bf16)) {
+    if (cpu::fused_attention_serves(q, k, v))
+      return bf16 && cpu::has_bf16_gemm() ? Implementation::kCpuBf16 : Implementation::kCpuFused;
     return windowed ? Implementation::kGeneric : Implementation::kCpuFlash;
   }
   const bool flash_serves = q.size(2) % 8 == 0 && q.size(2) <= 256;  // OpenLLaMA-3B has heads of 100
-  if (q.is_cuda() && compute == ComputeDtype::kBf16 && flash_serves) return Implementation::kCudaFlash;
+  if (q.is_cuda() && bf16 && flash_serves) return Implementation::kCudaFlash;
   return Implementation::kGeneric;
 }
 
@@ -40,6 +43,8 @@ at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at:
   switch (choose(q, k, v, cu_seqlens, options, dropout, compute)) {
     case Implementation::kCpuFused:
       return cpu::fused_attention_forward(q, k, v, cu_seqlens, options, compute, saved);
+    case Implementation::kCpuBf16:
+      return cpu::bf16_attention_forward(q, k, v, cu_seqlens, options, saved);
     case Implementation::kCpuFlash:
       return cpu::flash_attention_forward(q, k, v, cu_seqlens, options, compute, saved);
     case Implementation::kCudaFlash:
@@ -58,6 +63,8 @@ AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& 
   switch (choose(q, k, v, cu_seqlens, options, dropout, compute)) {
     case Implementation::kCpuFused:
       return cpu::fused_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
+    case Implementation::kCpuBf16:
+      return cpu::bf16_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, saved);
     case Implementation::kCpuFlash:
       return cpu::flash_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
     case Implementation::kCudaFlash:

@@ -48,7 +48,8 @@ at::Tensor dropout_apply(const at::Tensor& x, const DropoutSite& site) {
     const int64_t begin = site.cu_seqlens[row], end = site.cu_seqlens[row + 1];
     fill_mask_parallel(site, static_cast<int64_t>(row), 0, (end - begin) * width, out + begin * width);
   }
-  return x * mask.to(x.options());
+  // bf16 would round 1 / (1 - p).
+  return x * (x.scalar_type() == at::kBFloat16 ? mask.to(x.device()) : mask.to(x.options()));
 }
 
 }  // namespace sft::ops

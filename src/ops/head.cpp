@@ -23,14 +23,23 @@ void scale_and_cap(const at::Tensor& logits, const HeadOptions& options) {
   if (options.softcap) logits.div_(*options.softcap).tanh_().mul_(*options.softcap);
 }
 
-// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given; returns what each row adds to the sums.
+// Whether the gradient can be made in bf16 at once: where it serves products alone.
+bool rounds_gradient(const at::Tensor& logits, const Gradients& gradients, const HeadOptions& options,
+                     ComputeDtype compute) {
+  return compute == ComputeDtype::kBf16 && cpu::fits(logits) && cpu::has_bf16() &&
+         !gradients.weights.bias.defined() && !options.softcap && options.logit_scale == 1.0;
+}
+
+// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given, or that into grad_bf16 where it is defined;
+// returns what each row adds to the sums.
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const HeadOptions& options,
-                         const double* grad_scale) {
+                         const double* grad_scale, const at::Tensor& grad_bf16) {
   scale_and_cap(logits, options);
   at::Tensor cap_derivative;
   if (options.softcap && grad_scale != nullptr) cap_derivative = 1.0 - (logits / *options.softcap).square();
   const at::Tensor per_row =
-      cpu::fits(logits) ? cpu::cross_entropy_inplace(logits, targets.contiguous(), options.loss, grad_scale)
+      cpu::fits(logits) ? cpu::cross_entropy_inplace(logits, targets.contiguous(), options.loss, grad_scale,
+                                                     grad_bf16)
                         : generic::cross_entropy_inplace(logits, targets, options.loss, grad_scale);
   if (grad_scale != nullptr) {
     if (cap_derivative.defined()) logits.mul_(cap_derivative);
@@ -56,16 +65,21 @@ HeadResult run_head(const at::Tensor& hidden, const LinearWeights& w, const at::
   if (options.loss.token_metrics) head.token_sums = sums.narrow(0, 1, 2);
   if (gradients != nullptr) head.grad_hidden = at::empty(hidden.sizes(), result);
   const at::Tensor buffer = at::empty({std::min(options.chunk, count), in_by_out.size(1)}, result);
+  at::Tensor grad_buffer;
+  if (gradients != nullptr && rounds_gradient(buffer, *gradients, options, compute))
+    grad_buffer = at::empty(buffer.sizes(), buffer.options().dtype(at::kBFloat16));
   for (int64_t begin = 0; begin < count; begin += options.chunk) {
     const int64_t rows = std::min(options.chunk, count - begin);
     const at::Tensor logits = buffer.narrow(0, 0, rows), x_rows = x.narrow(0, begin, rows);
     matmul(x_rows, in_by_out, w.bias, logits, /*accumulate=*/false);
     const double* grad_scale = gradients != nullptr ? &gradients->loss_scale : nullptr;
-    const at::Tensor per_row = cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale);
+    const at::Tensor grad_bf16 = grad_buffer.defined() ? grad_buffer.narrow(0, 0, rows) : at::Tensor();
+    const at::Tensor per_row =
+        cross_entropy(logits, target_ids.narrow(0, begin, rows), options, grad_scale, grad_bf16);
     sums.add_(per_row.t().contiguous().sum(1));  // each column in the same order, however many there are
     if (gradients == nullptr) continue;
 
-    const at::Tensor grad_logits = operand(logits, compute);
+    const at::Tensor grad_logits = grad_bf16.defined() ? grad_bf16 : operand(logits, compute);
     const LinearGrads& grads = gradients->weights;
     if (grads.weight.defined()) {
       matmul(x_rows.t(), grad_logits, {}, w.transposed ? grads.weight : grads.weight.t(),

@@ -17,12 +17,15 @@ at::ScalarType result_dtype(const at::Tensor& x, ComputeDtype compute) {
 
 }  // namespace
 
-at::Tensor linear_forward(const at::Tensor& x, const LinearWeights& w, ComputeDtype compute) {
+at::Tensor linear_forward(const at::Tensor& x, const LinearWeights& w, ComputeDtype compute,
+                          bool round_result) {
   const at::Tensor input = operand(x, compute);
   const at::Tensor weight = in_by_out(operand_like(input, w.weight, compute), w.transposed);
-  at::Tensor y = at::empty({x.size(0), weight.size(1)}, x.options().dtype(result_dtype(x, compute)));
+  const bool in_bf16 = round_result && compute == ComputeDtype::kBf16 && input.scalar_type() == at::kBFloat16;
+  const at::ScalarType dtype = in_bf16 ? at::kBFloat16 : result_dtype(x, compute);
+  at::Tensor y = at::empty({x.size(0), weight.size(1)}, x.options().dtype(dtype));
   matmul(input, weight, w.bias, y, /*accumulate=*/false);
-  return y;
+  return round_result ? operand(y, compute) : y;
 }
 
 at::Tensor linear_backward(const at::Tensor& grad_y, const at::Tensor& x, const LinearWeights& w,
@@ -31,7 +34,8 @@ at::Tensor linear_backward(const at::Tensor& grad_y, const at::Tensor& x, const 
   if (grads.weight.defined()) {
     matmul(operand(x, compute).t(), grad, {}, in_by_out(grads.weight, w.transposed), /*accumulate=*/true);
   }
-  if (grads.bias.defined()) grads.bias.add_(grad_y.sum(0));
+  if (grads.bias.defined())
+    grads.bias.add_(grad_y.sum(at::IntArrayRef{0}, /*keepdim=*/false, grads.bias.scalar_type()));
   if (!need_grad_x) return {};
   at::Tensor grad_x =
       at::empty({x.size(0), x.size(1)}, grad_y.options().dtype(result_dtype(grad_y, compute)));

@@ -22,8 +22,8 @@ void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, co
     if (!accumulate) bias.defined() ? c.copy_(bias.expand_as(c)) : c.zero_();
     return;
   }
-  const bool fp32_on_cpu = c.is_cpu() && c.scalar_type() == at::kFloat;
-  if (fp32_on_cpu && cpu::onednn_matmul(a, b, bias, c, accumulate)) return;
+  const bool known = c.scalar_type() == at::kFloat || (c.scalar_type() == at::kBFloat16 && cpu::has_bf16());
+  if (c.is_cpu() && known && cpu::onednn_matmul(a, b, bias, c, accumulate)) return;
   generic::matmul(a, b, bias, c, accumulate);
 }
 

@@ -7,10 +7,7 @@
 
 namespace sft::ops {
 
-// t as matmul takes it: itself (kFp32), or rounded to bf16 (kBf16). The rounded values are held in bf16 where
-// the processor multiplies bf16, and in fp32 where it does not, which means the same and is faster there.
-at::Tensor operand(const at::Tensor& t, ComputeDtype compute);
-// The same in the dtype of the other operand: a frozen weight may be held in bf16 while products are in fp32.
+// operand() in the dtype of the other operand: a frozen weight may be held in bf16 while products are in fp32.
 at::Tensor operand_like(const at::Tensor& other, const at::Tensor& t, ComputeDtype compute);
 
 // c = a b + bias, or c += a b when `accumulate` (then without bias).

@@ -17,6 +17,10 @@ namespace sft::ops {
 
 enum class ComputeDtype { kFp32, kBf16 };  // kFp32: the dtype of the inputs as they are (fp64 in tests)
 
+// t as products take it: itself (kFp32), or rounded to bf16 (kBf16): in bf16 where the device multiplies bf16, and in fp32 where it does
+// not, which means the same and is faster there. What only products read may be kept so: every op that multiplies takes it.
+at::Tensor operand(const at::Tensor& t, ComputeDtype compute);
+
 // ---- linear ---------------------------------------------------------------------------------------------------------------
 // y = x W^T + b. weight [out, in], or [in, out] when `transposed` (GPT-2's Conv1D).
 struct LinearWeights {
@@ -26,7 +30,8 @@ struct LinearWeights {
 struct LinearGrads {
   at::Tensor weight, bias;  // same shapes, accumulated into
 };
-at::Tensor linear_forward(const at::Tensor& x, const LinearWeights& w, ComputeDtype compute);
+// round_result: y comes as operand(y, compute).
+at::Tensor linear_forward(const at::Tensor& x, const LinearWeights& w, ComputeDtype compute, bool round_result = false);
 // Returns dL/dx, or an undefined tensor when !need_grad_x.
 at::Tensor linear_backward(const at::Tensor& grad_y, const at::Tensor& x, const LinearWeights& w, const LinearGrads& grads,
                            ComputeDtype compute, bool need_grad_x = true);
@@ -50,6 +55,9 @@ at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const 
 // y = act(gate) * up, for gate_up [T, 2 I] = [gate | up].
 at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up);
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up);  // [T, 2 I]
+// Whether gate_up may come as operand(gate_up, compute): what autocast keeps of a linear. Results, which only products read, are then
+// rounded too.
+bool gated_activation_takes_rounded(Activation kind, const at::Tensor& x, ComputeDtype compute);
 
 // ---- rotary positions -------------------------------------------------------------------------------------------------------
 // Feature i is paired with i + rotary_pairs (transformers' rotate_half), or 2 i with 2 i + 1 (GPT-J's rotate_every_two).

@@ -22,7 +22,7 @@ bool has_bf16();
 
 enum class OneDnnKernels { kBrgemm, kAny };
 
-// As ops::matmul through oneDNN, on at::get_num_threads() threads; a and b fp32 or bf16, c fp32.
+// As ops::matmul through oneDNN, on at::get_num_threads() threads; a and b fp32 or bf16, c fp32, or bf16 as they are.
 // Returns false, having done nothing, when oneDNN has no kernel of the wanted sort for the case.
 //
 // Only its brgemm kernels are used (AVX-512 and up in oneDNN 2). Its older "gemm:jit" ones do not work in a
@@ -32,18 +32,21 @@ enum class OneDnnKernels { kBrgemm, kAny };
 bool onednn_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& c,
                    bool accumulate, OneDnnKernels kernels = OneDnnKernels::kBrgemm);
 
-// Contiguous fp32 tensors.
+// Contiguous fp32 tensors, unless said otherwise.
 at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w, double eps,
                         NormStats* stats);
 at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tensor& x, const NormWeights& w,
                          const NormStats& stats, const NormWeights& grads);
+// gate_up fp32, or bf16 and with it the result; grad_y fp32.
 at::Tensor swiglu_forward(const at::Tensor& gate_up);
 at::Tensor swiglu_backward(const at::Tensor& grad_y, const at::Tensor& gate_up);
 // x fp32 with any token and head strides; cos and sin contiguous fp32.
 void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
-// As generic::cross_entropy_inplace.
+// As generic::cross_entropy_inplace; with grad_bf16, contiguous and of the logits' sizes, the gradient goes
+// there, rounded, and what the logits are afterwards is of no use.
 at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,
-                                 const LossOptions& loss, const double* grad_scale);
+                                 const LossOptions& loss, const double* grad_scale,
+                                 const at::Tensor& grad_bf16 = {});
 
 // Our own kernel, for head dimensions that are a multiple of 16. Grouped heads are not expanded; no dropout,
 // softcap or ALiBi.
@@ -55,6 +58,15 @@ AttentionGrads fused_attention_backward(const at::Tensor& grad_out, const at::Te
                                         const at::Tensor& v, const at::Tensor& out,
                                         std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                                         ComputeDtype compute, const AttentionSaved& saved);
+
+// The same with bf16 operands, where has_bf16_gemm(). Takes fp32 or bf16; the output has the dtype of q, gradients are fp32.
+at::Tensor bf16_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                  AttentionSaved* saved);
+AttentionGrads bf16_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+                                       const at::Tensor& v, const at::Tensor& out,
+                                       std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
+                                       const AttentionSaved& saved);
 
 // LibTorch's flash kernel, row by row; key/value heads are not copied. No dropout, window or softcap.
 at::Tensor flash_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -56,6 +56,12 @@ SFT_SIMD void scale_row(float* x, float factor, float shift, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = x[i] * factor - shift;
 }
 
+// y <- the same, rounded to bf16
+SFT_SIMD void scale_row_to_bf16(const float* x, float factor, float shift, uint16_t* y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = bf16_simd(x[i] * factor - shift);
+}
+
 constexpr int64_t kBlock = 2048;  // summed in fp32; blocks in double
 
 double mean_below_top(const float* x, float top, int64_t n) {
@@ -64,9 +70,9 @@ double mean_below_top(const float* x, float top, int64_t n) {
   return sum / static_cast<double>(n) - top;
 }
 
-// One row of generic::cross_entropy_inplace; without grad_scale x becomes exp(x - max).
+// One row of generic::cross_entropy_inplace; without grad_scale, or with grad_bf16, x becomes exp(x - max).
 void cross_entropy_row(float* x, int64_t n, int64_t target, const LossOptions& loss, const double* grad_scale,
-                       double* out) {
+                       uint16_t* grad_bf16, double* out) {
   const float top_before = row_max(x, target), top_from = row_max(x + target, n - target);
   const float top = std::max(top_before, top_from);
   const bool right = x[target] >= top_from && x[target] > top_before;
@@ -92,24 +98,34 @@ void cross_entropy_row(float* x, int64_t n, int64_t target, const LossOptions& l
   }
   if (grad_scale == nullptr) return;
   const double scale = weight * *grad_scale;
-  scale_row(x, static_cast<float>(scale / total),
-            static_cast<float>(scale * smoothing / static_cast<double>(n)), n);
-  x[target] -= static_cast<float>(scale * (1.0 - smoothing));
+  const auto factor = static_cast<float>(scale / total),
+             shift = static_cast<float>(scale * smoothing / static_cast<double>(n)),
+             of_target = static_cast<float>(scale * (1.0 - smoothing));
+  if (grad_bf16 != nullptr) {
+    scale_row_to_bf16(x, factor, shift, grad_bf16, n);
+    grad_bf16[target] = bf16_simd(x[target] * factor - shift - of_target);
+  } else {
+    scale_row(x, factor, shift, n);
+    x[target] -= of_target;
+  }
 }
 
 }  // namespace
 
 at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,
-                                 const LossOptions& loss, const double* grad_scale) {
+                                 const LossOptions& loss, const double* grad_scale,
+                                 const at::Tensor& grad_bf16) {
   const int64_t rows = logits.size(0), n = logits.size(1), stride = logits.stride(0);
   const int64_t columns = loss.token_metrics ? 3 : 1;
   at::Tensor sums = at::empty({rows, columns}, logits.options().dtype(at::kDouble));
   float* x = logits.mutable_data_ptr<float>();
   const auto* targets = target_ids.const_data_ptr<int64_t>();
   auto* out = sums.mutable_data_ptr<double>();
+  auto* grads = grad_bf16.defined() ? static_cast<uint16_t*>(grad_bf16.mutable_data_ptr()) : nullptr;
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      cross_entropy_row(x + r * stride, n, targets[r], loss, grad_scale, out + r * columns);
+      cross_entropy_row(x + r * stride, n, targets[r], loss, grad_scale, grads ? grads + r * n : nullptr,
+                        out + r * columns);
   });
   return sums;
 }

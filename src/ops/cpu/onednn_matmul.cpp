@@ -16,7 +16,7 @@ namespace {
 struct Key {
   std::array<int64_t, 3> sizes;  // M, N, K
   std::array<int64_t, 6> strides;
-  bool bf16, bias, accumulate;
+  bool bf16, bf16_result, bias, accumulate;
   int threads;
   auto operator<=>(const Key&) const = default;
 };
@@ -39,12 +39,12 @@ CachedMatmul make_primitive(const Key& key) {
   using Desc = dnnl::memory::desc;
   const auto [m, n, k] = key.sizes;
   const auto& s = key.strides;
-  const auto type = key.bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
-  constexpr auto kFloat = dnnl::memory::data_type::f32;
+  constexpr auto kFloat = dnnl::memory::data_type::f32, kBf16 = dnnl::memory::data_type::bf16;
+  const auto type = key.bf16 ? kBf16 : kFloat;
   CachedMatmul made;
   made.a = Desc({m, k}, type, dnnl::memory::dims{s[0], s[1]});
   made.b = Desc({k, n}, type, dnnl::memory::dims{s[2], s[3]});
-  made.c = Desc({m, n}, kFloat, dnnl::memory::dims{s[4], s[5]});
+  made.c = Desc({m, n}, key.bf16_result ? kBf16 : kFloat, dnnl::memory::dims{s[4], s[5]});
   if (key.bias) made.bias = Desc({1, n}, kFloat, dnnl::memory::dims{n, 1});
   dnnl::primitive_attr attributes;
   if (key.accumulate) {
@@ -102,6 +102,7 @@ bool onednn_matmul(const at::Tensor& a_in, const at::Tensor& b_in, const at::Ten
   const Key key{{a.size(0), b.size(1), a.size(1)},
                 {a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0), c.stride(1)},
                 a.scalar_type() == at::kBFloat16,
+                c.scalar_type() == at::kBFloat16,
                 bias.defined(),
                 accumulate,
                 at::get_num_threads()};

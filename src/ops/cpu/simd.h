@@ -41,6 +41,17 @@ SFT_INLINE float exp_simd(float x) {
   return mantissa * __builtin_bit_cast(float, (exponent + 127) << 23);
 }
 
+// The nearest bf16, of two the even one; NaN stays NaN.
+SFT_INLINE uint16_t bf16_simd(float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  const uint32_t nearest = bits + 0x7FFFU + ((bits >> 16) & 1U);
+  return static_cast<uint16_t>((x != x ? 0x7FC00000U : nearest) >> 16);
+}
+
+SFT_INLINE float float_simd(uint16_t bf16) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(bf16) << 16);
+}
+
 SFT_INLINE float sigmoid_simd(float x) {
   return 1.0F / (1.0F + exp_simd(-x));
 }

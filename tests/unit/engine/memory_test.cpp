@@ -1,4 +1,5 @@
 // What a step allocates: the same every time, and no more than its plan says.
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -89,6 +90,22 @@ TEST(StepMemory, ALayerKeepsWhatIsDearToComputeAgain) {
                              spec.hidden_size + 2 * spec.intermediate_size + 2;
   EXPECT_EQ(peak_of_a_step({}, 6, batch) - peak_of_a_step({}, 3, batch),
             3 * batch.num_tokens() * of_a_token * kFloat);
+}
+
+// In bf16 what only products read, and gate and up, are kept in 16 bits where the processor multiplies bf16.
+TEST(StepMemory, Bf16KeepsHalfOfWhatProductsRead) {
+  const data::MicroBatch batch = long_batch(8);
+  const model::DecoderSpec spec = testing::tiny_llama();
+  const at::Tensor sample = ops::operand(at::zeros({1}), ops::ComputeDtype::kBf16);
+  const int64_t heads = spec.num_attention_heads * spec.head_dim,
+                kv_heads = spec.num_key_value_heads * spec.head_dim;
+  const int64_t rounded = heads + 2 * kv_heads + heads + 2 * spec.intermediate_size;
+  const int64_t whole = 2 * spec.hidden_size + 2;  // and sums of attention, by the kernel that serves
+  const int64_t of_a_token = rounded * sample.element_size() + whole * kFloat;
+  const EngineOptions options{.compute = ops::ComputeDtype::kBf16};
+  const int64_t per_layer = (peak_of_a_step(options, 6, batch) - peak_of_a_step(options, 3, batch)) / 3;
+  EXPECT_GE(per_layer, batch.num_tokens() * of_a_token);
+  EXPECT_LE(per_layer, batch.num_tokens() * (of_a_token + 4 * spec.num_attention_heads * kFloat));
 }
 
 // Recomputed, a further layer costs its input alone: the activations of one layer exist at a time.

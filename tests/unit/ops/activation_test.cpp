@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "ops/cpu/cpu.h"
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
@@ -56,6 +57,24 @@ INSTANTIATE_TEST_SUITE_P(All, Activations,
                                                           Activation::kGeluTanh, Activation::kSilu),
                                           testing::Values(at::kFloat, at::kDouble),
                                           testing::Values(0, 1, 41)));
+
+// gate and up as bf16 values: fp32 arithmetic, results rounded.
+TEST(ActivationsBf16, SwiGluTakesRoundedInput) {
+  for (const int64_t tokens : {0, 1, 41}) {
+    Random random(6);
+    const at::Tensor x = (random.normal({tokens, 74}) * 3.0).to(at::kBFloat16);
+    const at::Tensor grad_y = random.normal({tokens, 37}, at::kFloat);
+    const at::Tensor rx = leaf(x), ry = formula(Activation::kSilu, rx.narrow(1, 0, 37)) * rx.narrow(1, 37, 37);
+    ry.backward(grad_y.to(at::kDouble));
+    const auto expect_rounded = [](const at::Tensor& actual, const at::Tensor& expected, const char* what) {
+      EXPECT_EQ(actual.scalar_type(), at::kBFloat16) << what;
+      // A value between two of bf16 may fall to either side.
+      expect_close(actual, expected.to(at::kBFloat16).to(at::kDouble), 5e-4, what);
+    };
+    expect_rounded(cpu::swiglu_forward(x), ry, "y");
+    expect_rounded(cpu::swiglu_backward(grad_y, x), rx.grad(), "grad x");
+  }
+}
 
 // Far out the functions are 0 and x, never NaN.
 TEST(ActivationsFarOut, StayFinite) {

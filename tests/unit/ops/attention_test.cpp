@@ -5,9 +5,12 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/tensor.h>
 
+#include <array>
 #include <limits>
 #include <optional>
 
+#include "ops/cpu/bf16_gemm.h"
+#include "ops/cpu/cpu.h"
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
@@ -125,29 +128,115 @@ std::vector<Case> cases() {
 }
 INSTANTIATE_TEST_SUITE_P(Cases, Attention, testing::ValuesIn(cases()));
 
-TEST(AttentionBf16, IsAsCloseAsBf16Is) {
+// Operands rounded to bf16, given as fp32 or as what `operand` makes of them; `forward` and `backward` compute.
+template <typename Forward, typename Backward>
+void expect_close_as_bf16_is(const Case& c, bool rounded_before, const Forward& forward, const Backward& backward) {
   Random random(22);
-  const Case c{{0, 33, 50}, 4, 2, 16, at::kFloat};
-  const at::Tensor q = random.normal({50, 4, 16}, at::kFloat), k = random.normal({50, 2, 16}, at::kFloat),
-                   v = random.normal({50, 2, 16}, at::kFloat),
-                   grad_out = random.normal({50, 4, 16}, at::kFloat);
-  const at::Tensor rq = leaf(q), rk = leaf(k), rv = leaf(v);
+  const int64_t tokens = c.cu_seqlens.back();
+  const at::Tensor fused = random.normal({tokens, c.heads + 2 * c.kv_heads, c.head_dim}, at::kFloat);
+  const auto views = [&](const at::Tensor& t) {
+    return std::array{t.narrow(1, 0, c.heads), t.narrow(1, c.heads, c.kv_heads),
+                      t.narrow(1, c.heads + c.kv_heads, c.kv_heads)};
+  };
+  const auto [q, k, v] = views(rounded_before ? operand(fused, ComputeDtype::kBf16) : fused);
+  const at::Tensor grad_out = random.normal({tokens, c.heads, c.head_dim}, at::kFloat);
+  const auto [fq, fk, fv] = views(fused);
+  const at::Tensor rq = leaf(fq), rk = leaf(fk), rv = leaf(fv);
   const at::Tensor expected = reference(c, rq, rk, rv, 0.25, nullptr);
   expected.backward(grad_out.to(at::kDouble));
   AttentionOptions options;
   options.scale = 0.25;
+  options.sliding_window = c.window;
   AttentionSaved saved;
-  const at::Tensor out =
-      attention_forward(q, k, v, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, &saved);
-  EXPECT_EQ(out.scalar_type(), at::kFloat);
-  const AttentionGrads grads =
-      attention_backward(grad_out, q, k, v, out, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, saved);
+  const at::Tensor out = forward(q, k, v, options, saved);
+  const AttentionGrads grads = backward(grad_out, q, k, v, out, options, saved);
+  EXPECT_EQ(out.scalar_type(), q.scalar_type());
+  for (const at::Tensor& grad : {grads.q, grads.k, grads.v}) EXPECT_EQ(grad.scalar_type(), at::kFloat);
   constexpr double kBf16 = 1e-2;
   expect_close(out, expected, kBf16, "out");
   expect_close(grads.q, rq.grad(), kBf16, "grad q");
   expect_close(grads.k, rk.grad(), kBf16, "grad k");
   expect_close(grads.v, rv.grad(), kBf16, "grad v");
   EXPECT_GT(relative_l2(out, expected), 1e-4) << "bf16 operands leave a trace";
+}
+
+class AttentionBf16 : public testing::TestWithParam<Case> {};
+
+TEST_P(AttentionBf16, IsAsCloseAsBf16Is) {
+  const Case& c = GetParam();
+  for (const bool rounded_before : {false, true}) {
+    expect_close_as_bf16_is(
+        c, rounded_before,
+        [&](const auto& q, const auto& k, const auto& v, const auto& options, auto& saved) {
+          return attention_forward(q, k, v, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, &saved);
+        },
+        [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out, const auto& options,
+            const auto& saved) {
+          return attention_backward(grad, q, k, v, out, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16,
+                                    saved);
+        });
+  }
+}
+
+// The kernel for processors that multiply bf16, on any.
+TEST_P(AttentionBf16, SoIsTheKernelForProcessorsThatMultiplyIt) {
+  const Case& c = GetParam();
+  if (c.head_dim % 16 != 0) return;  // another's
+  expect_close_as_bf16_is(
+      c, false,
+      [&](const auto& q, const auto& k, const auto& v, const auto& options, auto& saved) {
+        return cpu::bf16_attention_forward(q, k, v, c.cu_seqlens, options, &saved);
+      },
+      [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out, const auto& options,
+          const auto& saved) {
+        return cpu::bf16_attention_backward(grad, q, k, v, out, c.cu_seqlens, options, saved);
+      });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, AttentionBf16,
+    testing::Values(Case{{0, 33, 50}, 4, 2, 16, at::kFloat}, Case{{0, 1, 3, 20}, 4, 2, 8, at::kFloat},
+                    Case{{0, 70, 201}, 9, 3, 64, at::kFloat}, Case{{0, 2, 2, 65, 193, 257}, 4, 2, 16, at::kFloat},
+                    Case{{0, 77}, 3, 3, 48, at::kFloat}, Case{{0, 63, 127, 638}, 4, 1, 96, at::kFloat},
+                    Case{{0, 130}, 2, 1, 80, at::kFloat}, Case{{0, 3, 131}, 2, 2, 128, at::kFloat},
+                    Case{{0, 17, 30}, 4, 2, 16, at::kFloat, 5}, Case{{0, 2, 71, 201}, 4, 2, 32, at::kFloat, 64},
+                    Case{{0, 3, 71, 201}, 4, 2, 32, at::kFloat, 2}));
+
+// Rows share nothing: what a row comes to does not depend on those beside it.
+TEST(AttentionBf16Rows, DoNotDependOnOneAnother) {
+  Random random(23);
+  const at::Tensor q = random.normal({130, 4, 32}, at::kFloat), k = random.normal({130, 2, 32}, at::kFloat),
+                   v = random.normal({130, 2, 32}, at::kFloat);
+  AttentionOptions options;
+  const std::vector<int64_t> both{0, 51, 130}, second{0, 79};
+  const auto rows = [](const at::Tensor& t) { return t.narrow(0, 51, 79); };
+  const at::Tensor out = attention_forward(q, k, v, both, options, nullptr, ComputeDtype::kBf16, nullptr);
+  EXPECT_TRUE(rows(out).equal(
+      attention_forward(rows(q), rows(k), rows(v), second, options, nullptr, ComputeDtype::kBf16, nullptr)));
+}
+
+TEST(Bf16Gemm, MatchesDouble) {
+  Random random(24);
+  for (const int64_t m : {1, 4, 12, 31, 64}) {
+    for (const int64_t n : {16, 48, 80}) {
+      for (const int64_t words : {1, 8, 33}) {
+        const at::Tensor a = random.normal({m, 2 * words}, at::kFloat).to(at::kBFloat16);
+        const at::Tensor b = random.normal({words, n, 2}, at::kFloat).to(at::kBFloat16);
+        const at::Tensor product =
+            a.to(at::kDouble).mm(b.to(at::kDouble).permute({0, 2, 1}).reshape({2 * words, n}));
+        const at::Tensor before = random.normal({m, n + 5}, at::kFloat);
+        for (const bool accumulate : {false, true}) {
+          const at::Tensor c = before.clone();
+          cpu::bf16_gemm({m, n, words, static_cast<const uint32_t*>(a.const_data_ptr()), words,
+                          static_cast<const uint32_t*>(b.const_data_ptr()), n, c.mutable_data_ptr<float>(),
+                          n + 5, accumulate});
+          const at::Tensor base = before.narrow(1, 0, n).to(at::kDouble);
+          expect_close(c.narrow(1, 0, n), accumulate ? base + product : product, 2e-6, "c");
+          EXPECT_TRUE(c.narrow(1, n, 5).equal(before.narrow(1, n, 5))) << "written beyond the end";
+        }
+      }
+    }
+  }
 }
 
 }  // namespace attention_test

@@ -89,6 +89,13 @@ TEST(Dropout, BackwardIsTheSameMask) {
   EXPECT_TRUE(dropout_apply(grad_y, site.get()).equal(grad_y * mask));
 }
 
+// bf16 has no 1 / 0.7: the mask stays fp32, whatever it is put on.
+TEST(Dropout, ScalesBf16ByTheExactFactor) {
+  const Site site{{0, 40}, {{1, 4}}, 0.3};
+  const at::Tensor x = Random(8).normal({40, 7}, at::kFloat).to(at::kBFloat16);
+  EXPECT_TRUE(dropout_apply(x, site.get()).equal(x.to(at::kFloat) * dropout_apply(ones(40, 7), site.get())));
+}
+
 TEST(Dropout, ProbabilityZeroAndNoTokens) {
   Site site{{0, 4}, {{1, 5}}};
   site.probability = 0.0;

@@ -1,5 +1,6 @@
 // The chunked head against losses of log_softmax(linear(hidden)) under LibTorch's autograd in float64.
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/ones.h>
@@ -8,6 +9,8 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <limits>
 
 #include "unit/ops/reference.h"
 
@@ -132,6 +135,50 @@ TEST(HeadEdge, LargeLogitsStayFinite) {
                                                   {at::zeros_like(w.weight), {}}, {}, ComputeDtype::kFp32);
   EXPECT_TRUE(result.loss_sum.isfinite().item<bool>());
   EXPECT_TRUE(result.grad_hidden.isfinite().all().item<bool>());
+}
+
+// bf16 means: operands of products rounded to bf16, the gradient of the logits too; sums and softmax in fp32.
+TEST(HeadBf16, RoundsOperandsAndTheGradientOfLogits) {
+  constexpr double kLossScale = 1.0 / 50.0;
+  const auto rounded = [](const at::Tensor& t) { return t.to(at::kBFloat16).to(at::kDouble); };
+  for (const bool bias : {false, true}) {
+    for (const std::optional<double> softcap : {std::optional<double>(), std::optional<double>(3.0)}) {
+      Random random(45);
+      const at::Tensor hidden = random.normal({50, 24}, at::kFloat), ids = random.ids(50, 131);
+      const LinearWeights w{random.normal({131, 24}, at::kFloat),
+                            bias ? random.normal({131}, at::kFloat) : at::Tensor()};
+      const at::Tensor product =
+          leaf(at::linear(rounded(hidden), rounded(w.weight), bias ? w.bias.to(at::kDouble) : at::Tensor()));
+      const at::Tensor logits = softcap ? (product / *softcap).tanh() * *softcap : product;
+      const at::Tensor loss = -at::log_softmax(logits, 1).gather(1, ids.unsqueeze(1)).sum();
+      (loss * kLossScale).backward();
+
+      HeadOptions options;
+      options.chunk = 16;
+      options.softcap = softcap;
+      const LinearGrads grads{at::ones_like(w.weight), bias ? at::ones_like(w.bias) : at::Tensor()};
+      const HeadResult result =
+          head_forward_backward(hidden, w, ids, kLossScale, grads, options, ComputeDtype::kBf16);
+      // A value between two of bf16 may fall to either side.
+      constexpr double kTolerance = 3e-4;
+      expect_close(result.loss_sum, loss, 2e-6, "loss");
+      const at::Tensor grad = rounded(product.grad());
+      expect_close(result.grad_hidden, grad.mm(rounded(w.weight)), kTolerance, "grad hidden");
+      expect_close(grads.weight - 1.0, grad.t().mm(rounded(hidden)), kTolerance, "grad weight");
+      if (bias) expect_close(grads.bias, product.grad().sum(0) + 1.0, 2e-6, "grad bias");
+      EXPECT_GT(relative_l2(result.grad_hidden, product.grad().mm(rounded(w.weight))), kTolerance)
+          << "the gradient of the logits was not rounded";
+    }
+  }
+}
+
+TEST(HeadBf16, WhatIsNoNumberStaysNone) {
+  const LinearWeights w{at::full({9, 4}, std::numeric_limits<float>::quiet_NaN()), {}};
+  const HeadResult result =
+      head_forward_backward(at::ones({5, 4}), w, at::zeros({5}, at::kLong), 1.0, {at::zeros({9, 4}), {}}, {},
+                            ComputeDtype::kBf16);
+  EXPECT_TRUE(result.loss_sum.isnan().item<bool>());
+  EXPECT_TRUE(result.grad_hidden.isnan().all().item<bool>());
 }
 
 // Follows what LibTorch allocates on this thread.

@@ -1,0 +1,30 @@
+// Softmax of attention scores and its backward, a query at a time.
+#pragma once
+
+#include <cstdint>
+
+namespace sft::ops::cpu {
+
+// The scores that a query sees, of `padded` ones.
+struct VisibleKeys {
+  int64_t begin, end;
+};
+
+// scores <- softmax(scale * visible scores), zeros elsewhere. Returns log(sum(exp(scale * scores))).
+float softmax_row(float* scores, float scale, VisibleKeys visible, int64_t padded);
+
+// scores <- probabilities, from the row's logsumexp; grad <- gradient of the unscaled scores, from that of the
+// probabilities. delta: dot product of the row's output and its gradient.
+void softmax_backward_row(float* scores, float* grad, float scale, float logsumexp, float delta,
+                          VisibleKeys visible, int64_t padded);
+
+float dot(const float* a, const float* b, int64_t n);
+// The same of bf16 values.
+float dot_bf16(const uint16_t* a, const uint16_t* b, int64_t n);
+
+// y <- x, rounded to bf16
+void round_to_bf16(const float* x, uint16_t* y, int64_t n);
+// y[i] <- x[i] in the low half, next[i] in the high half, rounded to bf16
+void round_to_pairs(const float* x, const float* next, uint32_t* y, int64_t n);
+
+}  // namespace sft::ops::cpu
