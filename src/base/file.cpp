@@ -103,6 +103,12 @@ void File::resize(int64_t size) {
   if (::ftruncate(descriptor_, size) != 0) fail_errno(ExitCode::kStorage, "resize", path_);
 }
 
+void File::begin_write_out([[maybe_unused]] int64_t offset, [[maybe_unused]] int64_t size) {
+#if defined(SYNC_FILE_RANGE_WRITE)
+  ::sync_file_range(descriptor_, offset, size, SYNC_FILE_RANGE_WRITE);  // some file systems know no such thing
+#endif
+}
+
 void File::sync() {
   if (::fsync(descriptor_) != 0) fail_errno(ExitCode::kStorage, "sync", path_);
 }

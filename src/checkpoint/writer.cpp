@@ -159,6 +159,7 @@ std::string TensorWriter::write_range(const WriteRange& range, std::span<const s
           bytes.subspan(static_cast<std::size_t>(chunk), static_cast<std::size_t>(end - chunk)));
     }
     file.write_at(begin, bytes);
+    file.begin_write_out(begin, std::ssize(bytes));
   }
   file.sync();
   file.close();

@@ -49,3 +49,9 @@ def test_micro_batches(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     losses = [float(re.search(r"loss ([\d.]+)", line)[1]) for line in done.stdout.strip().splitlines()]
     assert len(losses) == 5 and max(losses) - min(losses) <= 2e-5  # the same rows a step
+
+
+def test_checkpoints(tmp_path):
+    done = subprocess.run([HERE / "checkpoints", "--case", "tiny", "--rounds", "1", "--folder", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"checkpoints of \d+ MB by 2 ranks: \d+ MB/s; as many plain writers \d+ MB/s: [\d.]+ x", done.stdout), done.stdout

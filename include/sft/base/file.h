@@ -53,6 +53,8 @@ class File {
   void read_at(int64_t offset, std::span<std::byte> out) const;  // all of it, or Error
   void write_at(int64_t offset, std::span<const std::byte> bytes);
   void resize(int64_t size);
+  // A hint: the system may begin to write out what was put there while the caller goes on. Errors show in sync().
+  void begin_write_out(int64_t offset, int64_t size);
   void sync();   // fsync
   void close();  // reports what a late write error left
   const std::filesystem::path& path() const { return path_; }
