@@ -84,6 +84,21 @@ def test_rank_that_leaves_with_success_before_mpi_starts(workspace):
     assert "a rank may not have started" in done.stdout
 
 
+# In the middle. A rank that is stopped: tests/integration/test_hang.py.
+
+
+@pytest.mark.parametrize("how", ["spin", "sleep"])
+def test_rank_that_does_not_come_on_is_named_with_its_stack(workspace, how):
+    settings = settings_of(workspace, f"stuck-{how}", 100000, save_steps=100000, watchdog_step_seconds=3)
+    done = run_with(settings, 3, env={"LD_PRELOAD": str(SHIMS / "libstuck_shim.so"), "SFT_STUCK": how, "SFT_STUCK_AFTER": "400", "SFT_FAULT_RANK": "1"})
+    assert_all_ended(settings)
+    assert done.returncode == 86, done.stdout
+    assert re.search(r"rank 1 \(\S+\) is behind: section step, .*outside of any collective", done.stdout), done.stdout
+    reports = {path.name: path.read_text() for path in settings["output_dir"].glob("diagnostics/hang-*/rank-*.json")}
+    assert set(reports) == {"rank-0.json", "rank-1.json", "rank-2.json"}
+    assert "sft_test_stuck" in reports["rank-1.json"] and "sft::engine::Engine::" in reports["rank-1.json"], reports["rank-1.json"]
+
+
 # Signals. One that reaches a single rank, and SIGUSR1 to mpirun: tests/integration/test_resume.py.
 
 

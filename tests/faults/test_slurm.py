@@ -1,13 +1,16 @@
 """Several hosts and Slurm: the same numbers whatever starts the ranks and wherever they run; nothing lost when a job is preempted, comes to
 its time limit or loses a node. On the test bed of cluster/testbed: real Slurm and Open MPI on three hosts that share this machine.
 
-SFT_REPEATS sets how often preemption is repeated (1; the `full` label: 20); above 1 ranks are also spread over the hosts in more ways.
+SFT_REPEATS sets how often preemption is repeated (1; the `full` label: 20), and ranks are killed (2; 50); above 1 ranks are also spread over the hosts in more ways.
 """
 
 import contextlib
 import json
 import os
+import random
 import signal
+import subprocess
+import time
 
 import pytest
 
@@ -51,6 +54,24 @@ def test_mpirun_over_several_hosts_computes_what_it_does_on_one(bed, workspace, 
     settings = settings_of(workspace, "mpirun-" + "-".join(f"{host}{number}" for host, number in slots.items()))
     where = ",".join(f"{host}:{number}" for host, number in slots.items())
     bed.run("mpirun", "-np", RANKS, "--host", where, ours.program(), "--args", small.write_ini(settings), on="h1")
+    assert_like(undisturbed(settings, RANKS), settings)
+
+
+def test_ranks_killed_under_srun_end_all_and_nothing_saved_is_lost(bed, workspace, undisturbed):
+    kills = REPEATS * 5 // 2
+    settings = settings_of(workspace, "killed-under-srun", 60 + 30 * kills, save_steps=3, save_total_limit=3, resume_from_checkpoint=True)
+    command, chance = [*SRUN, "-N", 2, "-n", RANKS, ours.program(), "--args", small.write_ini(settings)], random.Random(1)
+    for _ in range(kills):
+        began = time.time()
+        process = bed.start(*command, output=subprocess.DEVNULL)
+        wait_until(lambda: small.last_time(settings["output_dir"]) > began or process.poll() is not None, "a step", bed)
+        time.sleep(chance.uniform(0, 0.5))
+        saved = max(small.checkpoints(settings["output_dir"]), default=0)
+        os.kill(chance.choice(ranks_of(settings)), signal.SIGKILL)
+        assert process.wait(60) != 0, "the run was over before the kill"
+        wait_until(lambda: not ranks_of(settings), "the end of all ranks", bed)
+        assert max(small.checkpoints(settings["output_dir"]), default=0) >= saved
+    bed.run(*command, timeout=300)
     assert_like(undisturbed(settings, RANKS), settings)
 
 

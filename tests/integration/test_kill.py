@@ -1,6 +1,6 @@
 """kill -9 at seeded random moments: every restart goes on from a checkpoint that verifies, and the end is that of an undisturbed run.
 
-SFT_KILLS sets how many kills (CI: a handful; the `full` label: 50, at least 15 of them while a checkpoint is being written).
+SFT_KILLS sets how many kills (CI: a handful; the `full` label: 50, at least 15 of them while a checkpoint is being written), SFT_SEED which.
 """
 
 import os
@@ -13,6 +13,7 @@ import small_run as small
 from parity import ours
 
 KILLS = int(os.environ.get("SFT_KILLS", "5"))
+SEED = int(os.environ.get("SFT_SEED", "2024"))
 KILLS_IN_SAVE = KILLS * 3 // 10
 RANKS = 2
 
@@ -35,7 +36,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
     seconds_per_step = (whole.steps[-1]["time"] - whole.steps[0]["time"]) / steps
     output_dir = workspace.folder / "killed"
     settings = workspace.settings("killed", resume_from_checkpoint=True, save_total_limit=3, **more)
-    chance = random.Random(2024)
+    chance = random.Random(SEED)
     kills = kills_in_save = 0
     while kills < KILLS or kills_in_save < KILLS_IN_SAVE:
         assert kills < 3 * KILLS, f"only {kills_in_save} of {kills} kills hit a save"
