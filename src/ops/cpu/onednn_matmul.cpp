@@ -27,11 +27,15 @@ struct CachedMatmul {
   dnnl::memory::desc a, b, bias, c;
 };
 
-// Packed micro-batches have ever new token counts: forget everything rather than grow without end.
-constexpr std::size_t kMaxCachedPrimitives = 4096;
+// Packed micro-batches have ever new token counts, and a primitive takes half a megabyte: forget everything rather than
+// grow. A model needs some fifteen for each count, all its layers the same.
+constexpr std::size_t kMaxCachedPrimitives = 128;
 
 const dnnl::engine& engine() {
-  static const dnnl::engine instance(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine instance = [] {
+    dnnl::set_primitive_cache_capacity(0);  // its own cache would hold what ours forgets
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return instance;
 }
 

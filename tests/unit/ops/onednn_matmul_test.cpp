@@ -1,6 +1,14 @@
 // Matrix products through oneDNN against float64: every layout that the linears use.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+
+#include <fstream>
+#include <string>
+
 #include "ops/cpu/cpu.h"
 #include "unit/ops/reference.h"
+
+extern "C" __attribute__((weak)) void __asan_init();
 
 namespace sft::ops {
 namespace {
@@ -47,6 +55,34 @@ INSTANTIATE_TEST_SUITE_P(Layouts, OneDnnMatmul,
                                          Case{64, 130, 33, true, false, true, false, true},
                                          Case{64, 130, 33, true, false, false, false, true},
                                          Case{129, 192, 576, false, true, false, true, false}));
+
+// Resident memory that belongs to no file, in MB.
+int64_t anonymous_megabytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    if (word != "RssAnon:") continue;
+    int64_t kilobytes = 0;
+    status >> kilobytes;
+    return kilobytes / 1024;
+  }
+  ADD_FAILURE() << "no RssAnon";
+  return 0;
+}
+
+// Packed micro-batches have ever new token counts; a primitive takes up to half a megabyte.
+TEST(OneDnnMemory, DoesNotGrowWithEverNewSizes) {
+  const auto multiply = [](int64_t first, int64_t last) {
+    for (int64_t m = first; m < last; ++m) {
+      const at::Tensor a = at::ones({m, 64}, at::kFloat), b = at::ones({64, 48}, at::kFloat);
+      ASSERT_TRUE(cpu::onednn_matmul(a, b, {}, at::empty({m, 48}), false, cpu::OneDnnKernels::kAny));
+    }
+  };
+  multiply(1, 400);  // more than are kept
+  const int64_t before = anonymous_megabytes();
+  multiply(400, 1600);
+  if (&__asan_init != nullptr) return;  // it holds freed memory back
+  EXPECT_LE(anonymous_megabytes() - before, 50);
+}
 
 }  // namespace
 }  // namespace sft::ops
