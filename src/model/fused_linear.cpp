@@ -68,7 +68,8 @@ at::Tensor FusedLinear::backward(const at::Tensor& grad_y, const at::Tensor& x, 
   return grad_x;
 }
 
-at::Tensor FusedLinear::base_forward(const at::Tensor& x, ops::ComputeDtype compute, bool round_result) const {
+at::Tensor FusedLinear::base_forward(const at::Tensor& x, ops::ComputeDtype compute,
+                                     bool round_result) const {
   if (parts_.size() == 1) return ops::linear_forward(x, parts_.front().weights, compute, round_result);
   std::vector<at::Tensor> outputs;
   for (const Part& part : parts_)

@@ -30,17 +30,17 @@ bool rounds_gradient(const at::Tensor& logits, const Gradients& gradients, const
          !gradients.weights.bias.defined() && !options.softcap && options.logit_scale == 1.0;
 }
 
-// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given, or that into grad_bf16 where it is defined;
-// returns what each row adds to the sums.
+// logits <- grad_scale * d(loss)/d(logits) when grad_scale is given, or that into grad_bf16 where it is
+// defined; returns what each row adds to the sums.
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const HeadOptions& options,
                          const double* grad_scale, const at::Tensor& grad_bf16) {
   scale_and_cap(logits, options);
   at::Tensor cap_derivative;
   if (options.softcap && grad_scale != nullptr) cap_derivative = 1.0 - (logits / *options.softcap).square();
   const at::Tensor per_row =
-      cpu::fits(logits) ? cpu::cross_entropy_inplace(logits, targets.contiguous(), options.loss, grad_scale,
-                                                     grad_bf16)
-                        : generic::cross_entropy_inplace(logits, targets, options.loss, grad_scale);
+      cpu::fits(logits)
+          ? cpu::cross_entropy_inplace(logits, targets.contiguous(), options.loss, grad_scale, grad_bf16)
+          : generic::cross_entropy_inplace(logits, targets, options.loss, grad_scale);
   if (grad_scale != nullptr) {
     if (cap_derivative.defined()) logits.mul_(cap_derivative);
     if (options.logit_scale != 1.0) logits.mul_(options.logit_scale);

@@ -1,5 +1,5 @@
-// LD_PRELOAD library: the rank named by SFT_FAULT_RANK does not come back from its SFT_STUCK_AFTER-th parallel loop; it
-// spins (SFT_STUCK=spin) or sleeps (sleep).
+// LD_PRELOAD library: the rank named by SFT_FAULT_RANK does not come back from its SFT_STUCK_AFTER-th
+// parallel loop; it spins (SFT_STUCK=spin) or sleeps (sleep).
 #include <dlfcn.h>
 #include <unistd.h>
 

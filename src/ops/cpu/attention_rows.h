@@ -13,8 +13,8 @@ struct VisibleKeys {
 // scores <- softmax(scale * visible scores), zeros elsewhere. Returns log(sum(exp(scale * scores))).
 float softmax_row(float* scores, float scale, VisibleKeys visible, int64_t padded);
 
-// scores <- probabilities, from the row's logsumexp; grad <- gradient of the unscaled scores, from that of the
-// probabilities. delta: dot product of the row's output and its gradient.
+// scores <- probabilities, from the row's logsumexp; grad <- gradient of the unscaled scores, from that of
+// the probabilities. delta: dot product of the row's output and its gradient.
 void softmax_backward_row(float* scores, float* grad, float scale, float logsumexp, float delta,
                           VisibleKeys visible, int64_t padded);
 

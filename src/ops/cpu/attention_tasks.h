@@ -1,5 +1,6 @@
-// How attention over packed rows is cut. A task is one row and one key/value head with its group of query heads; within it a
-// block of queries sees all its keys at once. Tasks share nothing, so results do not depend on which thread runs which.
+// How attention over packed rows is cut. A task is one row and one key/value head with its group of query
+// heads; within it a block of queries sees all its keys at once. Tasks share nothing, so results do not
+// depend on which thread runs which.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -78,7 +79,8 @@ void transpose(const T* from, int64_t row_stride, int64_t rows, int64_t columns,
   }
 }
 
-// Runs body(task, thread) for all tasks, on at most `threads` threads, each taking the next task when it is free.
+// Runs body(task, thread) for all tasks, on at most `threads` threads, each taking the next task when it is
+// free.
 template <typename Body>
 void run_attention_tasks(const std::vector<AttentionTask>& tasks, int threads, const Body& body) {
   const auto count = static_cast<int64_t>(tasks.size());

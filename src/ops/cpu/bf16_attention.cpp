@@ -1,7 +1,9 @@
-// Causal attention with bf16 operands on processors that multiply them, sums in fp32. Gradients of keys and values are summed
-// transposed, [head_dim, keys]: so the block's probabilities and their gradients serve as right operands, for which two
-// queries' rows are put into words, and need not be transposed themselves.
+// Causal attention with bf16 operands on processors that multiply them, sums in fp32. Gradients of keys and
+// values are summed transposed, [head_dim, keys]: so the block's probabilities and their gradients serve as
+// right operands, for which two queries' rows are put into words, and need not be transposed themselves.
 #include <ATen/ops/empty.h>
+
+#include <utility>
 
 #include "ops/cpu/attention_tasks.h"
 #include "ops/cpu/bf16_gemm.h"
@@ -53,7 +55,7 @@ struct Bf16Problem {
   KeyWindow window;
 
   Bf16Problem(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
-          const AttentionOptions& options)
+              const AttentionOptions& options)
       : q(q_in),
         k(k_in),
         v(v_in),
@@ -138,20 +140,20 @@ struct BackwardScratch {
     grad_out = memory.words(head_dim * kPairs);
   }
   int64_t stride;
-  uint32_t *keys, *values;                          // [head_dim / 2, stride]
-  uint32_t* paired_keys;                            // [stride / 2, head_dim]
-  float *grad_keys, *grad_values;                   // [head_dim, stride]
-  float *scores, *grads;                            // [queries, stride]
-  uint32_t* grad_rows;                              // [queries, stride / 2]
-  uint32_t *score_pairs, *grad_pairs;               // [kPairs, stride]
-  uint32_t* pairs;                                  // [kPairs, head_dim]
-  uint32_t *queries, *grad_out;                     // [head_dim, kPairs]
+  uint32_t *keys, *values;             // [head_dim / 2, stride]
+  uint32_t* paired_keys;               // [stride / 2, head_dim]
+  float *grad_keys, *grad_values;      // [head_dim, stride]
+  float *scores, *grads;               // [queries, stride]
+  uint32_t* grad_rows;                 // [queries, stride / 2]
+  uint32_t *score_pairs, *grad_pairs;  // [kPairs, stride]
+  uint32_t* pairs;                     // [kPairs, head_dim]
+  uint32_t *queries, *grad_out;        // [head_dim, kPairs]
 };
 
 struct BackwardTensors {
   Words grad_out, out;
-  float* grad_q;            // [T, H, head_dim]
-  float *grad_k, *grad_v;   // [T, K, head_dim]
+  float* grad_q;           // [T, H, head_dim]
+  float *grad_k, *grad_v;  // [T, K, head_dim]
   int64_t heads, kv_heads;
 };
 
@@ -160,7 +162,8 @@ void backward_scores(const Bf16Problem& p, const AttentionBlock& b, const Backwa
                      const BackwardTensors& t, const float* logsumexp, int64_t token, int64_t head) {
   for (int64_t i = 0; i < b.queries; ++i) {
     float *const scores = s.scores + i * s.stride, *const grads = s.grads + i * s.stride;
-    const float delta = dot_bf16(t.grad_out.values(token + i, head), t.out.values(token + i, head), p.head_dim);
+    const float delta =
+        dot_bf16(t.grad_out.values(token + i, head), t.out.values(token + i, head), p.head_dim);
     softmax_backward_row(scores, grads, p.scale, logsumexp[i], delta, b.visible(i), b.padded);
     round_to_bf16(grads, reinterpret_cast<uint16_t*>(s.grad_rows + i * s.stride / 2), b.padded);
   }
@@ -176,12 +179,14 @@ void backward_scores(const Bf16Problem& p, const AttentionBlock& b, const Backwa
 }
 
 // c [head_dim, keys] += transposed rows [queries, head_dim] times weights [queries, keys].
-void add_transposed(const Bf16Problem& p, const AttentionBlock& b, const BackwardScratch& s, const Words& rows,
-                    int64_t token, int64_t head, uint32_t* transposed, const uint32_t* weights, float* c) {
+void add_transposed(const Bf16Problem& p, const AttentionBlock& b, const BackwardScratch& s,
+                    const Words& rows, int64_t token, int64_t head, uint32_t* transposed,
+                    const uint32_t* weights, float* c) {
   const int64_t pairs = base::ceil_div(b.queries, int64_t{2});
   pair_rows(rows.values(token, head), 2 * rows.token_stride, b.queries, p.head_dim, pairs, s.pairs);
   transpose(s.pairs, p.head_dim, pairs, p.head_dim, kPairs, transposed);
-  bf16_gemm({p.head_dim, b.padded, pairs, transposed, kPairs, weights, s.stride, c + b.first_key, s.stride, true});
+  bf16_gemm(
+      {p.head_dim, b.padded, pairs, transposed, kPairs, weights, s.stride, c + b.first_key, s.stride, true});
 }
 
 // [head_dim, stride] -> rows of [T, K, head_dim]
@@ -210,8 +215,9 @@ void backward_task(const Bf16Problem& p, const AttentionTask& task, const Backwa
       bf16_gemm({b.queries, b.padded, p.words(), t.grad_out.at(token, head), t.grad_out.token_stride,
                  s.values + b.first_key, s.stride, s.grads, s.stride, false});
       backward_scores(p, b, s, t, logsumexp + head * tokens + token, token, head);
-      bf16_gemm({b.queries, dim, b.padded / 2, s.grad_rows, s.stride / 2, s.paired_keys + b.first_key / 2 * dim,
-                 dim, t.grad_q + (token * t.heads + head) * dim, t.heads * dim, false});
+      bf16_gemm({b.queries, dim, b.padded / 2, s.grad_rows, s.stride / 2,
+                 s.paired_keys + b.first_key / 2 * dim, dim, t.grad_q + (token * t.heads + head) * dim,
+                 t.heads * dim, false});
       add_transposed(p, b, s, p.q, token, head, s.queries, s.grad_pairs, s.grad_keys);
       add_transposed(p, b, s, t.grad_out, token, head, s.grad_out, s.score_pairs, s.grad_values);
     }
@@ -222,7 +228,8 @@ void backward_task(const Bf16Problem& p, const AttentionTask& task, const Backwa
 
 // Runs body(task, scratch) for all tasks.
 template <typename Scratch, typename Body>
-void run_tasks_with(std::span<const int64_t> cu_seqlens, int64_t kv_heads, int64_t head_dim, const Body& body) {
+void run_tasks_with(std::span<const int64_t> cu_seqlens, int64_t kv_heads, int64_t head_dim,
+                    const Body& body) {
   const std::vector<AttentionTask> tasks = attention_tasks(cu_seqlens, kv_heads);
   if (tasks.empty()) return;
   const int threads = attention_threads(tasks);
@@ -255,17 +262,17 @@ at::Tensor bf16_attention_forward(const at::Tensor& q_in, const at::Tensor& k_in
   const Words out_words(out);
   float* const lse = logsumexp.mutable_data_ptr<float>();
   run_tasks_with<ForwardScratch>(cu_seqlens, k.size(1), head_dim,
-                            [&](const AttentionTask& task, const ForwardScratch& scratch) {
-                              forward_task(problem, task, scratch, out_words, lse, tokens);
-                            });
+                                 [&](const AttentionTask& task, const ForwardScratch& scratch) {
+                                   forward_task(problem, task, scratch, out_words, lse, tokens);
+                                 });
   if (saved != nullptr) saved->tensors = {logsumexp};
   return out.to(q_in.scalar_type());
 }
 
 AttentionGrads bf16_attention_backward(const at::Tensor& grad_out_in, const at::Tensor& q_in,
-                                       const at::Tensor& k_in, const at::Tensor& v_in, const at::Tensor& out_in,
-                                       std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                       const AttentionSaved& saved) {
+                                       const at::Tensor& k_in, const at::Tensor& v_in,
+                                       const at::Tensor& out_in, std::span<const int64_t> cu_seqlens,
+                                       const AttentionOptions& options, const AttentionSaved& saved) {
   const at::Tensor q = words_of(q_in), k = words_of(k_in), v = words_of(v_in);
   const at::Tensor grad_out = words_of(grad_out_in), out = words_of(out_in);
   const int64_t tokens = q.size(0), head_dim = q.size(2);
@@ -281,9 +288,9 @@ AttentionGrads bf16_attention_backward(const at::Tensor& grad_out_in, const at::
                                 k.size(1)};
   const float* const lse = saved.tensors.at(0).const_data_ptr<float>();
   run_tasks_with<BackwardScratch>(cu_seqlens, k.size(1), head_dim,
-                             [&](const AttentionTask& task, const BackwardScratch& scratch) {
-                               backward_task(problem, task, scratch, tensors, lse, tokens);
-                             });
+                                  [&](const AttentionTask& task, const BackwardScratch& scratch) {
+                                    backward_task(problem, task, scratch, tensors, lse, tokens);
+                                  });
   return grads;
 }
 

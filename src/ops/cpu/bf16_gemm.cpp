@@ -1,5 +1,5 @@
-// One register tile, as in small_gemm.cpp: a word of a, broadcast, against a row of words of b. Other processors have plain
-// loops, which are there to be tested with.
+// One register tile, as in small_gemm.cpp: a word of a, broadcast, against a row of words of b. Other
+// processors have plain loops, which are there to be tested with.
 #include "ops/cpu/bf16_gemm.h"
 
 #if defined(__x86_64__)
@@ -51,12 +51,14 @@ SFT_BF16 SFT_INLINE void tile(const Bf16Gemm& g, int64_t row, int64_t column) {
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v)
-      sums[i][v] = g.accumulate ? _mm512_loadu_ps(c + i * g.c_row_stride + v * kWordLanes) : _mm512_setzero_ps();
+      sums[i][v] =
+          g.accumulate ? _mm512_loadu_ps(c + i * g.c_row_stride + v * kWordLanes) : _mm512_setzero_ps();
   }
   for (int64_t p = 0; p < g.words; ++p) {
     __m512i from_b[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) from_b[v] = _mm512_loadu_si512(b + p * g.b_row_stride + v * kWordLanes);
+    for (int v = 0; v < kVectors; ++v)
+      from_b[v] = _mm512_loadu_si512(b + p * g.b_row_stride + v * kWordLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const __m512i from_a = _mm512_set1_epi32(static_cast<int>(a[i * g.a_row_stride + p]));

@@ -5,8 +5,9 @@
 
 namespace sft::ops::cpu {
 
-// c [m, n] = a b, or c += a b. Operands are words of two bf16 that follow one another along k, the first in the low half:
-// a [m, words], b [words, n], k = 2 * words. n is a multiple of 16; strides count words and floats.
+// c [m, n] = a b, or c += a b. Operands are words of two bf16 that follow one another along k, the first in
+// the low half: a [m, words], b [words, n], k = 2 * words. n is a multiple of 16; strides count words and
+// floats.
 struct Bf16Gemm {
   int64_t m, n, words;
   const uint32_t* a;

@@ -22,8 +22,8 @@ bool has_bf16();
 
 enum class OneDnnKernels { kBrgemm, kAny };
 
-// As ops::matmul through oneDNN, on at::get_num_threads() threads; a and b fp32 or bf16, c fp32, or bf16 as they are.
-// Returns false, having done nothing, when oneDNN has no kernel of the wanted sort for the case.
+// As ops::matmul through oneDNN, on at::get_num_threads() threads; a and b fp32 or bf16, c fp32, or bf16 as
+// they are. Returns false, having done nothing, when oneDNN has no kernel of the wanted sort for the case.
 //
 // Only its brgemm kernels are used (AVX-512 and up in oneDNN 2). Its older "gemm:jit" ones do not work in a
 // process that loads LibTorch first: LibTorch carries a oneDNN of its own, both export the template that
@@ -59,7 +59,8 @@ AttentionGrads fused_attention_backward(const at::Tensor& grad_out, const at::Te
                                         std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                                         ComputeDtype compute, const AttentionSaved& saved);
 
-// The same with bf16 operands, where has_bf16_gemm(). Takes fp32 or bf16; the output has the dtype of q, gradients are fp32.
+// The same with bf16 operands, where has_bf16_gemm(). Takes fp32 or bf16; the output has the dtype of q,
+// gradients are fp32.
 at::Tensor bf16_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                                   AttentionSaved* saved);

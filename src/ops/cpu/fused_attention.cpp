@@ -54,8 +54,8 @@ struct Problem {
         window(options) {}
 };
 
-void forward_task(const Problem& p, const AttentionTask& task, Scratch s, const HeadsView& out, float* logsumexp,
-                  int64_t tokens) {
+void forward_task(const Problem& p, const AttentionTask& task, Scratch s, const HeadsView& out,
+                  float* logsumexp, int64_t tokens) {
   transpose(p.k.at(task.begin, task.kv_head), p.k.token_stride, task.length, p.head_dim, s.stride, s.keys);
   for (int64_t head = task.kv_head * p.groups; head < (task.kv_head + 1) * p.groups; ++head) {
     for (int64_t first = 0; first < task.length; first += kQueriesPerBlock) {
@@ -102,8 +102,8 @@ void backward_task(const Problem& p, const AttentionTask& task, Scratch s, const
       const int64_t token = start + first, key = start + b.first_key;
       const StridedMatrix q{p.q.at(token, head), p.q.token_stride, 1};
       const StridedMatrix grad_out{g.grad_out.at(token, head), g.grad_out.token_stride, 1};
-      small_gemm({b.queries, b.padded, p.head_dim, q, s.keys + b.first_key, s.stride, s.scores, s.stride,
-                  false});
+      small_gemm(
+          {b.queries, b.padded, p.head_dim, q, s.keys + b.first_key, s.stride, s.scores, s.stride, false});
       small_gemm({b.queries, b.padded, p.head_dim, grad_out, s.values + b.first_key, s.stride, s.grads,
                   s.stride, false});
       for (int64_t i = 0; i < b.queries; ++i) {

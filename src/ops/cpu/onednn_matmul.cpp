@@ -27,8 +27,8 @@ struct CachedMatmul {
   dnnl::memory::desc a, b, bias, c;
 };
 
-// Packed micro-batches have ever new token counts, and a primitive takes half a megabyte: forget everything rather than
-// grow. A model needs some fifteen for each count, all its layers the same.
+// Packed micro-batches have ever new token counts, and a primitive takes half a megabyte: forget everything
+// rather than grow. A model needs some fifteen for each count, all its layers the same.
 constexpr std::size_t kMaxCachedPrimitives = 128;
 
 const dnnl::engine& engine() {

@@ -34,7 +34,8 @@ SFT_INLINE void forward_loop(const T* gate, const T* up, T* y, int64_t n) {
 }
 
 template <typename T>
-SFT_INLINE void backward_loop(const float* grad_y, const T* gate, const T* up, T* grad_gate, T* grad_up, int64_t n) {
+SFT_INLINE void backward_loop(const float* grad_y, const T* gate, const T* up, T* grad_gate, T* grad_up,
+                              int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float g = load(gate[i]), s = sigmoid_simd(g);
@@ -49,8 +50,8 @@ SFT_SIMD void row_forward(const float* gate, const float* up, float* y, int64_t 
 SFT_SIMD void row_forward(const uint16_t* gate, const uint16_t* up, uint16_t* y, int64_t n) {
   forward_loop(gate, up, y, n);
 }
-SFT_SIMD void row_backward(const float* grad_y, const float* gate, const float* up, float* grad_gate, float* grad_up,
-                           int64_t n) {
+SFT_SIMD void row_backward(const float* grad_y, const float* gate, const float* up, float* grad_gate,
+                           float* grad_up, int64_t n) {
   backward_loop(grad_y, gate, up, grad_gate, grad_up, n);
 }
 SFT_SIMD void row_backward(const float* grad_y, const uint16_t* gate, const uint16_t* up, uint16_t* grad_gate,
@@ -76,7 +77,8 @@ void rows_backward(const at::Tensor& grad_y, const at::Tensor& gate_up, const at
   auto* out = static_cast<T*>(grad.mutable_data_ptr());
   at::parallel_for(0, tokens, kSwigluTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      row_backward(gy + t * n, in + 2 * t * n, in + (2 * t + 1) * n, out + 2 * t * n, out + (2 * t + 1) * n, n);
+      row_backward(gy + t * n, in + 2 * t * n, in + (2 * t + 1) * n, out + 2 * t * n, out + (2 * t + 1) * n,
+                   n);
     }
   });
 }
@@ -95,7 +97,8 @@ at::Tensor swiglu_forward(const at::Tensor& gate_up) {
 
 at::Tensor swiglu_backward(const at::Tensor& grad_y, const at::Tensor& gate_up) {
   at::Tensor grad = at::empty(gate_up.sizes(), gate_up.options());
-  in_bf16(gate_up) ? rows_backward<uint16_t>(grad_y, gate_up, grad) : rows_backward<float>(grad_y, gate_up, grad);
+  in_bf16(gate_up) ? rows_backward<uint16_t>(grad_y, gate_up, grad)
+                   : rows_backward<float>(grad_y, gate_up, grad);
   return grad;
 }
 

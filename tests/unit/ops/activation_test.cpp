@@ -64,7 +64,8 @@ TEST(ActivationsBf16, SwiGluTakesRoundedInput) {
     Random random(6);
     const at::Tensor x = (random.normal({tokens, 74}) * 3.0).to(at::kBFloat16);
     const at::Tensor grad_y = random.normal({tokens, 37}, at::kFloat);
-    const at::Tensor rx = leaf(x), ry = formula(Activation::kSilu, rx.narrow(1, 0, 37)) * rx.narrow(1, 37, 37);
+    const at::Tensor rx = leaf(x),
+                     ry = formula(Activation::kSilu, rx.narrow(1, 0, 37)) * rx.narrow(1, 37, 37);
     ry.backward(grad_y.to(at::kDouble));
     const auto expect_rounded = [](const at::Tensor& actual, const at::Tensor& expected, const char* what) {
       EXPECT_EQ(actual.scalar_type(), at::kBFloat16) << what;

@@ -128,9 +128,11 @@ std::vector<Case> cases() {
 }
 INSTANTIATE_TEST_SUITE_P(Cases, Attention, testing::ValuesIn(cases()));
 
-// Operands rounded to bf16, given as fp32 or as what `operand` makes of them; `forward` and `backward` compute.
+// Operands rounded to bf16, given as fp32 or as what `operand` makes of them; `forward` and `backward`
+// compute.
 template <typename Forward, typename Backward>
-void expect_close_as_bf16_is(const Case& c, bool rounded_before, const Forward& forward, const Backward& backward) {
+void expect_close_as_bf16_is(const Case& c, bool rounded_before, const Forward& forward,
+                             const Backward& backward) {
   Random random(22);
   const int64_t tokens = c.cu_seqlens.back();
   const at::Tensor fused = random.normal({tokens, c.heads + 2 * c.kv_heads, c.head_dim}, at::kFloat);
@@ -170,8 +172,8 @@ TEST_P(AttentionBf16, IsAsCloseAsBf16Is) {
         [&](const auto& q, const auto& k, const auto& v, const auto& options, auto& saved) {
           return attention_forward(q, k, v, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, &saved);
         },
-        [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out, const auto& options,
-            const auto& saved) {
+        [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out,
+            const auto& options, const auto& saved) {
           return attention_backward(grad, q, k, v, out, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16,
                                     saved);
         });
@@ -196,10 +198,11 @@ TEST_P(AttentionBf16, SoIsTheKernelForProcessorsThatMultiplyIt) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, AttentionBf16,
     testing::Values(Case{{0, 33, 50}, 4, 2, 16, at::kFloat}, Case{{0, 1, 3, 20}, 4, 2, 8, at::kFloat},
-                    Case{{0, 70, 201}, 9, 3, 64, at::kFloat}, Case{{0, 2, 2, 65, 193, 257}, 4, 2, 16, at::kFloat},
-                    Case{{0, 77}, 3, 3, 48, at::kFloat}, Case{{0, 63, 127, 638}, 4, 1, 96, at::kFloat},
-                    Case{{0, 130}, 2, 1, 80, at::kFloat}, Case{{0, 3, 131}, 2, 2, 128, at::kFloat},
-                    Case{{0, 17, 30}, 4, 2, 16, at::kFloat, 5}, Case{{0, 2, 71, 201}, 4, 2, 32, at::kFloat, 64},
+                    Case{{0, 70, 201}, 9, 3, 64, at::kFloat},
+                    Case{{0, 2, 2, 65, 193, 257}, 4, 2, 16, at::kFloat}, Case{{0, 77}, 3, 3, 48, at::kFloat},
+                    Case{{0, 63, 127, 638}, 4, 1, 96, at::kFloat}, Case{{0, 130}, 2, 1, 80, at::kFloat},
+                    Case{{0, 3, 131}, 2, 2, 128, at::kFloat}, Case{{0, 17, 30}, 4, 2, 16, at::kFloat, 5},
+                    Case{{0, 2, 71, 201}, 4, 2, 32, at::kFloat, 64},
                     Case{{0, 3, 71, 201}, 4, 2, 32, at::kFloat, 2}));
 
 // Rows share nothing: what a row comes to does not depend on those beside it.

@@ -174,9 +174,8 @@ TEST(HeadBf16, RoundsOperandsAndTheGradientOfLogits) {
 
 TEST(HeadBf16, WhatIsNoNumberStaysNone) {
   const LinearWeights w{at::full({9, 4}, std::numeric_limits<float>::quiet_NaN()), {}};
-  const HeadResult result =
-      head_forward_backward(at::ones({5, 4}), w, at::zeros({5}, at::kLong), 1.0, {at::zeros({9, 4}), {}}, {},
-                            ComputeDtype::kBf16);
+  const HeadResult result = head_forward_backward(at::ones({5, 4}), w, at::zeros({5}, at::kLong), 1.0,
+                                                  {at::zeros({9, 4}), {}}, {}, ComputeDtype::kBf16);
   EXPECT_TRUE(result.loss_sum.isnan().item<bool>());
   EXPECT_TRUE(result.grad_hidden.isnan().all().item<bool>());
 }

@@ -93,7 +93,8 @@ TEST(LinearBf16, RoundsOperandsAndSumsInFp32) {
   const at::Tensor grad_x = linear_backward(grad_y, x, w, grads, ComputeDtype::kBf16);
   expect_close(grad_x, rounded(grad_y).mm(rounded(w.weight)), 2e-6, "grad x");
   expect_close(grads.weight, rounded(grad_y).t().mm(rounded(x)), 2e-6, "grad weight");
-  EXPECT_TRUE(linear_forward(x, w, ComputeDtype::kBf16, /*round_result=*/true).equal(operand(y, ComputeDtype::kBf16)));
+  EXPECT_TRUE(linear_forward(x, w, ComputeDtype::kBf16, /*round_result=*/true)
+                  .equal(operand(y, ComputeDtype::kBf16)));
   // Weights that the engine already holds in bf16 give the same.
   const LinearWeights copies{w.weight.to(at::kBFloat16), w.bias};
   EXPECT_TRUE(linear_forward(x, copies, ComputeDtype::kBf16).equal(y));
