@@ -8,9 +8,11 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -90,14 +92,20 @@ def wait_for_step(bed, job, settings, step) -> None:
 
 @contextlib.contextmanager
 def held_still(settings):
-    """The run goes no step further meanwhile, however long it takes."""
+    """The run goes no step further meanwhile, however long it takes. Gives the rank that holds it."""
     held = ranks_of(settings)[0]
     os.kill(held, signal.SIGSTOP)
     try:
-        yield
+        yield held
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(held, signal.SIGCONT)
+
+
+def has_been_asked(held: int) -> bool:
+    """SIGUSR1 waits for the stopped rank. A line in the batch script's output comes before it, and a short run may be over in between."""
+    pending = re.search(r"ShdPnd:\s*(\w+)", Path(f"/proc/{held}/status").read_text())[1]
+    return bool(int(pending, 16) & 1 << signal.SIGUSR1 - 1)
 
 
 def step_of_stop(settings) -> int:
@@ -149,8 +157,9 @@ def test_job_at_its_time_limit_saves_and_goes_on(bed, workspace, undisturbed):
     settings = settings_of(workspace, "limited", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings, "--time=1", "--signal=B:USR1@20")
     wait_for_step(bed, job, settings, 5)
-    with held_still(settings):
-        wait_until(lambda: "asking the run to save and stop" in output_of(settings) or job.ended(), "the signal before the time limit", bed)
+    with held_still(settings) as held:
+        wait_until(lambda: job.ended() or has_been_asked(held), "the signal before the time limit", bed)
+    assert "asking the run to save and stop" in output_of(settings)
     job.wait_requeued()
     stopped = step_of_stop(settings)
     assert small.checkpoints(settings["output_dir"]) == [stopped]
@@ -163,8 +172,9 @@ def test_mpirun_in_a_job_is_asked_in_the_same_way(bed, workspace, undisturbed):
     settings = settings_of(workspace, "by-mpirun", LONG, save_steps=LONG, watchdog_step_seconds=600)
     job = submit(bed, settings, launcher="mpirun")
     wait_for_step(bed, job, settings, 5)
-    with held_still(settings):
+    with held_still(settings) as held:
         bed.run("scancel", "--batch", "--signal=USR1", job.number)
+        wait_until(lambda: job.ended() or has_been_asked(held), "the request", bed)
     job.wait_requeued()
     assert small.checkpoints(settings["output_dir"]) == [step_of_stop(settings)]
     job.wait("COMPLETED")
@@ -201,8 +211,9 @@ def test_failed_starts_are_limited_and_requests_are_not(bed, workspace):
     for restarts in (1, 2, 3):
         wait_for_step(bed, job, settings, small.last_step(settings["output_dir"]) + 5)
         if restarts == 1:
-            with held_still(settings):
+            with held_still(settings) as held:
                 bed.run("scancel", "--batch", "--signal=USR1", job.number)
+                wait_until(lambda: job.ended() or has_been_asked(held), "the request", bed)
         else:
             os.kill(ranks_of(settings)[-1], signal.SIGKILL)
         if restarts < 3:
