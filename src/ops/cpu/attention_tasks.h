@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -13,13 +14,14 @@
 #include <vector>
 
 #include "ops/cpu/attention_rows.h"
+#include "ops/cpu/small_gemm.h"
 #include "sft/base/checked.h"
 #include "sft/ops/ops.h"
 
 namespace sft::ops::cpu {
 
 inline constexpr int64_t kQueriesPerBlock = 64;
-inline constexpr int64_t kKeyAlignment = 16;  // columns of the small products
+inline constexpr int64_t kKeyAlignment = kGemmColumns;
 
 inline int64_t padded_keys(int64_t length) {
   return base::round_up(length, kKeyAlignment);
@@ -79,17 +81,42 @@ void transpose(const T* from, int64_t row_stride, int64_t rows, int64_t columns,
   }
 }
 
-// Runs body(task, thread) for all tasks, on at most `threads` threads, each taking the next task when it is
-// free.
-template <typename Body>
-void run_attention_tasks(const std::vector<AttentionTask>& tasks, int threads, const Body& body) {
-  const auto count = static_cast<int64_t>(tasks.size());
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < count; ++i) body(tasks[static_cast<std::size_t>(i)], omp_get_thread_num());
-}
+// Views of queries, keys and values, and how they meet.
+template <typename View>
+struct AttentionProblem {
+  View q, k, v;
+  int64_t head_dim, groups;
+  float scale;
+  KeyWindow window;
 
-inline int attention_threads(const std::vector<AttentionTask>& tasks) {
-  return static_cast<int>(std::min<int64_t>(at::get_num_threads(), static_cast<int64_t>(tasks.size())));
+  AttentionProblem(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
+                   const AttentionOptions& options)
+      : q(q_in),
+        k(k_in),
+        v(v_in),
+        head_dim(q_in.size(2)),
+        groups(q_in.size(1) / k_in.size(1)),
+        scale(static_cast<float>(options.scale)),
+        window(options) {}
+};
+
+// Runs body(task, Scratch) for all tasks, on at most at::get_num_threads() threads, each taking the next task
+// when it is free. Scratch is made of a thread's Scratch::size(length, head_dim) floats.
+template <typename Scratch, typename Body>
+void run_attention_tasks(std::span<const int64_t> cu_seqlens, int64_t kv_heads, int64_t head_dim,
+                         const Body& body) {
+  const std::vector<AttentionTask> tasks = attention_tasks(cu_seqlens, kv_heads);
+  if (tasks.empty()) return;
+  const auto count = static_cast<int64_t>(tasks.size());
+  const int threads = static_cast<int>(std::min<int64_t>(at::get_num_threads(), count));
+  const int64_t size = Scratch::size(tasks.front().length, head_dim);
+  const at::Tensor memory = at::empty({threads, size}, at::TensorOptions(at::kFloat));
+  float* const scratch = memory.mutable_data_ptr<float>();
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < count; ++i) {
+    const AttentionTask& task = tasks[static_cast<std::size_t>(i)];
+    body(task, Scratch(scratch + omp_get_thread_num() * size, task.length, head_dim));
+  }
 }
 
 }  // namespace sft::ops::cpu

@@ -48,41 +48,26 @@ void pair_rows(const uint16_t* from, int64_t row_stride, int64_t rows, int64_t c
   }
 }
 
-struct Bf16Problem {
-  Words q, k, v;
-  int64_t head_dim, groups;
-  float scale;
-  KeyWindow window;
-
-  Bf16Problem(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
-              const AttentionOptions& options)
-      : q(q_in),
-        k(k_in),
-        v(v_in),
-        head_dim(q_in.size(2)),
-        groups(q_in.size(1) / k_in.size(1)),
-        scale(static_cast<float>(options.scale)),
-        window(options) {}
-  int64_t words() const { return head_dim / 2; }
-};
+using Bf16Problem = AttentionProblem<Words>;
 
 // Parts of one thread's scratch, which holds words and floats of four bytes.
 class Carver {
  public:
-  explicit Carver(int32_t* memory) : next_(memory) {}
+  explicit Carver(float* memory) : next_(memory) {}
   uint32_t* words(int64_t count) { return reinterpret_cast<uint32_t*>(take(count)); }
-  float* floats(int64_t count) { return reinterpret_cast<float*>(take(count)); }
+  float* floats(int64_t count) { return take(count); }
 
  private:
-  int32_t* take(int64_t count) { return std::exchange(next_, next_ + count); }
-  int32_t* next_;
+  float* take(int64_t count) { return std::exchange(next_, next_ + count); }
+  float* next_;
 };
 
 struct ForwardScratch {
   static int64_t size(int64_t length, int64_t head_dim) {
     return padded_keys(length) * (head_dim + kQueriesPerBlock * 3 / 2) + kQueriesPerBlock * head_dim;
   }
-  ForwardScratch(Carver memory, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
+  ForwardScratch(float* floats, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
+    Carver memory(floats);
     keys = memory.words(head_dim / 2 * stride);
     values = memory.words(stride / 2 * head_dim);
     scores = memory.floats(kQueriesPerBlock * stride);
@@ -98,15 +83,16 @@ struct ForwardScratch {
 
 void forward_task(const Bf16Problem& p, const AttentionTask& task, const ForwardScratch& s, const Words& out,
                   float* logsumexp, int64_t tokens) {
-  transpose(p.k.at(task.begin, task.kv_head), p.k.token_stride, task.length, p.words(), s.stride, s.keys);
+  transpose(p.k.at(task.begin, task.kv_head), p.k.token_stride, task.length, p.head_dim / 2, s.stride,
+            s.keys);
   pair_rows(p.v.values(task.begin, task.kv_head), 2 * p.v.token_stride, task.length, p.head_dim, s.stride / 2,
             s.values);
   for (int64_t head = task.kv_head * p.groups; head < (task.kv_head + 1) * p.groups; ++head) {
     for (int64_t first = 0; first < task.length; first += kQueriesPerBlock) {
       const AttentionBlock b(p.window, first, task.length);
       const int64_t token = task.begin + first;
-      bf16_gemm({b.queries, b.padded, p.words(), p.q.at(token, head), p.q.token_stride, s.keys + b.first_key,
-                 s.stride, s.scores, s.stride, false});
+      bf16_gemm({b.queries, b.padded, p.head_dim / 2, p.q.at(token, head), p.q.token_stride,
+                 s.keys + b.first_key, s.stride, s.scores, s.stride, false});
       for (int64_t i = 0; i < b.queries; ++i) {
         float* const scores = s.scores + i * s.stride;
         logsumexp[head * tokens + token + i] = softmax_row(scores, p.scale, b.visible(i), b.padded);
@@ -124,7 +110,8 @@ struct BackwardScratch {
   static int64_t size(int64_t length, int64_t head_dim) {
     return padded_keys(length) * (head_dim * 7 / 2 + kQueriesPerBlock * 7 / 2) + 3 * kPairs * head_dim;
   }
-  BackwardScratch(Carver memory, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
+  BackwardScratch(float* floats, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
+    Carver memory(floats);
     keys = memory.words(head_dim / 2 * stride);
     values = memory.words(head_dim / 2 * stride);
     paired_keys = memory.words(stride / 2 * head_dim);
@@ -201,8 +188,8 @@ void store_transposed(const float* from, int64_t stride, const AttentionTask& ta
 void backward_task(const Bf16Problem& p, const AttentionTask& task, const BackwardScratch& s,
                    const BackwardTensors& t, const float* logsumexp, int64_t tokens) {
   const int64_t kv = task.kv_head, dim = p.head_dim;
-  transpose(p.k.at(task.begin, kv), p.k.token_stride, task.length, p.words(), s.stride, s.keys);
-  transpose(p.v.at(task.begin, kv), p.v.token_stride, task.length, p.words(), s.stride, s.values);
+  transpose(p.k.at(task.begin, kv), p.k.token_stride, task.length, p.head_dim / 2, s.stride, s.keys);
+  transpose(p.v.at(task.begin, kv), p.v.token_stride, task.length, p.head_dim / 2, s.stride, s.values);
   pair_rows(p.k.values(task.begin, kv), 2 * p.k.token_stride, task.length, dim, s.stride / 2, s.paired_keys);
   std::fill_n(s.grad_keys, dim * s.stride, 0.0F);
   std::fill_n(s.grad_values, dim * s.stride, 0.0F);
@@ -210,9 +197,9 @@ void backward_task(const Bf16Problem& p, const AttentionTask& task, const Backwa
     for (int64_t first = 0; first < task.length; first += kQueriesPerBlock) {
       const AttentionBlock b(p.window, first, task.length);
       const int64_t token = task.begin + first;
-      bf16_gemm({b.queries, b.padded, p.words(), p.q.at(token, head), p.q.token_stride, s.keys + b.first_key,
-                 s.stride, s.scores, s.stride, false});
-      bf16_gemm({b.queries, b.padded, p.words(), t.grad_out.at(token, head), t.grad_out.token_stride,
+      bf16_gemm({b.queries, b.padded, p.head_dim / 2, p.q.at(token, head), p.q.token_stride,
+                 s.keys + b.first_key, s.stride, s.scores, s.stride, false});
+      bf16_gemm({b.queries, b.padded, p.head_dim / 2, t.grad_out.at(token, head), t.grad_out.token_stride,
                  s.values + b.first_key, s.stride, s.grads, s.stride, false});
       backward_scores(p, b, s, t, logsumexp + head * tokens + token, token, head);
       bf16_gemm({b.queries, dim, b.padded / 2, s.grad_rows, s.stride / 2,
@@ -224,21 +211,6 @@ void backward_task(const Bf16Problem& p, const AttentionTask& task, const Backwa
   }
   store_transposed(s.grad_keys, s.stride, task, t.kv_heads, dim, t.grad_k);
   store_transposed(s.grad_values, s.stride, task, t.kv_heads, dim, t.grad_v);
-}
-
-// Runs body(task, scratch) for all tasks.
-template <typename Scratch, typename Body>
-void run_tasks_with(std::span<const int64_t> cu_seqlens, int64_t kv_heads, int64_t head_dim,
-                    const Body& body) {
-  const std::vector<AttentionTask> tasks = attention_tasks(cu_seqlens, kv_heads);
-  if (tasks.empty()) return;
-  const int threads = attention_threads(tasks);
-  const int64_t size = Scratch::size(tasks.front().length, head_dim);
-  const at::Tensor memory = at::empty({threads, size}, at::TensorOptions(at::kInt));
-  auto* const scratch = memory.mutable_data_ptr<int32_t>();
-  run_attention_tasks(tasks, threads, [&](const AttentionTask& task, int thread) {
-    body(task, Scratch(Carver(scratch + thread * size), task.length, head_dim));
-  });
 }
 
 // In bf16, every row of features at an even place.
@@ -261,10 +233,10 @@ at::Tensor bf16_attention_forward(const at::Tensor& q_in, const at::Tensor& k_in
   const Bf16Problem problem(q, k, v, options);
   const Words out_words(out);
   float* const lse = logsumexp.mutable_data_ptr<float>();
-  run_tasks_with<ForwardScratch>(cu_seqlens, k.size(1), head_dim,
-                                 [&](const AttentionTask& task, const ForwardScratch& scratch) {
-                                   forward_task(problem, task, scratch, out_words, lse, tokens);
-                                 });
+  run_attention_tasks<ForwardScratch>(cu_seqlens, k.size(1), head_dim,
+                                      [&](const AttentionTask& task, const ForwardScratch& scratch) {
+                                        forward_task(problem, task, scratch, out_words, lse, tokens);
+                                      });
   if (saved != nullptr) saved->tensors = {logsumexp};
   return out.to(q_in.scalar_type());
 }
@@ -287,10 +259,10 @@ AttentionGrads bf16_attention_backward(const at::Tensor& grad_out_in, const at::
                                 q.size(1),
                                 k.size(1)};
   const float* const lse = saved.tensors.at(0).const_data_ptr<float>();
-  run_tasks_with<BackwardScratch>(cu_seqlens, k.size(1), head_dim,
-                                  [&](const AttentionTask& task, const BackwardScratch& scratch) {
-                                    backward_task(problem, task, scratch, tensors, lse, tokens);
-                                  });
+  run_attention_tasks<BackwardScratch>(cu_seqlens, k.size(1), head_dim,
+                                       [&](const AttentionTask& task, const BackwardScratch& scratch) {
+                                         backward_task(problem, task, scratch, tensors, lse, tokens);
+                                       });
   return grads;
 }
 

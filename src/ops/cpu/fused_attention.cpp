@@ -37,22 +37,7 @@ struct Scratch {
   float *scores, *grads;  // [kQueriesPerBlock, stride]
 };
 
-struct Problem {
-  HeadsView q, k, v;
-  int64_t head_dim, groups;
-  float scale;
-  KeyWindow window;
-
-  Problem(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
-          const AttentionOptions& options)
-      : q(q_in),
-        k(k_in),
-        v(v_in),
-        head_dim(q_in.size(2)),
-        groups(q_in.size(1) / k_in.size(1)),
-        scale(static_cast<float>(options.scale)),
-        window(options) {}
-};
+using Problem = AttentionProblem<HeadsView>;
 
 void forward_task(const Problem& p, const AttentionTask& task, Scratch s, const HeadsView& out,
                   float* logsumexp, int64_t tokens) {
@@ -142,20 +127,6 @@ void backward_task(const Problem& p, const AttentionTask& task, Scratch s, const
   }
 }
 
-// Runs body(task, scratch) for all tasks.
-template <typename Body>
-void run_tasks(std::span<const int64_t> cu_seqlens, int64_t kv_heads, int64_t head_dim, const Body& body) {
-  const std::vector<AttentionTask> tasks = attention_tasks(cu_seqlens, kv_heads);
-  if (tasks.empty()) return;
-  const int threads = attention_threads(tasks);
-  const int64_t size = Scratch::size(tasks.front().length, head_dim);
-  const at::Tensor memory = at::empty({threads, size}, at::TensorOptions(at::kFloat));
-  float* const scratch = memory.mutable_data_ptr<float>();
-  run_attention_tasks(tasks, threads, [&](const AttentionTask& task, int thread) {
-    body(task, Scratch(scratch + thread * size, task.length, head_dim));
-  });
-}
-
 // bf16 operands, multiplied in fp32.
 at::Tensor rounded(const at::Tensor& t, ComputeDtype compute) {
   return compute == ComputeDtype::kBf16 ? t.to(at::kBFloat16).to(at::kFloat) : t;
@@ -177,9 +148,10 @@ at::Tensor fused_attention_forward(const at::Tensor& q_in, const at::Tensor& k_i
   const Problem problem(q, k, v, options);
   const HeadsView out_view(out);
   float* lse = logsumexp.mutable_data_ptr<float>();
-  run_tasks(cu_seqlens, k.size(1), head_dim, [&](const AttentionTask& task, const Scratch& scratch) {
-    forward_task(problem, task, scratch, out_view, lse, tokens);
-  });
+  run_attention_tasks<Scratch>(cu_seqlens, k.size(1), head_dim,
+                               [&](const AttentionTask& task, const Scratch& scratch) {
+                                 forward_task(problem, task, scratch, out_view, lse, tokens);
+                               });
   if (saved != nullptr) saved->tensors = {logsumexp};
   return rounded(out, compute);
 }
@@ -197,9 +169,10 @@ AttentionGrads fused_attention_backward(const at::Tensor& grad_out_in, const at:
   const BackwardViews views{HeadsView(grad_out), HeadsView(out), HeadsView(grads.q), HeadsView(grads.k),
                             HeadsView(grads.v)};
   const float* lse = saved.tensors.at(0).const_data_ptr<float>();
-  run_tasks(cu_seqlens, k.size(1), head_dim, [&](const AttentionTask& task, const Scratch& scratch) {
-    backward_task(problem, task, scratch, views, lse, tokens);
-  });
+  run_attention_tasks<Scratch>(cu_seqlens, k.size(1), head_dim,
+                               [&](const AttentionTask& task, const Scratch& scratch) {
+                                 backward_task(problem, task, scratch, views, lse, tokens);
+                               });
   return grads;
 }
 

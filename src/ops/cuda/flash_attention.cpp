@@ -56,7 +56,7 @@ at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at:
       rows.longest, /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, options.scale,
       window_left(options), window_right(options));
   if (saved != nullptr) saved->tensors = {logsumexp, rng_state, unused};
-  return out.to(at::kFloat);
+  return out.to(q.scalar_type());
 }
 
 AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
