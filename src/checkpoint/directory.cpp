@@ -13,6 +13,7 @@
 #include <optional>
 #include <random>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -116,10 +117,19 @@ bool holds_results(const fs::path& output_dir) {
          fs::exists(output_dir / "adapter_model.safetensors");
 }
 
-void discard(const fs::path& path) {
-  const fs::path trash = hidden_path(kTrashPrefix, path);
-  rename_or_fail(path, trash);
-  delete_or_warn(trash);
+void Trash::discard(const fs::path& path) {
+  const fs::path hidden = hidden_path(kTrashPrefix, path);
+  rename_or_fail(path, hidden);
+  wait();
+  try {
+    deleting_ = std::async(std::launch::async, [hidden] { delete_or_warn(hidden); });
+  } catch (const std::system_error&) {  // no more threads
+    delete_or_warn(hidden);
+  }
+}
+
+void Trash::wait() {
+  if (deleting_.valid()) deleting_.get();
 }
 
 fs::path set_aside(const fs::path& path) {
@@ -180,7 +190,8 @@ void put_in_place(const fs::path& temporary, const fs::path& target) {
   delete_or_warn(error ? old : trash);
 }
 
-void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_step, int64_t limit) {
+void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_step, int64_t limit,
+                 Trash& trash) {
   try {
     std::map<int64_t, fs::path> checkpoints = list_checkpoints(output_dir);
     std::erase_if(checkpoints, [](const auto& item) { return !is_real_folder(item.second); });
@@ -190,7 +201,7 @@ void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_st
       const auto& [step, path] = *item;
       if (step == saved_step || (spares_best && step == best_step)) continue;
       if (step < saved_step && room-- > 0) continue;
-      discard(path);
+      trash.discard(path);
     }
   } catch (const std::exception& error) {
     log::warning("save_total_limit could not be applied in {}: {}", output_dir.string(), error.what());

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <string>
 
@@ -21,12 +22,28 @@ std::map<int64_t, std::filesystem::path> list_checkpoints(const std::filesystem:
 // Local. A checkpoint or a model in output_dir itself.
 bool holds_results(const std::filesystem::path& output_dir);
 
-// Local. Out of sight in one rename, then deleted; symbolic links are never followed.
-void discard(const std::filesystem::path& path);
+// Folders that go: out of sight in one rename, then deleted in the background, for that takes as long as the
+// folder is large. Symbolic links are never followed. What a run that dies leaves of it, sweep() finds.
+class Trash {
+ public:
+  Trash() = default;
+  Trash(const Trash&) = delete;
+  Trash& operator=(const Trash&) = delete;
+  ~Trash() { wait(); }
+
+  // Local. Error(kStorage) when it cannot be renamed; failures to delete are warnings.
+  void discard(const std::filesystem::path& path);
+  // Local. Until all is deleted.
+  void wait();
+
+ private:
+  std::future<void> deleting_;
+};
+
 // Local. Renames a checkpoint so that it is none any more, and returns its new path. Error(kStorage).
 std::filesystem::path set_aside(const std::filesystem::path& path);
-// Local. What runs that died, or a save that was given up, left behind. Only with the lease held and no save
-// under way. Failures to delete are warnings.
+// Local. What runs that died, or a save that was given up, left behind. Only with the lease held, no save
+// under way and the trash empty. Failures to delete are warnings.
 void sweep(const std::filesystem::path& output_dir);
 // Local. Moves temporary to target and makes that durable; what was there before is then deleted. After an
 // Error both are where they were.
@@ -35,7 +52,7 @@ void put_in_place(const std::filesystem::path& temporary, const std::filesystem:
 // Those with a higher step than saved_step were passed over when the run was resumed, as damaged: they go.
 // Failures are warnings.
 void apply_limit(const std::filesystem::path& output_dir, int64_t saved_step, int64_t best_step,
-                 int64_t limit);
+                 int64_t limit, Trash& trash);
 
 // Held by rank 0 of a live run: a lock on output_dir/.lease, which the kernel gives up when the process ends
 // in any way.

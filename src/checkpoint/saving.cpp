@@ -118,6 +118,7 @@ void Saving::prepare() const {
 // Rank 0: the folder, its side files, and the tensor files at their full size for all ranks to write into.
 void Saving::try_to_prepare() const {
   plan_.lease->check_folder();
+  plan_.trash->wait();
   sweep(options_.output_dir);
   const int64_t needed = draft_.bytes + draft_.bytes / 10;
   const int64_t free = hooks_.free_bytes(options_.output_dir);

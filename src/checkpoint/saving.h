@@ -39,6 +39,7 @@ struct SavePlan {
   std::filesystem::path target;  // what the report names
   std::string what;              // begins the message when it fails
   const Lease* lease = nullptr;  // rank 0
+  Trash* trash = nullptr;
   // Rank 0, Local: puts a draft that all ranks have written in its place.
   std::function<void(const Draft& draft, const Retry& retry)> place;
 };

@@ -117,6 +117,7 @@ class DirectoryStore final : public Store {
   parallel::Communicator& comm_;
   StoreHooks hooks_;
   std::unique_ptr<Lease> lease_;  // rank 0
+  Trash trash_;                   // rank 0
   fs::path probe_;                // the file that all hosts must see
   bool has_results_ = false;
   std::vector<std::byte> buffer_;   // the copy that a save in the background writes; kept for the next
@@ -181,13 +182,13 @@ void DirectoryStore::check_shared() {
 void DirectoryStore::discard_checkpoints() {
   run_agreed(comm_, ExitCode::kStorage, "output_dir " + dir().string(), [&] {
     if (!is_root()) return;
-    for (const auto& [step, path] : list_checkpoints(dir())) discard(path);
+    for (const auto& [step, path] : list_checkpoints(dir())) trash_.discard(path);
   });
   has_results_ = false;
 }
 
 void DirectoryStore::keep_only(int64_t step) {
-  if (is_root()) apply_limit(dir(), step, step, 1);
+  if (is_root()) apply_limit(dir(), step, step, 1, trash_);
 }
 
 bool DirectoryStore::has_checkpoint(int64_t step) {
@@ -203,10 +204,11 @@ void DirectoryStore::begin(const Contents& contents, std::vector<std::byte>* buf
                 .target = target,
                 .what = target.string() + " could not be saved",
                 .lease = lease_.get(),
+                .trash = &trash_,
                 .place = [this, head = without_data(contents)](const Draft& draft, const Retry& retry) {
                   commit(draft, retry, head);
                   if (options_.save_total_limit)
-                    apply_limit(dir(), head.step, head.best_step, *options_.save_total_limit);
+                    apply_limit(dir(), head.step, head.best_step, *options_.save_total_limit, trash_);
                 }};
   saving_ = std::make_unique<Saving>(contents, std::move(plan), options_, hooks_, comm_, buffer);
 }
@@ -246,6 +248,7 @@ SaveReport DirectoryStore::save_final_model(const Contents& contents) {
       .target = dir(),
       .what = "the final model could not be saved in " + dir().string(),
       .lease = lease_.get(),
+      .trash = &trash_,
       .place = [this](const Draft& draft, const Retry& retry) { replace_final_files(draft, retry); }};
   return Saving(model_only, std::move(plan), options_, hooks_, comm_, nullptr).finish();
 }
@@ -375,10 +378,10 @@ void DirectoryStore::set_aside_after(int64_t step) {
     for (const auto& [other, path] : list_checkpoints(dir())) {
       if (other <= step) continue;
       const fs::path aside = set_aside(path);
-      log::warning("checkpoint-{} is {}: renamed to {}", other,
-                   step < 0 ? "not of this run"
-                            : fmt::format("later than step {}, from which the run goes on", step),
-                   aside.filename().string());
+      log::warning(
+          "checkpoint-{} is {}: renamed to {}", other,
+          step < 0 ? "not of this run" : fmt::format("later than step {}, from which the run goes on", step),
+          aside.filename().string());
     }
   });
 }

@@ -165,11 +165,27 @@ TEST(Store, SparesTheBestCheckpoint) {
   for (const auto& c : cases) {
     const test::TempDir folder;
     for (int64_t step = 1; step <= 5; ++step) fs::create_directory(checkpoint_path(folder.path(), step));
-    apply_limit(folder.path(), 5, c.best, c.limit);
+    Trash trash;
+    apply_limit(folder.path(), 5, c.best, c.limit, trash);
     Steps left;
     for (const auto& [step, path] : list_checkpoints(folder.path())) left.push_back(step);
     EXPECT_EQ(left, c.expected) << "limit " << c.limit << ", best " << c.best;
   }
+}
+
+TEST(Trash, TakesFoldersOutOfSightAtOnce) {
+  const test::TempDir folder;
+  for (int64_t step = 1; step <= 3; ++step) {
+    test::write_file(checkpoint_path(folder.path(), step) / "state" / "file", "x");
+  }
+  Trash trash;
+  for (int64_t step = 1; step <= 2; ++step) {
+    trash.discard(checkpoint_path(folder.path(), step));
+    EXPECT_FALSE(fs::exists(checkpoint_path(folder.path(), step)));
+  }
+  EXPECT_THROW(trash.discard(checkpoint_path(folder.path(), 2)), base::Error);
+  trash.wait();
+  EXPECT_EQ(names_in(folder.path()), std::set<std::string>{"checkpoint-3"});
 }
 
 TEST(Store, RetentionFollowsNoSymbolicLinks) {
