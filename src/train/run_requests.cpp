@@ -1,5 +1,7 @@
 #include "sft/train/run_requests.h"
 
+#include <algorithm>
+
 #include "process_clock.h"
 #include "sft/base/timer.h"
 
@@ -33,7 +35,8 @@ RunRequests::Asked RunRequests::look() const {
     return minutes && seconds >= *minutes * kSecondsPerMinute;
   };
   const double now = base::monotonic_seconds();
-  const bool save = is_there(options_.output_dir / kSaveFile) || passed(options_.save_on_interval_minutes, now - saved_at_);
+  const bool save =
+      is_there(options_.output_dir / kSaveFile) || passed(options_.save_on_interval_minutes, now - saved_at_);
   return {.save = save && now >= not_before_,
           .requeue = passed(options_.max_run_minutes, seconds_since_process_start()),
           .stop = is_there(options_.output_dir / kStopFile)};
@@ -46,7 +49,8 @@ void RunRequests::saved() {
 }
 
 void RunRequests::failed() {
-  not_before_ = base::monotonic_seconds() + kSecondsPerMinute;
+  const double minutes = std::min(1.0, options_.save_on_interval_minutes.value_or(1.0));
+  not_before_ = base::monotonic_seconds() + minutes * kSecondsPerMinute;
 }
 
 void RunRequests::stopped() {

@@ -25,7 +25,7 @@ class RunRequests {
   Asked look() const;
 
   void saved();    // a save was made, or is on its way: forgets save-now, and the interval starts anew
-  void failed();   // what was asked for could not be saved: no save is asked for in the next minute
+  void failed();   // what was asked for could not be saved: no save is asked for in the next minute, or the interval if that is shorter
   void stopped();  // forgets stop: the next run must not meet it
 
  private:
