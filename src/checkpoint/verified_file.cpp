@@ -1,14 +1,11 @@
 #include "checkpoint/verified_file.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "sft/base/error.h"
 #include "sft/base/hash.h"
-#include "sft/base/threads.h"
 
 namespace sft::checkpoint {
 namespace {
@@ -16,8 +13,7 @@ namespace {
 using base::ExitCode;
 using base::fail;
 
-constexpr std::size_t kCachedChunks = 4;
-constexpr int64_t kBytesWorthThreads = int64_t{1} << 20;
+constexpr std::size_t kCachedChunks = 16;  // two for each thread that reads
 
 }  // namespace
 
@@ -88,10 +84,8 @@ void VerifiedFile::read_at(int64_t offset, std::span<std::byte> out) const {
     fail(ExitCode::kInvalidData, "{}: bytes {} to {} asked of {}", path().string(), offset, end, size_);
   }
   const int64_t first = chunk_at(offset), last = chunk_at(end - 1);
-  // Starting a thread takes as long as reading some hundred kilobytes.
-  const int num_threads = std::ssize(out) < kBytesWorthThreads ? 1 : at::get_num_threads();
-  base::run_parallel(last - first + 1, num_threads, [&](int64_t i) {
-    const Chunk& chunk = chunks_[static_cast<std::size_t>(first + i)];
+  for (int64_t i = first; i <= last; ++i) {
+    const Chunk& chunk = chunks_[static_cast<std::size_t>(i)];
     const int64_t begin = std::max(offset, chunk.begin);
     const auto size = static_cast<std::size_t>(std::min(end, chunk.begin + chunk.size) - begin);
     const std::span<std::byte> part = out.subspan(static_cast<std::size_t>(begin - offset), size);
@@ -99,9 +93,9 @@ void VerifiedFile::read_at(int64_t offset, std::span<std::byte> out) const {
       read_chunk(chunk, part);
       bytes_read_ += chunk.size;
     } else {
-      std::memcpy(part.data(), cached_chunk(first + i)->data() + (begin - chunk.begin), size);
+      std::memcpy(part.data(), cached_chunk(i)->data() + (begin - chunk.begin), size);
     }
-  });
+  }
 }
 
 }  // namespace sft::checkpoint

@@ -1,6 +1,8 @@
 #include "sft/engine/flat_io.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
 
@@ -13,31 +15,43 @@
 namespace sft::engine {
 namespace {
 
-constexpr int64_t kConvertElements = int64_t{4} << 20;
+constexpr int64_t kReadElements = int64_t{4} << 20;  // what a thread reads at once
 
-// Files are read as fp32; other buffers are filled by way of a small one.
-void read_converted(const model::TensorSource& source, const std::string& name, int64_t begin, int64_t end,
-                    const at::Tensor& out) {
-  if (out.scalar_type() == at::kFloat) return source.read(name, begin, end, out);
-  const at::Tensor buffer = at::empty({std::min(kConvertElements, end - begin)}, at::kFloat);
-  for (int64_t first = begin; first < end; first += kConvertElements) {
-    const int64_t count = std::min(kConvertElements, end - first);
-    source.read(name, first, first + count, buffer.narrow(0, 0, count));
-    out.narrow(0, first - begin, count).copy_(buffer.narrow(0, 0, count));
+struct Part {
+  std::string name;             // in the source
+  int64_t first = 0, last = 0;  // elements of the tensor
+  at::Tensor out;
+};
+
+// Files are read as fp32; a buffer of another type is filled by way of one that is.
+void read_part(const model::TensorSource& source, const Part& part) {
+  if (part.name.empty()) {
+    part.out.zero_();
+  } else if (part.out.scalar_type() == at::kFloat) {
+    source.read(part.name, part.first, part.last, part.out);
+  } else {
+    const at::Tensor values = at::empty_like(part.out, at::kFloat);
+    source.read(part.name, part.first, part.last, values);
+    part.out.copy_(values);
   }
 }
 
-// Reads elements [begin, end) of the flat buffer into `out`; gaps and tensors without a name are left as they
-// are.
+// Reads elements [begin, end) of the flat buffer into `out`, all threads at once; tensors without a name
+// become zero, gaps are left as they are.
 void read_interval(const ParameterBlock& block, const std::vector<std::string>& names,
                    const model::TensorSource& source, int64_t begin, int64_t end, const at::Tensor& out) {
+  std::vector<Part> parts;
   for (std::size_t i = 0; i < names.size(); ++i) {
     const auto [offset, numel] = block.placement(i);
-    const int64_t first = std::max(begin, offset), last = std::min(end, offset + numel);
-    if (first >= last || names[i].empty()) continue;
-    read_converted(source, names[i], first - offset, last - offset,
-                   out.narrow(0, first - begin, last - first));
+    const int64_t stop = std::min(end, offset + numel);
+    for (int64_t first = std::max(begin, offset); first < stop; first += kReadElements) {
+      const int64_t last = std::min(stop, first + kReadElements);
+      parts.push_back({names[i], first - offset, last - offset, out.narrow(0, first - begin, last - first)});
+    }
   }
+  at::parallel_for(0, std::ssize(parts), 1, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) read_part(source, parts[static_cast<std::size_t>(i)]);
+  });
 }
 
 }  // namespace
@@ -65,8 +79,10 @@ void check_holds_exactly(const std::vector<ParameterBlock>& blocks, const model:
   }
   for (const std::string& name : source.names()) {
     if (used.contains(name)) continue;
-    base::fail(base::ExitCode::kInvalidData,
-               "the adapter holds {}, for which this model has no place: without it the model would be another", name);
+    base::fail(
+        base::ExitCode::kInvalidData,
+        "the adapter holds {}, for which this model has no place: without it the model would be another",
+        name);
   }
 }
 
@@ -80,7 +96,6 @@ void load_flat(const ParameterBlock& block, const at::Tensor& flat, const model:
 
   const bool on_host = flat.device().is_cpu();
   if (comm.size() == 1 && on_host) {
-    if (part == LoadPart::kWithoutAdapters) flat.zero_();
     read_interval(block, names, source, 0, block.size(), flat);
     return;
   }

@@ -1,8 +1,7 @@
 #include "sft/engine/parameter_block.h"
 
-#include <ATen/ops/zeros.h>
-
 #include "sft/base/checked.h"
+#include "sft/memory/long_lived.h"
 
 namespace sft::engine {
 namespace {
@@ -21,8 +20,8 @@ ParameterBlock::ParameterBlock(const std::vector<model::TensorDef>& tensors, c10
     if (tensor.decay) num_decayed_ = size_;
   }
   const auto options = at::TensorOptions().dtype(dtype).device(device);
-  parameters_ = at::zeros({size_}, options);
-  if (kind == Kind::kTrainable) gradients_ = at::zeros({size_}, options);
+  parameters_ = memory::long_lived_zeros(size_, options);
+  if (kind == Kind::kTrainable) gradients_ = memory::long_lived_zeros(size_, options);
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const auto [offset, numel] = placements_[i];
     weight_views_.push_back(parameters_.narrow(0, offset, numel).view(tensors_[i].shape));

@@ -1,7 +1,6 @@
 // Tensors by name over safetensors files, and the folder layout of Hugging Face models.
 #include "sft/model/weights.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
@@ -14,7 +13,6 @@
 #include "sft/base/checked.h"
 #include "sft/base/error.h"
 #include "sft/base/log.h"
-#include "sft/base/threads.h"
 
 namespace sft::model {
 namespace {
@@ -23,7 +21,6 @@ using base::ExitCode;
 using base::fail;
 using log::printable;
 
-constexpr int64_t kPieceBytes = int64_t{4} << 20;     // read by one thread in one go
 constexpr int64_t kConvertBytes = int64_t{32} << 20;  // buffer of tensors that are not stored as fp32
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
@@ -38,14 +35,8 @@ class PlainFile final : public ByteSource {
   int64_t bytes_read() const override { return bytes_read_; }
 
   void read_at(int64_t offset, std::span<std::byte> out) const override {
-    const int64_t size = std::ssize(out);
-    base::run_parallel(base::ceil_div(size, kPieceBytes), at::get_num_threads(), [&](int64_t piece) {
-      const int64_t begin = piece * kPieceBytes;
-      const int64_t length = std::min(kPieceBytes, size - begin);
-      file_.read_at(offset + begin,
-                    out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(length)));
-    });
-    bytes_read_ += size;
+    file_.read_at(offset, out);
+    bytes_read_ += std::ssize(out);
   }
 
  private:

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <cmath>
 
@@ -59,8 +58,7 @@ class AdamW final : public FlatOptimizer {
   AdamW(const config::OptimizerOptions& options, std::vector<FlatRange> ranges)
       : FlatOptimizer(options, std::move(ranges)) {
     for (std::size_t i = 0; i < ranges_.size(); ++i) {
-      const at::Tensor& parameter = ranges_[i].parameter;
-      states_[i] = {{"exp_avg", "exp_avg_sq"}, {at::zeros_like(parameter), at::zeros_like(parameter)}, {}};
+      states_[i] = {{"exp_avg", "exp_avg_sq"}, {zeros_for(i), zeros_for(i)}, {}};
     }
   }
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "sft/memory/long_lived.h"
 #include "sft/optim/optimizer.h"
 
 namespace sft::optim {
@@ -20,6 +21,11 @@ class FlatOptimizer : public Optimizer {
  protected:
   FlatOptimizer(config::OptimizerOptions options, std::vector<FlatRange> ranges)
       : options_(std::move(options)), ranges_(std::move(ranges)), states_(ranges_.size()) {}
+
+  // One number for each of the range's elements.
+  at::Tensor zeros_for(std::size_t range) const {
+    return memory::long_lived_zeros(ranges_[range].parameter.numel(), ranges_[range].parameter.options());
+  }
 
   config::OptimizerOptions options_;
   std::vector<FlatRange> ranges_;

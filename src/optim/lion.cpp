@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/zeros_like.h>
 
 #include "optim/flat_optimizer.h"
 
@@ -30,7 +29,7 @@ class Lion final : public FlatOptimizer {
   Lion(const config::OptimizerOptions& options, std::vector<FlatRange> ranges)
       : FlatOptimizer(options, std::move(ranges)) {
     for (std::size_t i = 0; i < ranges_.size(); ++i)
-      states_[i] = {{"exp_avg"}, {at::zeros_like(ranges_[i].parameter)}, {}};
+      states_[i] = {{"exp_avg"}, {zeros_for(i)}, {}};
   }
 
   void step(double learning_rate, double grad_scale) override {

@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -51,8 +50,7 @@ class ScheduleFreeAdamW final : public FlatOptimizer {
     weight_lr_power_ = args.non_negative("weight_lr_power", 2.0);
     args.check_nothing_left();
     for (std::size_t i = 0; i < ranges_.size(); ++i) {
-      const at::Tensor& parameter = ranges_[i].parameter;
-      states_[i] = {{"z", "exp_avg_sq"}, {at::zeros_like(parameter), at::zeros_like(parameter)}, {}};
+      states_[i] = {{"z", "exp_avg_sq"}, {zeros_for(i), zeros_for(i)}, {}};
     }
   }
 

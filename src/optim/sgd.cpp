@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/zeros_like.h>
 
 #include "optim/flat_optimizer.h"
 #include "optim/option_kwargs.h"
@@ -43,7 +42,7 @@ class Sgd final : public FlatOptimizer {
       args.complain("nesterov needs momentum above 0 and dampening 0");
     if (momentum_ == 0.0) return;
     for (std::size_t i = 0; i < ranges_.size(); ++i)
-      states_[i] = {{"momentum_buffer"}, {at::zeros_like(ranges_[i].parameter)}, {}};
+      states_[i] = {{"momentum_buffer"}, {zeros_for(i)}, {}};
   }
 
   void step(double learning_rate, double grad_scale) override {

@@ -32,7 +32,7 @@ class ByteSource {
   virtual ~ByteSource() = default;
   virtual const std::filesystem::path& path() const = 0;
   virtual int64_t size() const = 0;
-  // Local, thread-safe. Bytes [offset, offset + out.size()); large ranges are read by several threads.
+  // Local, thread-safe. Bytes [offset, offset + out.size()); in the calling thread.
   virtual void read_at(int64_t offset, std::span<std::byte> out) const = 0;
   virtual int64_t bytes_read() const = 0;
 };
