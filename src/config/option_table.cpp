@@ -100,7 +100,7 @@ void add_training(Rows& rows) {
            between(1, kMaxRows));
   rows.add(
       SFT_OPTION(batch, micro_batch_tokens),
-      "cut a rank's rows of a step, and its evaluation rows, into micro-batches of at most this many tokens "
+      "deal the rows of a step to the ranks by tokens, and so those of an evaluation, in micro-batches of at most this many "
       "(a longer row is one by itself) instead of per_device_train_batch_size rows; None: by rows",
       at_least(1));
   rows.add(SFT_OPTION(batch, allow_batch_change), "let a resumed run use another global batch size");

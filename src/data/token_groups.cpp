@@ -1,11 +1,39 @@
 #include "sft/data/token_groups.h"
 
 #include <algorithm>
+#include <functional>
+#include <queue>
+#include <utility>
 
 #include "data/packing.h"
 #include "sft/base/checked.h"
 
 namespace sft::data {
+
+std::vector<std::vector<int64_t>> deal_by_tokens(const std::vector<int64_t>& rows,
+                                                 const std::function<int64_t(int64_t)>& length,
+                                                 int64_t ranks) {
+  using Item = std::pair<int64_t, int64_t>;
+  std::vector<Item> longest_first;  // length, index into rows
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    longest_first.emplace_back(length(rows[i]), static_cast<int64_t>(i));
+  std::ranges::stable_sort(longest_first, std::ranges::greater(), &Item::first);
+  std::priority_queue<Item, std::vector<Item>, std::greater<>> emptiest;  // tokens, part
+  for (int64_t part = 0; part < ranks; ++part) emptiest.emplace(0, part);
+
+  std::vector<std::vector<int64_t>> indices(static_cast<std::size_t>(ranks)), parts(indices.size());
+  for (const auto& [tokens, index] : longest_first) {
+    const auto [held, part] = emptiest.top();
+    emptiest.pop();
+    emptiest.emplace(held + tokens, part);
+    indices[static_cast<std::size_t>(part)].push_back(index);
+  }
+  for (std::size_t part = 0; part < parts.size(); ++part) {
+    std::ranges::sort(indices[part]);
+    for (const int64_t index : indices[part]) parts[part].push_back(rows[static_cast<std::size_t>(index)]);
+  }
+  return parts;
+}
 
 std::vector<std::vector<int64_t>> group_by_tokens(const std::vector<int64_t>& rows,
                                                   const std::function<int64_t(int64_t)>& length,

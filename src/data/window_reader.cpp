@@ -86,31 +86,32 @@ std::vector<Slot> WindowReader::slots(const Cursor& cursor) {
 
 std::vector<WindowReader::Positions> WindowReader::micro_batches(const Cursor& begin,
                                                                  int64_t micro_steps) const {
+  if (options_.micro_batch_tokens > 0) return micro_batches_by_tokens(begin, micro_steps);
   std::vector<Positions> mine;
-  if (options_.micro_batch_tokens == 0) {
-    for (int64_t s = 0; s < micro_steps; ++s) mine.push_back(positions(begin, s, options_.rank));
-    return mine;
-  }
-  std::size_t most = 1;
-  for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
-    std::vector<Positions> groups = micro_batches_by_tokens(begin, micro_steps, rank);
-    most = std::max(most, groups.size());
-    if (rank == options_.rank) mine = std::move(groups);
-  }
-  mine.insert(mine.begin(), most - mine.size(), Positions());
+  for (int64_t s = 0; s < micro_steps; ++s) mine.push_back(positions(begin, s, options_.rank));
   return mine;
 }
 
 std::vector<WindowReader::Positions> WindowReader::micro_batches_by_tokens(const Cursor& begin,
-                                                                           int64_t micro_steps,
-                                                                           int64_t rank) const {
+                                                                           int64_t micro_steps) const {
   Positions all;
   for (int64_t s = 0; s < micro_steps; ++s) {
-    const Positions more = positions(begin, s, rank);
-    all.insert(all.end(), more.begin(), more.end());
+    for (int64_t rank = 0; rank < options_.layout.world_size; ++rank) {
+      const Positions more = positions(begin, s, rank);
+      all.insert(all.end(), more.begin(), more.end());
+    }
   }
   const auto length = [&](int64_t position) { return dataset_.length(index_at(position)); };
-  return group_by_tokens(all, length, options_.micro_batch_tokens);
+  const std::vector<Positions> parts = deal_by_tokens(all, length, options_.layout.world_size);
+  std::vector<Positions> mine;
+  std::size_t most = 1;
+  for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+    std::vector<Positions> groups = group_by_tokens(parts[rank], length, options_.micro_batch_tokens);
+    most = std::max(most, groups.size());
+    if (static_cast<int64_t>(rank) == options_.rank) mine = std::move(groups);
+  }
+  mine.insert(mine.begin(), most - mine.size(), Positions());
+  return mine;
 }
 
 MicroBatch WindowReader::read_micro_batch(const Cursor& begin, const Positions& rows_at) const {

@@ -43,8 +43,7 @@ class WindowReader {
   // The rows of each of this rank's micro-batches. As many on every rank: empty ones stand at the front, so
   // that a rank's last one, whose backward hides the reductions, is its fullest.
   std::vector<Positions> micro_batches(const Cursor& begin, int64_t micro_steps) const;
-  std::vector<Positions> micro_batches_by_tokens(const Cursor& begin, int64_t micro_steps,
-                                                 int64_t rank) const;
+  std::vector<Positions> micro_batches_by_tokens(const Cursor& begin, int64_t micro_steps) const;
   int64_t index_at(int64_t position) const;  // row at this position of the current epoch's order
   void enter_epoch(const Cursor& begin);
   MicroBatch read_micro_batch(const Cursor& begin, const Positions& rows_at) const;

@@ -25,11 +25,13 @@ Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& 
              .drop_last = options.trl_compat && options.drop_last,
              .wrap_around = options.trl_compat};
   if (layout_.micro_steps_per_epoch() == 0) {
-    throw base::Error(base::ExitCode::kConfig,
-                      fmt::format("dataloader_drop_last = true with trl_compat = true leaves nothing of an evaluation set of {} "
-                                  "rows: they do not fill a batch of {} on each of {} ranks",
-                                  dataset.size(), options.per_device_eval_batch_size, comm.size()),
-                      base::SeenBy::kAllRanks);
+    throw base::Error(
+        base::ExitCode::kConfig,
+        fmt::format(
+            "dataloader_drop_last = true with trl_compat = true leaves nothing of an evaluation set of {} "
+            "rows: they do not fill a batch of {} on each of {} ranks",
+            dataset.size(), options.per_device_eval_batch_size, comm.size()),
+        base::SeenBy::kAllRanks);
   }
   if (options.length_grouped_seed) {
     const auto length = [&](int64_t row) { return dataset_.length(row); };
@@ -40,14 +42,20 @@ Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& 
 
 std::vector<Evaluator::Positions> Evaluator::batches() const {
   std::vector<Positions> by_rows;
-  for (int64_t step = 0; step < layout_.micro_steps_per_epoch(); ++step)
-    by_rows.push_back(data::micro_batch_positions(layout_, step, comm_.rank()));
+  Positions all;
+  for (int64_t step = 0; step < layout_.micro_steps_per_epoch(); ++step) {
+    for (int rank = 0; rank < comm_.size(); ++rank) {
+      Positions positions = data::micro_batch_positions(layout_, step, rank);
+      all.insert(all.end(), positions.begin(), positions.end());
+      if (rank == comm_.rank()) by_rows.push_back(std::move(positions));
+    }
+  }
   if (options_.micro_batch_tokens == 0) return by_rows;
 
-  Positions all;
-  for (const Positions& positions : by_rows) all.insert(all.end(), positions.begin(), positions.end());
   const auto length = [&](int64_t position) { return dataset_.length(position); };
-  return data::group_by_tokens(all, length, options_.micro_batch_tokens);
+  const std::vector<Positions> parts = data::deal_by_tokens(all, length, comm_.size());
+  return data::group_by_tokens(parts[static_cast<std::size_t>(comm_.rank())], length,
+                               options_.micro_batch_tokens);
 }
 
 data::MicroBatch Evaluator::read(const Positions& positions) const {

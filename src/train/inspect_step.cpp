@@ -105,9 +105,9 @@ std::string inspect_step(const config::Options& options, int64_t step, std::opti
       step, plan.max_steps, layout.world_size, layout.gradient_accumulation_steps, layout.micro_batch_size,
       from.step > 0 ? fmt::format("checkpoint-{}", from.step) : "the start", path);
   if (plan.micro_batch_tokens > 0) {
-    text +=
-        fmt::format("(micro-steps of a cut by rows; micro_batch_tokens = {} deals each rank's rows anew)\n",
-                    plan.micro_batch_tokens);
+    text += fmt::format(
+        "(ranks and micro-steps of a cut by rows; micro_batch_tokens = {} deals the rows of the step anew)\n",
+        plan.micro_batch_tokens);
   }
   for (const data::Slot& slot : data::window_slots(*dataset, loader_options, cursor))
     text += line_of(slot, *dataset);

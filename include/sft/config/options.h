@@ -65,7 +65,7 @@ struct BatchOptions {
   int64_t per_device_eval_batch_size = 8;
   int64_t gradient_accumulation_steps = 1;
   std::optional<int64_t> global_batch_size;          // fixes B * W * GAS; GAS is derived
-  std::optional<int64_t> micro_batch_tokens;         // a rank's rows of a step are cut by tokens; unset: by rows
+  std::optional<int64_t> micro_batch_tokens;         // a step's rows are dealt by tokens; unset: by rows
   bool allow_batch_change = false;
 };
 

@@ -34,8 +34,8 @@ struct Window {
 
 struct LoaderOptions {
   BatchLayout layout;
-  // A rank's rows of a window are grouped into micro-batches of at most this many tokens (token_groups.h), in
-  // place of micro_batch_size rows in order. 0: not.
+  // A window's rows are dealt to the ranks by tokens, and on each grouped into micro-batches of at most this
+  // many tokens (token_groups.h), in place of micro_batch_size rows in order. 0: not.
   int64_t micro_batch_tokens = 0;
   int64_t rank = 0;
   SamplingStrategy strategy = SamplingStrategy::kRandom;
