@@ -13,7 +13,7 @@ namespace {
 using base::ExitCode;
 using base::fail;
 
-constexpr std::size_t kCachedChunks = 16;  // two for each thread that reads
+constexpr std::size_t kCachedChunks = 16;  // two for each of eight threads that read side by side
 
 }  // namespace
 
