@@ -1,3 +1,5 @@
+#include <ATen/core/List.h>
+
 #include "ops/generic/generic.h"
 
 namespace sft::ops::generic {
