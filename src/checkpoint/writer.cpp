@@ -15,8 +15,18 @@ namespace {
 using base::ExitCode;
 using base::fail;
 
-constexpr std::size_t kCaptureSlack = 64;          // one part in so many
-constexpr int64_t kWriteBytes = int64_t{8} << 20;  // between two looks at whether the save is still wanted
+constexpr std::size_t kCaptureSlack = 64;         // one part in so many
+constexpr int64_t kWriteBytes = int64_t{8} << 20;  // a multiple of every chunk size
+
+void copy_slice(const TensorSlice& slice, int64_t offset, std::span<std::byte> out) {
+  if (slice.data.is_cpu()) {
+    std::memcpy(out.data(), static_cast<const std::byte*>(slice.data.const_data_ptr()) + offset, out.size());
+    return;
+  }
+  // Ranges are cut at multiples of the element size.
+  const at::Tensor part = slice.data.narrow(0, offset / kElementBytes, std::ssize(out) / kElementBytes).cpu();
+  std::memcpy(out.data(), part.const_data_ptr(), out.size());
+}
 
 void check_data(const TensorSlice& slice) {
   if (!slice.data.defined() || slice.data.scalar_type() != at::kFloat || !slice.data.is_contiguous() ||
@@ -25,36 +35,6 @@ void check_data(const TensorSlice& slice) {
          slice.name, slice.end - slice.begin);
   }
 }
-
-// The digests of consecutive chunks of what goes by, in parts of any size.
-class ChunkDigests {
- public:
-  explicit ChunkDigests(int64_t chunk_bytes) : chunk_bytes_(static_cast<std::size_t>(chunk_bytes)) {}
-
-  void update(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const std::size_t size = std::min(chunk_bytes_ - held_, bytes.size());
-      hash_.update(bytes.first(size));
-      held_ += size;
-      bytes = bytes.subspan(size);
-      if (held_ == chunk_bytes_) end_chunk();
-    }
-  }
-  std::string finish() {
-    if (held_ > 0) end_chunk();
-    return std::move(digests_);
-  }
-
- private:
-  void end_chunk() {
-    digests_ += std::exchange(hash_, {}).hex();
-    held_ = 0;
-  }
-
-  std::size_t chunk_bytes_, held_ = 0;
-  base::Xxh3 hash_;
-  std::string digests_;
-};
 
 }  // namespace
 
@@ -82,24 +62,23 @@ void TensorWriter::add_slices(std::size_t file, const std::vector<TensorSlice>& 
   }
 }
 
-void TensorWriter::visit(std::size_t file, int64_t begin, int64_t end, const Take& take) const {
-  while (begin < end) {
+void TensorWriter::copy(std::size_t file, int64_t begin, std::span<std::byte> out) const {
+  while (!out.empty()) {
     const auto found = pieces_[file].upper_bound(begin);
     if (found == pieces_[file].end() || found->second.begin > begin) {
       fail(ExitCode::kInternal, "rank {} was dealt byte {} of {}, which it does not hold", rank_, begin,
            layout_.files[file].name);
     }
     const Piece& piece = found->second;
-    const int64_t offset = begin - piece.begin, size = std::min(piece.end, end) - begin;
+    const auto size = static_cast<std::size_t>(std::min(piece.end - begin, std::ssize(out)));
+    const int64_t offset = begin - piece.begin;
     if (piece.slice) {
-      // Ranges are cut at multiples of the element size. cpu() copies only from a device.
-      const at::Tensor part = piece.slice->data.narrow(0, offset / kElementBytes, size / kElementBytes).cpu();
-      take({static_cast<const std::byte*>(part.const_data_ptr()), static_cast<std::size_t>(size)});
+      copy_slice(*piece.slice, offset, out.first(size));
     } else {
-      take(std::as_bytes(std::span(piece.text))
-               .subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(size)));
+      std::memcpy(out.data(), piece.text.data() + offset, size);
     }
-    begin += size;
+    begin += static_cast<int64_t>(size);
+    out = out.subspan(size);
   }
 }
 
@@ -108,9 +87,9 @@ void TensorWriter::exchange_fragments(parallel::Communicator& comm) {
   std::string mine;
   for (const Fragment& fragment : deal_.fragments) {
     if (fragment.sender != rank_) continue;
-    visit(fragment.file, fragment.begin, fragment.end, [&](std::span<const std::byte> bytes) {
-      mine.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    });
+    const auto size = static_cast<std::size_t>(fragment.end - fragment.begin);
+    mine.resize(mine.size() + size);
+    copy(fragment.file, fragment.begin, std::as_writable_bytes(std::span(mine)).last(size));
   }
   fragments_ = comm.all_gather_bytes(mine);
   std::vector<std::size_t> position(fragments_.size(), 0);
@@ -127,20 +106,18 @@ void TensorWriter::exchange_fragments(parallel::Communicator& comm) {
 
 void TensorWriter::capture(std::vector<std::byte>& buffer) {
   const auto bytes = static_cast<std::size_t>(bytes_this_rank());
-  // Shares grow a little from save to save, with the log in trainer_state.json; what the buffer holds is not
-  // copied.
+  // Shares grow a little from save to save, with the log in trainer_state.json; what the buffer holds is not copied.
   if (buffer.capacity() < bytes) {
     std::vector<std::byte>().swap(buffer);
     buffer.reserve(bytes + bytes / kCaptureSlack);
   }
   buffer.resize(bytes);
-  std::byte* to = buffer.data();
+  std::span<std::byte> rest = buffer;
   for (const WriteRange& range : deal_.ranges) {
     if (range.rank != rank_) continue;
-    visit(range.file, range.begin, range.end, [&](std::span<const std::byte> part) {
-      std::memcpy(to, part.data(), part.size());
-      to += part.size();
-    });
+    const auto size = static_cast<std::size_t>(range.end - range.begin);
+    copy(range.file, range.begin, rest.first(size));
+    rest = rest.subspan(size);
   }
   captured_ = buffer;
   for (auto& pieces : pieces_) pieces.clear();  // they lead to the contents
@@ -162,28 +139,31 @@ void TensorWriter::write(const std::filesystem::path& folder, int64_t chunk_byte
 std::string TensorWriter::write_range(const WriteRange& range, std::span<const std::byte> captured,
                                       const std::filesystem::path& path, int64_t chunk_bytes,
                                       const Retry& retry) const {
+  std::string digests;
+  std::vector<std::byte> buffer;
   base::File file(path, base::File::Mode::kReadWrite);
-  ChunkDigests digests(chunk_bytes);
-  int64_t at = range.begin;
-  const auto write = [&](std::span<const std::byte> bytes) {
-    digests.update(bytes);
-    file.write_at(at, bytes);
-    at += std::ssize(bytes);
-  };
-  while (at < range.end) {
+  for (int64_t begin = range.begin; begin < range.end; begin += kWriteBytes) {
     retry.check_wanted();
-    const int64_t begin = at, end = std::min(at + kWriteBytes, range.end);
+    const auto size = static_cast<std::size_t>(std::min(kWriteBytes, range.end - begin));
+    std::span<const std::byte> bytes;
     if (captured.empty()) {
-      visit(range.file, begin, end, write);
+      buffer.resize(size);
+      copy(range.file, begin, buffer);
+      bytes = buffer;
     } else {
-      write(captured.subspan(static_cast<std::size_t>(begin - range.begin),
-                             static_cast<std::size_t>(end - begin)));
+      bytes = captured.subspan(static_cast<std::size_t>(begin - range.begin), size);
     }
-    file.begin_write_out(begin, end - begin);
+    for (int64_t chunk = 0; chunk < std::ssize(bytes); chunk += chunk_bytes) {
+      const int64_t end = std::min(chunk + chunk_bytes, std::ssize(bytes));
+      digests += base::xxh3_hex(
+          bytes.subspan(static_cast<std::size_t>(chunk), static_cast<std::size_t>(end - chunk)));
+    }
+    file.write_at(begin, bytes);
+    file.begin_write_out(begin, std::ssize(bytes));
   }
   file.sync();
   file.close();
-  return digests.finish();
+  return digests;
 }
 
 std::vector<FileRecord> TensorWriter::collect_records(parallel::Communicator& comm,

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -46,10 +45,7 @@ class TensorWriter {
   };
 
   void add_slices(std::size_t file, const std::vector<TensorSlice>& slices);
-  using Take = std::function<void(std::span<const std::byte> bytes)>;
-  // Hands the bytes [begin, end) of a file to `take`, in order, from where they lie: copied only from a
-  // device.
-  void visit(std::size_t file, int64_t begin, int64_t end, const Take& take) const;
+  void copy(std::size_t file, int64_t begin, std::span<std::byte> out) const;
   // The digests of its chunks. captured: the range's bytes, or empty where they are still to be copied.
   std::string write_range(const WriteRange& range, std::span<const std::byte> captured,
                           const std::filesystem::path& path, int64_t chunk_bytes, const Retry& retry) const;

@@ -63,7 +63,7 @@ class AdamW final : public FlatOptimizer {
   }
 
   void step(double learning_rate, double grad_scale) override {
-    ++step_count_;
+    count_step();
     const AdamWUpdate update{
         learning_rate,         options_.adam_beta1, options_.adam_beta2, options_.adam_epsilon,
         options_.weight_decay, grad_scale,          step_count_};

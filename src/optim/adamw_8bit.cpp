@@ -9,7 +9,6 @@
 #include "optim/flat_optimizer.h"
 #include "sft/base/checked.h"
 #include "sft/base/error.h"
-#include "sft/memory/long_lived.h"
 
 namespace sft::optim {
 namespace {
@@ -99,9 +98,9 @@ class AdamW8bit final : public FlatOptimizer {
 
   static Moment zeros(const FlatTensor& tensor) {
     const int64_t numel = tensor.numel();
-    if (tensor.is_embedding || numel < kSmallest8bit) return {memory::long_lived_zeros(numel, at::kFloat), {}, {}};
+    if (tensor.is_embedding || numel < kSmallest8bit) return {at::zeros({numel}, at::kFloat), {}, {}};
     return {{},
-            memory::long_lived_zeros(base::round_up(numel, 4), at::kByte),
+            at::zeros({base::round_up(numel, 4)}, at::kByte),
             at::zeros({base::ceil_div(numel, kBlock)}, at::kFloat)};
   }
 

@@ -33,7 +33,7 @@ class Lion final : public FlatOptimizer {
   }
 
   void step(double learning_rate, double grad_scale) override {
-    ++step_count_;
+    count_step();
     for (std::size_t i = 0; i < ranges_.size(); ++i) {
       const at::Tensor& exp_avg = states_[i].tensors[0];
       for_each_group(ranges_[i], options_.weight_decay, [&](int64_t first, int64_t last, double decay) {

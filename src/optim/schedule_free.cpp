@@ -55,8 +55,9 @@ class ScheduleFreeAdamW final : public FlatOptimizer {
   }
 
   void step(double learning_rate, double grad_scale) override {
-    if (step_count_ == 0) start();
-    const double step = static_cast<double>(++step_count_);
+    count_step();
+    if (step_count_ == 1) start();
+    const double step = static_cast<double>(step_count_);
     const double warmup = static_cast<double>(warmup_steps_);
     const double rate = learning_rate * (step <= warmup ? step / warmup : 1.0);
     largest_rate_ = std::max(rate, largest_rate_);

@@ -46,7 +46,7 @@ class Sgd final : public FlatOptimizer {
   }
 
   void step(double learning_rate, double grad_scale) override {
-    ++step_count_;
+    count_step();
     const SgdUpdate update{learning_rate, options_.weight_decay, grad_scale, momentum_, dampening_,
                            nesterov_,     step_count_ == 1};
     for (std::size_t i = 0; i < ranges_.size(); ++i) {

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-MODES = ("save", "background")  # they write in parts of other sizes
 FOLDER = Path(os.environ["SFT_BUILD_DIR"]) / "tests/unit/checkpoint"
 TOOL, SHIM = FOLDER / "checkpoint_tool", FOLDER / "libio_shim.so"
 
@@ -72,29 +71,23 @@ def test_data_is_durable_before_the_manifest_and_the_manifest_before_the_name(mo
                                         ("fsync", f"/{temporary}"), ("rename", f"/{temporary}"), ("fsync", "")]
 
 
-def undisturbed_calls(model, first, tmp_path, step, mode, exchange=True):
-    folder = tmp_path / f"count-{mode}"
-    shutil.copytree(first, folder)
-    status, _, calls = save_traced(model, folder, step, command=mode, exchange=exchange)
-    assert status == 0 and len(calls) > 20
-    return calls
-
-
 def numbers_worth_trying(calls, step):
     """All; where a checkpoint is replaced, what differs: from the manifest on."""
     manifest = next(i for i, (_, path) in enumerate(calls) if path.endswith("MANIFEST.json"))
     return range(0 if step == 3 else manifest, len(calls))
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", [3, 1], ids=["new step", "same step again"])
-def test_an_error_at_any_call_keeps_the_old_checkpoint(model, first, tmp_path, step, mode):
+def test_an_error_at_any_call_keeps_the_old_checkpoint(model, first, tmp_path, step):
+    shutil.copytree(first, tmp_path / "count")
+    status, _, calls = save_traced(model, tmp_path / "count", step)
+    assert status == 0 and len(calls) > 20
     folders = []
-    for number in numbers_worth_trying(undisturbed_calls(model, first, tmp_path, step, mode), step):
+    for number in numbers_worth_trying(calls, step):
         folder = tmp_path / f"error-{number}"
         shutil.copytree(first, folder)
         code = (errno.EIO, errno.ENOSPC, errno.ESTALE)[number % 3]
-        status, message, made = save_traced(model, folder, step, f"{number}+:{code}", mode)
+        status, message, made = save_traced(model, folder, step, f"{number}+:{code}", ("save", "background")[number // 3 % 2])
         failed = made[number]
         # Emptying the lease at the end is a courtesy, and where exchanging two names fails, renaming twice does it.
         harmless = failed == ("resize", "/.lease") and number > 0 or failed[0] == "exchange"
@@ -107,10 +100,10 @@ def test_an_error_at_any_call_keeps_the_old_checkpoint(model, first, tmp_path, s
     assert newest_steps(folders) == expected
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_an_error_that_passes_is_overcome(model, first, tmp_path, mode):
+def test_an_error_that_passes_is_overcome(model, first, tmp_path):
+    shutil.copytree(first, tmp_path / "count")
+    _, _, calls = save_traced(model, tmp_path / "count", 3)
     folders, sites = [], set()
-    calls = undisturbed_calls(model, first, tmp_path, 3, mode)
     for number, (call, path) in enumerate(calls):
         site = (call, path.endswith("MANIFEST.json"), Path(path).suffix)
         if site in sites or not path.startswith("/checkpoint-3.tmp-") and (call, path) != ("fsync", ""):
@@ -118,7 +111,7 @@ def test_an_error_that_passes_is_overcome(model, first, tmp_path, mode):
         sites.add(site)
         folder = tmp_path / f"once-{number}"
         shutil.copytree(first, folder)
-        status, message, made = save_traced(model, folder, 3, f"{number}:{errno.EIO}", mode)
+        status, message, made = save_traced(model, folder, 3, f"{number}:{errno.EIO}", ("save", "background")[len(sites) % 2])
         assert status == 0 and "trying again" in message, (call, path, message)
         assert len(made) > len(calls), "nothing was done again"
         assert leftovers(folder) == []
@@ -127,16 +120,16 @@ def test_an_error_that_passes_is_overcome(model, first, tmp_path, mode):
     assert newest_steps(folders) == [3] * len(folders)
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step, exchange", [(3, True), (1, True), (1, False)], ids=["new step", "same step again", "without exchange"])
-def test_death_at_any_call_leaves_a_valid_checkpoint(model, first, tmp_path, step, exchange, mode):
-    calls = undisturbed_calls(model, first, tmp_path, step, mode, exchange)
+def test_death_at_any_call_leaves_a_valid_checkpoint(model, first, tmp_path, step, exchange):
+    shutil.copytree(first, tmp_path / "count")
+    _, _, calls = save_traced(model, tmp_path / "count", step, exchange=exchange)
     assert ("exchange" in [call for call, _ in calls]) == (step == 1 and exchange)
     folders = []
     for number in numbers_worth_trying(calls, step):
         folder = tmp_path / f"death-{number}"
         shutil.copytree(first, folder)
-        status, _, _ = save_traced(model, folder, step, f"{number}:kill", mode, exchange)
+        status, _, _ = save_traced(model, folder, step, f"{number}:kill", ("save", "background")[number % 2], exchange)
         assert status == -9
         folders.append(folder)
     committed = [(folder / "checkpoint-3").exists() for folder in folders]
