@@ -41,17 +41,20 @@ Evaluator::Evaluator(const data::TokenDataset& dataset, const EvaluatorOptions& 
 }
 
 std::vector<Evaluator::Positions> Evaluator::batches() const {
-  std::vector<Positions> by_rows;
+  const int64_t steps = layout_.micro_steps_per_epoch();
+  if (options_.micro_batch_tokens == 0) {
+    std::vector<Positions> by_rows;
+    for (int64_t step = 0; step < steps; ++step)
+      by_rows.push_back(data::micro_batch_positions(layout_, step, comm_.rank()));
+    return by_rows;
+  }
   Positions all;
-  for (int64_t step = 0; step < layout_.micro_steps_per_epoch(); ++step) {
+  for (int64_t step = 0; step < steps; ++step) {
     for (int rank = 0; rank < comm_.size(); ++rank) {
-      Positions positions = data::micro_batch_positions(layout_, step, rank);
-      all.insert(all.end(), positions.begin(), positions.end());
-      if (rank == comm_.rank()) by_rows.push_back(std::move(positions));
+      const Positions more = data::micro_batch_positions(layout_, step, rank);
+      all.insert(all.end(), more.begin(), more.end());
     }
   }
-  if (options_.micro_batch_tokens == 0) return by_rows;
-
   const auto length = [&](int64_t position) { return dataset_.length(position); };
   const std::vector<Positions> parts = data::deal_by_tokens(all, length, comm_.size());
   return data::group_by_tokens(parts[static_cast<std::size_t>(comm_.rank())], length,
