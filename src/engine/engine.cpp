@@ -323,8 +323,11 @@ int64_t Engine::frozen_bytes() const {
   int64_t total = 0;
   for (const ParameterBlock& block : frozen_blocks_)
     total += static_cast<int64_t>(block.parameters().nbytes());
-  for (const BlockViews& views : views_) {
-    for (const ops::Nf4Tensor& tensor : views.packed) total += tensor.nbytes();
+  const bool nested = options_.frozen_linears == FrozenLinears::kNf4Nested;
+  for (int64_t block = 0; block < decoder_.num_blocks(); ++block) {
+    for (const model::TensorDef& tensor : decoder_.block_tensors(block)) {
+      if (is_packed(tensor)) total += ops::nf4_bytes(tensor.numel(), nested);
+    }
   }
   return total;
 }

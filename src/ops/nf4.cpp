@@ -159,12 +159,9 @@ int64_t Nf4Tensor::numel() const {
   return count;
 }
 
-int64_t Nf4Tensor::nbytes() const {
-  std::size_t total = 0;
-  for (const at::Tensor* part : {&codes, &absmax, &absmax_codes, &nested_absmax}) {
-    if (part->defined()) total += part->nbytes();
-  }
-  return static_cast<int64_t>(total);
+int64_t nf4_bytes(int64_t numel, bool nested) {
+  const int64_t codes = base::ceil_div(numel, int64_t{2}), blocks = base::ceil_div(numel, kNf4Block);
+  return codes + (nested ? blocks + 4 * base::ceil_div(blocks, kNestedBlock) : 4 * blocks);
 }
 
 Nf4Tensor nf4_quantize(const at::Tensor& weight, bool nested) {

@@ -6,14 +6,17 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string_view>
 
+#include "sft/base/control_group.h"
+
 namespace sft::parallel {
 namespace {
 
-std::string first_line(const std::string& path) {
+std::string first_line(const std::filesystem::path& path) {
   std::ifstream file(path);
   std::string line;
   std::getline(file, line);
@@ -80,9 +83,15 @@ std::optional<int> parse_cpu_max(const std::string& text) {
 }
 
 std::optional<int> cpu_quota() {
-  if (const auto limit = parse_cpu_max(first_line("/sys/fs/cgroup/cpu.max"))) return limit;
-  return parse_cpu_max(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + " " +
-                       first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
+  std::optional<int> smallest;
+  for (const std::filesystem::path& group : base::control_groups("cpu")) {
+    for (const std::string& text :
+         {first_line(group / "cpu.max"),
+          first_line(group / "cpu.cfs_quota_us") + " " + first_line(group / "cpu.cfs_period_us")}) {
+      if (const auto limit = parse_cpu_max(text)) smallest = std::min(*limit, smallest.value_or(*limit));
+    }
+  }
+  return smallest;
 }
 
 }  // namespace sft::parallel

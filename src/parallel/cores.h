@@ -22,7 +22,7 @@ CoreSet share_of(const CoreSet& cores, int sharers, int place);
 // or a container took away.
 std::optional<CoreSet> launcher_cores();
 
-// CPU time per second the container may use, rounded up; nothing when there is no limit.
+// CPU time per second the control groups of this process may use, rounded up; nothing when there is no limit.
 std::optional<int> cpu_quota();
 std::optional<int> parse_cpu_max(const std::string& text);  // content of cgroup v2's cpu.max
 

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "bench_report.h"
+#include "memory_need.h"
 #include "model_work.h"
 #include "resume.h"
 #include "run_parts.h"
@@ -144,6 +145,7 @@ void run_bench(const config::ParsedOptions& parsed, parallel::MpiEnv& env, const
     optimizer = make_optimizer(options.optimizer, engine, schedule->warmup_steps());
     check_weights(*inputs.decoder, inputs.model_dir);
   });
+  if (device == "cpu") check_memory(memory_need(engine, *optimizer, options.save, comm->size()), topology.host, *comm);
   engine.load_parameters(*model::open_model_weights(inputs.model_dir));
   if (inputs.adapter) start_adapter(*inputs.adapter, engine_settings.seed, engine, *comm);
   const auto loader =

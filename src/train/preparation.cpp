@@ -1,5 +1,7 @@
 #include "preparation.h"
 
+#include <fmt/core.h>
+
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -87,7 +89,7 @@ class Preparation {
 
   [[noreturn]] void refuse(const char* key, const std::string& found, const std::string& wanted) const {
     const auto shown = [](const std::string& text) {
-      return text.empty() ? std::string("unset") : "'" + log::printable(text) + "'";
+      return text.empty() ? std::string("unset") : fmt::format("'{}'", log::printable(text));
     };
     fail(ExitCode::kInvalidData,
          "{} was prepared with {} = {}, this run says {}; run sft-prepare again with this run.ini", path_,

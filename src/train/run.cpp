@@ -15,6 +15,7 @@
 
 #include "goodput.h"
 #include "heartbeat.h"
+#include "memory_need.h"
 #include "resume.h"
 #include "run_parts.h"
 #include "sft/base/file.h"
@@ -310,6 +311,8 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   std::unique_ptr<optim::Optimizer> optimizer;
   on_all_ranks(*comm,
                [&] { optimizer = make_optimizer(options.optimizer, engine, schedule->warmup_steps()); });
+  const MemoryNeed memory = memory_need(engine, *optimizer, options.save, comm->size());
+  if (device == "cpu") check_memory(memory, topology.host, *comm);
   const auto loader =
       data::DataLoader::create(*inputs.train, loader_options_of(options.data, plan, comm->rank()));
   std::vector<std::unique_ptr<Evaluator>> owned_evaluators;
@@ -358,7 +361,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
     state.optimizer_scalars = optimizer->scalars();
   }
 
-  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, *optimizer, *comm,
+  log->table("sft-dist", start_table(options, plan, *inputs.train, inputs.eval, engine, memory, *comm,
                                      topology, device, threads));
   log->event(resumes ? "resumed" : "started", state.step,
              nlohmann::json{{"world_size", comm->size()}, {"threads_per_rank", threads}}.dump());

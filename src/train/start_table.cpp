@@ -30,30 +30,6 @@ std::string dataset_text(const std::string& path, const data::TokenDataset& data
   return text;
 }
 
-// Exact for what is allocated for the whole run; activations depend on the rows.
-std::string memory_text(const engine::Engine& engine, optim::Optimizer& optimizer,
-                        const config::SaveOptions& save, int world_size) {
-  double trained = 0, gradients = 0, states = 0;
-  for (const engine::ParameterBlock& block : engine.blocks()) {
-    trained += static_cast<double>(block.parameters().nbytes());
-    gradients += static_cast<double>(block.gradients().nbytes());
-  }
-  for (const optim::RangeState& range : optimizer.states()) {
-    for (const at::Tensor& tensor : range.tensors) states += static_cast<double>(tensor.nbytes());
-    for (const optim::TensorState& tensor : range.of_tensors)
-      states += static_cast<double>(tensor.data.nbytes());
-  }
-  const double parameters = trained + static_cast<double>(engine.frozen_bytes());
-  // Of what a checkpoint holds, each rank copies the share that it writes.
-  const double copied = save.async_save ? (trained + (save.save_only_model ? 0 : states)) / world_size : 0;
-  std::string text = fmt::format("{:.0f} MB = parameters {:.0f} + gradients {:.0f} + optimizer {:.0f}",
-                                 (parameters + gradients + states + copied) / 1e6, parameters / 1e6,
-                                 gradients / 1e6, states / 1e6);
-  if (save.async_save)
-    text += fmt::format(" + copy for checkpoints {:.0f} (from the first on)", copied / 1e6);
-  return text + ", plus activations";
-}
-
 std::string parameters_text(const config::Options& options, const engine::Engine& engine) {
   const auto total = static_cast<double>(engine.num_parameters());
   const auto trainable = static_cast<double>(engine.num_trainable_parameters());
@@ -85,7 +61,7 @@ std::string adapters_text(const config::AdapterOptions& options, const model::De
 
 std::vector<std::pair<std::string, std::string>> start_table(
     const config::Options& options, const RunPlan& plan, const data::TokenDataset& train,
-    const std::vector<EvaluationSet>& eval, const engine::Engine& engine, optim::Optimizer& optimizer,
+    const std::vector<EvaluationSet>& eval, const engine::Engine& engine, const MemoryNeed& memory,
     const parallel::Communicator& comm, const parallel::Topology& topology, const std::string& device,
     int threads) {
   const model::DecoderSpec& spec = engine.decoder().spec();
@@ -116,7 +92,7 @@ std::vector<std::pair<std::string, std::string>> start_table(
   rows.emplace_back("ranks", fmt::format("{} on {} host{}, {}, {} thread{} each, {} communicator",
                                          comm.size(), topology.num_hosts, topology.num_hosts == 1 ? "" : "s",
                                          device, threads, threads == 1 ? "" : "s", comm.name()));
-  rows.emplace_back("memory per rank", memory_text(engine, optimizer, options.save, comm.size()));
+  rows.emplace_back("memory per rank", to_text(memory) + ", plus activations");
   rows.emplace_back("output_dir", options.save.output_dir);
   return rows;
 }

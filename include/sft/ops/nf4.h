@@ -20,9 +20,10 @@ struct Nf4Tensor {
 
   bool defined() const { return codes.defined(); }
   int64_t numel() const;
-  int64_t nbytes() const;
 };
 
+// What a tensor of so many elements takes in memory.
+int64_t nf4_bytes(int64_t numel, bool nested);
 // Local. weight: fp32 on the CPU, any shape.
 Nf4Tensor nf4_quantize(const at::Tensor& weight, bool nested);
 // Local. The values in fp32, rounded to `dtype`, on the device of `codes`.

@@ -3,9 +3,14 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/ones_like.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
+
+#include "sft/base/error.h"
 
 namespace sft::memory {
 namespace {
@@ -40,6 +45,22 @@ TEST(LongLivedZeros, TakeMemoryWhenTheyAreTouchedAndGiveItBack) {
     EXPECT_GT(resident_bytes() - before, kBytes / 4);
   }
   EXPECT_LT(resident_bytes() - before, kBytes / 8);
+}
+
+void ask_for_more_than_the_limit() {
+  const rlimit limit = {rlim_t{1} << 40, rlim_t{1} << 40};
+  setrlimit(RLIMIT_AS, &limit);
+  try {
+    long_lived_zeros(int64_t{1} << 40, at::kFloat);
+  } catch (const base::Error& error) {
+    std::fputs(error.what(), stderr);
+    std::exit(static_cast<int>(error.code()));
+  }
+}
+
+TEST(LongLivedZeros, WithoutRoomTheErrorSaysNeedAndLimit) {
+  EXPECT_EXIT(ask_for_more_than_the_limit(), ::testing::ExitedWithCode(90),
+              "4398047 MB more are needed.*ulimit -v.* is 1099512 MB");
 }
 
 }  // namespace

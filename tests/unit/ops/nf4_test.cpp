@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/sin.h>
 #include <gtest/gtest.h>
 
@@ -51,8 +52,21 @@ INSTANTIATE_TEST_SUITE_P(Cases, Nf4, testing::Values("many", "odd", "zero"));
 
 TEST(Nf4Size, IsFourBitsAndAScalePerBlock) {
   const at::Tensor weight = at::arange(0, 64 * 512, at::TensorOptions(at::kFloat)).view({128, 256});
-  EXPECT_EQ(nf4_quantize(weight, false).nbytes(), 64 * 512 / 2 + 512 * 4);
-  EXPECT_EQ(nf4_quantize(weight, true).nbytes(), 64 * 512 / 2 + 512 + 2 * 4);
+  EXPECT_EQ(nf4_bytes(weight.numel(), false), 64 * 512 / 2 + 512 * 4);
+  EXPECT_EQ(nf4_bytes(weight.numel(), true), 64 * 512 / 2 + 512 + 2 * 4);
+}
+
+TEST(Nf4Size, IsWhatATensorTakes) {
+  for (const int64_t numel : {1, 2, 63, 65, 64 * 256, 64 * 256 + 1}) {
+    for (const bool nested : {false, true}) {
+      const Nf4Tensor made = nf4_quantize(at::ones({numel}), nested);
+      std::size_t bytes = 0;
+      for (const at::Tensor* part : {&made.codes, &made.absmax, &made.absmax_codes, &made.nested_absmax}) {
+        if (part->defined()) bytes += part->nbytes();
+      }
+      EXPECT_EQ(nf4_bytes(numel, nested), static_cast<int64_t>(bytes)) << numel;
+    }
+  }
 }
 
 // Ranks quantise the same weights, each with its own number of threads.
