@@ -54,14 +54,14 @@ def group(tmp_path):
         subprocess.run(["umount", root], check=True)
 
 
-def run_within(group, limit: int, settings) -> subprocess.CompletedProcess:
+def run_within(group, limit: int, settings, command=ours.command) -> subprocess.CompletedProcess:
     """The whole job in the group."""
     for name, value in [("memory.max", limit), ("memory.swap.max", 0), ("memory.limit_in_bytes", limit), ("memory.memsw.limit_in_bytes", limit)]:
         if (group / name).exists():
             (group / name).write_text(str(value))
-    command = ["sh", "-c", f'echo $$ >"{group}/cgroup.procs"; exec "$@"', "sh", *ours.command(small.write_ini(settings), RANKS)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, env=ours.environment(),
-                          stdin=subprocess.DEVNULL)
+    command = ["sh", "-c", f'echo $$ >"{group}/cgroup.procs"; exec "$@"', "sh", *map(str, command(small.write_ini(settings), RANKS))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, stdin=subprocess.DEVNULL,
+                          env=ours.environment({"SFT_DIST": str(ours.program())}))
     small.wait_for(lambda: not processes_of(settings), "the end of all ranks", timeout=20)
     return done
 
@@ -87,6 +87,7 @@ def test_enough_is_not_refused(workspace, large_model, need, group):
 def test_a_rank_that_the_kernel_kills_for_what_comes_on_top_ends_all(workspace, large_model, need, group):
     """What the libraries take, and activations, is not foreseen."""
     settings = workspace.settings("killed", model_name_or_path=large_model, max_steps=100000, save_strategy="no")
-    done = run_within(group, need + 20 * MB, settings)
-    assert done.returncode == 137, done.stdout
+    launched = [ours.SOURCE_DIR / "launch" / "run", "--oversubscribe", "-n"]
+    done = run_within(group, need + 20 * MB, settings, lambda ini, ranks: [*launched, ranks, "--args", ini])
+    assert done.returncode == 137 and "want of memory" in done.stdout, done.stdout
     assert "not enough memory" not in done.stdout
