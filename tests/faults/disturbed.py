@@ -42,13 +42,14 @@ class Undisturbed:
     """undisturbed(settings, ranks): the same run from the start to the end, by mpirun on this machine. Each is made once."""
 
     def __init__(self, folder: Path):
-        self.folder, self.done = folder, {}
+        self.folder, self.done, self.begun = folder, {}, 0
 
     def __call__(self, settings: dict, ranks: int) -> ours.Run:
         what = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
         key = (ranks, *sorted(what.items()))
         if key not in self.done:
-            whole = what | {"output_dir": self.folder / f"whole-{len(self.done)}", "save_steps": settings["max_steps"]}
+            whole = what | {"output_dir": self.folder / f"whole-{self.begun}", "save_steps": settings["max_steps"]}
+            self.begun += 1  # also where it fails: the next must not go on from what it left
             self.done[key] = ours.run(whole, ranks)
         return self.done[key]
 

@@ -129,12 +129,12 @@ def last_time(output_dir: Path) -> float:
     return times[-1] if times else 0.0
 
 
-def wait_for(condition, what: str, process: subprocess.Popen | None = None, timeout: float = 60) -> None:
+def wait_for(condition, what: str, process: subprocess.Popen | None = None, timeout: float = 60, every: float = 0.002) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert process is None or process.poll() is None, f"the program ended ({process.returncode}) before {what}"
         assert time.monotonic() < deadline, f"{what} did not come within {timeout} s"
-        time.sleep(0.002)
+        time.sleep(every)
 
 
 def checkpoints(output_dir: Path) -> list[int]:
