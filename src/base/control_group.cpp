@@ -1,19 +1,14 @@
 #include "sft/base/control_group.h"
 
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <sstream>
+
+#include "sft/base/system_file.h"
 
 namespace sft::base {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string content(const char* path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 bool is_listed(std::string_view name, const std::string& names) {
   std::istringstream in(names);
@@ -85,7 +80,7 @@ std::vector<fs::path> control_groups(std::string_view controller, const std::str
 }
 
 std::vector<fs::path> control_groups(std::string_view controller) {
-  return control_groups(controller, content("/proc/self/cgroup"), content("/proc/self/mountinfo"));
+  return control_groups(controller, read_system_file("/proc/self/cgroup"), read_system_file("/proc/self/mountinfo"));
 }
 
 }  // namespace sft::base

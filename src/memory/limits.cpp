@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 
 #include "sft/base/control_group.h"
+#include "sft/base/system_file.h"
 
 namespace sft::memory {
 namespace {
@@ -14,14 +13,9 @@ namespace {
 // Version 1 says "none" by a number of about 2^63.
 constexpr int64_t kNoLimit = int64_t{1} << 60;
 
-std::string content(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 // Nothing: no such file, or "max".
 std::optional<int64_t> number_in(const std::filesystem::path& file) {
-  const std::string text = content(file);
+  const std::string text = base::read_system_file(file);
   int64_t bytes = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), bytes);
   return parsed.ec != std::errc() || bytes >= kNoLimit ? std::nullopt : std::optional(bytes);
@@ -48,7 +42,7 @@ int64_t meminfo_bytes(const std::string& meminfo, std::string_view name) {
 }
 
 std::vector<Limit> limits() {
-  const std::string meminfo = content("/proc/meminfo");
+  const std::string meminfo = base::read_system_file("/proc/meminfo");
   const int64_t swap = meminfo_bytes(meminfo, "SwapTotal");
   std::vector<Limit> found;
   for (const std::filesystem::path& folder : base::control_groups("memory")) {

@@ -4,15 +4,15 @@
 
 #include <chrono>
 #include <ctime>
-#include <fstream>
 #include <sstream>
 #include <string>
+
+#include "sft/base/system_file.h"
 
 namespace sft::train {
 
 double seconds_since_process_start() {
-  std::ifstream file("/proc/self/stat");
-  std::string text((std::istreambuf_iterator<char>(file)), {});
+  const std::string text = base::read_system_file("/proc/self/stat");
   // Field 22 is the start time in clock ticks since boot; the name in field 2 may contain blanks, so count
   // from its closing bracket.
   std::istringstream fields(text.substr(text.rfind(')') + 1));
