@@ -175,7 +175,7 @@ def test_no_rank_ends_unnamed_for_want_of_memory(workspace, peak_address_space, 
     settings = settings_of(workspace, f"memory-{share}", 6)
     done = run_with(settings, RANKS, rank_1(f"ulimit -v {peak_address_space * share // 100}"), env=ONE_ARENA, more=["--watchdog_start_seconds", "15"])
     assert_all_ended(settings)
-    named = done.returncode == 90 and re.search(r"error: \[rank 1\b", done.stdout)
+    named = done.returncode == 90 and re.search(r"error: (\[rank 1\b|rank 1: )", done.stdout)  # by itself, or by all after they agreed
     said = " ".join(done.stdout.split())
     by_mpi = ("An error occurred in MPI_Init_thread" in said or "A system call failed during shared memory initialization" in said
               or (done.returncode == 86 and "no progress for" in said))
