@@ -104,6 +104,17 @@ TEST_P(Attention, MatchesAutograd) {
       attention_forward(q, k, v, c.cu_seqlens, options, dropout, ComputeDtype::kFp32, nullptr).equal(out));
 }
 
+// The head sizes of models, rows around the sizes of blocks and long ones, from one key/value head to all.
+std::vector<Case> usual_sizes(at::ScalarType dtype) {
+  std::vector<Case> all;
+  for (const int64_t head_dim : {48, 64, 80, 96, 128}) {
+    for (const int64_t kv_heads : {1, 2, 4}) all.push_back({{0, 1, 3, 66, 130, 195}, 4, kv_heads, head_dim, dtype});
+    all.push_back({{0, 511}, 2, 1, head_dim, dtype});
+  }
+  all.push_back({{0, 4096}, 1, 1, 64, dtype});
+  return all;
+}
+
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto dtype : {at::kDouble, at::kFloat}) {
@@ -123,6 +134,7 @@ std::vector<Case> cases() {
     all.push_back({{0, 17, 30}, 4, 2, 16, dtype, std::nullopt, std::nullopt, 0.0, true});
     all.push_back({{0, 17, 30}, 6, 3, 8, dtype, 5, std::nullopt, 0.3, true});
     all.push_back({{0}, 4, 2, 8, dtype});  // no rows
+    for (const Case& c : usual_sizes(dtype)) all.push_back(c);
   }
   return all;
 }
@@ -204,6 +216,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{{0, 3, 131}, 2, 2, 128, at::kFloat}, Case{{0, 17, 30}, 4, 2, 16, at::kFloat, 5},
                     Case{{0, 2, 71, 201}, 4, 2, 32, at::kFloat, 64},
                     Case{{0, 3, 71, 201}, 4, 2, 32, at::kFloat, 2}));
+INSTANTIATE_TEST_SUITE_P(UsualSizes, AttentionBf16, testing::ValuesIn(usual_sizes(at::kFloat)));
 
 // Rows share nothing: what a row comes to does not depend on those beside it.
 TEST(AttentionBf16Rows, DoNotDependOnOneAnother) {
