@@ -5,7 +5,9 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -95,7 +97,8 @@ TEST_P(Attention, MatchesAutograd) {
   EXPECT_EQ(grads.k.sizes(), k.sizes());
   EXPECT_EQ(grads.v.sizes(), v.sizes());
   if (tokens == 0) return;
-  const double tolerance = tolerance_of(c.dtype);
+  // Rounding of sums over a row grows with its length.
+  const double tolerance = tolerance_of(c.dtype) * std::max(1.0, std::sqrt(static_cast<double>(tokens) / 512));
   expect_close(out, expected, tolerance, "out");
   expect_close(grads.q, rq.grad(), tolerance, "grad q");
   expect_close(grads.k, rk.grad(), tolerance, "grad k");
