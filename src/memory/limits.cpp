@@ -49,7 +49,6 @@ std::vector<Limit> limits() {
     if (const auto bytes = group_limit(folder, swap))
       found.push_back({"control group " + folder.string(), *bytes});
   }
-  std::ranges::stable_sort(found, {}, &Limit::bytes);
   if (const int64_t total = meminfo_bytes(meminfo, "MemTotal"); total > 0)
     found.push_back({"the machine", total + swap});
   return found;

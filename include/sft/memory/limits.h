@@ -16,7 +16,7 @@ struct Limit {
   int64_t bytes = 0;  // memory and swap together: who asks for more is ended by the kernel
 };
 
-// Local. Of the calling process, the tightest control group first; reads /proc and /sys.
+// Local. Of the calling process: its control groups, innermost first, and the machine; reads /proc and /sys.
 std::vector<Limit> limits();
 
 // Memory and swap in bytes; nothing: no limit. Of a control group's folder, of either version, on a machine
