@@ -73,25 +73,29 @@ bool may_lead_to(const fs::path& model_dir, const fs::path& target) {
   return !none && lies_in(target, cache) && target.parent_path().filename() == "blobs";
 }
 
+void check_link(const fs::path& model_dir, const fs::path& link) {
+  std::error_code error;
+  const fs::path target = fs::canonical(link, error);
+  if (error) base::fail(base::ExitCode::kInvalidData, "{} is a link to nowhere", link.string());
+  if (may_lead_to(model_dir, target)) return;
+  base::fail(base::ExitCode::kInvalidData,
+             "{} is a link to {}, outside the model's folder and the Hugging Face cache: it is not followed; "
+             "put the file itself there",
+             link.string(), target.string());
+}
+
 }  // namespace
 
 void check_links(const fs::path& model_dir) {
-  if (!fs::is_directory(model_dir)) return;  // who reads it says so
   constexpr std::array kExtensions = {".json", ".safetensors", ".txt", ".model", ".jinja"};
-  for (const fs::directory_entry& entry : fs::directory_iterator(model_dir)) {
-    if (!entry.is_symlink() || std::ranges::find(kExtensions, entry.path().extension()) == kExtensions.end())
-      continue;
-    std::error_code error;
-    const fs::path target = fs::canonical(entry.path(), error);
-    if (error) {
-      base::fail(base::ExitCode::kInvalidData, "{} is a link to nowhere", entry.path().string());
+  const fs::path templates = model_dir / kNamedTemplatesFolder;
+  if (fs::is_symlink(templates)) check_link(model_dir, templates);
+  for (const fs::path& folder : {model_dir, templates}) {
+    if (!fs::is_directory(folder)) continue;  // who reads the model's says so
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+      const bool is_read = std::ranges::find(kExtensions, entry.path().extension()) != kExtensions.end();
+      if (is_read && entry.is_symlink()) check_link(model_dir, entry.path());
     }
-    if (may_lead_to(model_dir, target)) continue;
-    base::fail(
-        base::ExitCode::kInvalidData,
-        "{} is a link to {}, outside the model's folder and the Hugging Face cache: it is not followed; "
-        "put the file itself there",
-        entry.path().string(), target.string());
   }
 }
 

@@ -17,6 +17,7 @@ from .dataset_file import SPECIAL_IDS
 from .errors import CONFIG, PrepareError
 from .model import IDENTITY_FILES
 
+NAMED_TEMPLATES = "additional_chat_templates"  # folder of .jinja files: transformers' templates besides the default one
 SIDE_FILES = IDENTITY_FILES + [
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
     "generation_config.json",
@@ -52,8 +53,9 @@ class TokenizerFolder:
         for name in SIDE_FILES:
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, target / name)
-        if (self.path / "chat_templates").is_dir():
-            shutil.copytree(self.path / "chat_templates", target / "chat_templates")
+        for file in (self.path / NAMED_TEMPLATES).glob("*.jinja"):
+            (target / NAMED_TEMPLATES).mkdir(exist_ok=True)
+            shutil.copyfile(file, target / NAMED_TEMPLATES / file.name)
         generation = "generation_config.json"
         if model_folder and (model_folder / generation).is_file():
             shutil.copyfile(model_folder / generation, target / generation)
@@ -72,7 +74,7 @@ class TokenizerFolder:
         if (target / "special_tokens_map.json").is_file():
             change_json(target / "special_tokens_map.json", tokens)
         if self.chat_template is not None:
-            shutil.rmtree(target / "chat_templates", ignore_errors=True)
+            shutil.rmtree(target / NAMED_TEMPLATES, ignore_errors=True)
             (target / "chat_template.json").unlink(missing_ok=True)
             change_json(target / "tokenizer_config.json", {"chat_template": None})
             (target / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")

@@ -4,6 +4,7 @@
 #include "sft/base/file.h"
 #include "sft/base/hash.h"
 #include "sft/base/log.h"
+#include "tokenizer_files.h"
 
 namespace sft::train {
 namespace {
@@ -11,8 +12,6 @@ namespace {
 using base::ExitCode;
 using base::fail;
 namespace fs = std::filesystem;
-
-constexpr int64_t kMaxTokenizerBytes = int64_t{256} << 20;
 
 // docs/data-format.md, "The tokenizer". Empty: the folder holds no tokenizer.
 std::string tokenizer_sha256(const fs::path& folder) {
@@ -97,34 +96,6 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role
   check_preparation(role, path, options, info, tokenizer_folder);
   check_lengths(path, *dataset, rows, spec);
   return dataset;
-}
-
-std::vector<checkpoint::SideFile> tokenizer_files(const std::string& dataset_path) {
-  std::vector<checkpoint::SideFile> files;
-  const fs::path folder = fs::path(dataset_path).replace_extension(".tokenizer");
-  if (!fs::is_directory(folder)) {
-    log::warning("{} is missing: checkpoints will hold no tokenizer", folder.string());
-    return files;
-  }
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with('.')) continue;  // of a file manager or a network file system
-    if (!checkpoint::can_be_side_file(name)) {
-      fail(ExitCode::kInvalidData,
-           "{} cannot go into checkpoints under this name, as all files in this folder do: only letters, digits, "
-           "'.', '_' and '-' are allowed, and none of the names of weights and of trainer_state.json; remove the "
-           "file",
-           entry.path().string());
-    }
-    if (entry.is_symlink()) {
-      fail(ExitCode::kInvalidData,
-           "{} is a link; the files in this folder go into checkpoints, so put the file itself there",
-           entry.path().string());
-    }
-    if (entry.is_regular_file())
-      files.push_back({name, base::read_text(entry.path(), kMaxTokenizerBytes)});
-  }
-  return files;
 }
 
 }  // namespace sft::train

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "preparation.h"
-#include "sft/checkpoint/checkpoint.h"
 #include "sft/config/options.h"
 #include "sft/data/dataset.h"
 #include "sft/model/spec.h"
@@ -27,8 +26,5 @@ std::unique_ptr<data::TokenDataset> open_checked_dataset(const DatasetRole& role
                                                          const config::Options& options,
                                                          const model::DecoderSpec& spec,
                                                          const std::filesystem::path& model_dir);
-
-// Local. The tokenizer's files that lie beside the data set, for checkpoints.
-std::vector<checkpoint::SideFile> tokenizer_files(const std::string& dataset_path);
 
 }  // namespace sft::train

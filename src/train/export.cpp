@@ -8,6 +8,7 @@
 #include "sft/base/file.h"
 #include "sft/base/json.h"
 #include "sft/checkpoint/checkpoint.h"
+#include "tokenizer_files.h"
 
 namespace sft::train {
 namespace {
@@ -15,8 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 using base::ExitCode;
 using base::fail;
-
-constexpr int64_t kMaxSideFileBytes = int64_t{256} << 20;
 
 // The model's tensors under the names of a model without adapters.
 std::vector<checkpoint::TensorSlice> model_tensors(const engine::Engine& engine) {
@@ -50,9 +49,12 @@ std::vector<checkpoint::SideFile> side_files(const LoadedModel& loaded, const fs
       const bool replaced = name == "config.json" || name == "goodput.json" || name == model::kAdapterConfigFile ||
                             !checkpoint::can_be_side_file(name) || name.ends_with(".index.json");
       if (belongs_to_model && !replaced && fs::is_regular_file(entry.path()))
-        files[name] = base::read_text(entry.path(), kMaxSideFileBytes);
+        files[name] = base::read_text(entry.path(), kMaxTokenizerBytes);
     }
   }
+  const bool beside_adapter = fs::exists(adapter_dir / "tokenizer_config.json");
+  for (checkpoint::SideFile& file : named_chat_templates(beside_adapter ? adapter_dir : loaded.model_dir))
+    files[file.name] = std::move(file.bytes);
   nlohmann::json config = base::parse_json(loaded.config_json, (loaded.model_dir / "config.json").string());
   config.erase("torch_dtype");
   config["dtype"] = "float32";

@@ -28,6 +28,7 @@
 #include "sft/train/agree.h"
 #include "sft/train/run_identity.h"
 #include "sft/train/trainer.h"
+#include "tokenizer_files.h"
 #include "start_table.h"
 #include "time_account.h"
 

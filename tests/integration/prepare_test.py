@@ -277,6 +277,19 @@ def test_tokenizer_files_lie_beside_the_data_set(model, tmp_path):
         assert (tmp_path / "rows.tokenizer" / name).read_bytes() == (model / name).read_bytes()
 
 
+def test_named_chat_templates_lie_there_too_until_one_is_chosen(model, tmp_path):
+    mine = shutil.copytree(model, tmp_path / "model")
+    tokenizer = Tokenizer(TokenizerFolder("", mine)).tokenizer
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": "{{ tools | length }}"}
+    tokenizer.save_pretrained(mine)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]}])
+    prepare(mine, rows, tmp_path / "rows.h5")
+    assert Tokenizer(TokenizerFolder("", tmp_path / "rows.tokenizer")).tokenizer.chat_template == tokenizer.chat_template
+    (tmp_path / "mine.jinja").write_text("{{ messages[1].content }}")
+    prepare(mine, rows, tmp_path / "chosen.h5", chat_template_path=str(tmp_path / "mine.jinja"))
+    assert Tokenizer(TokenizerFolder("", tmp_path / "chosen.tokenizer")).tokenizer.chat_template == "{{ messages[1].content }}"
+
+
 def test_unusable_rows_are_counted_and_named(model, tmp_path, capsys):
     rows = [{"text": "good"}, {"text": None}, {"text": 3}, {"other": 1}, {"text": ["list"]}, {"text": None}, {"text": "\ud800"}, {"text": ""}]
     output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5")

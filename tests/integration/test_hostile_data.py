@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -166,9 +167,10 @@ def test_links_out_of_a_model_are_not_followed(tmp_path, workspace):
 
     outside = tmp_path / "outside.json"
     outside.write_text("{}")
-    for name in ("generation_config.json", "config.json", "model.safetensors"):
-        folder = tmp_path / f"model-{name}"
+    for name in ("generation_config.json", "config.json", "model.safetensors", "additional_chat_templates/tool_use.jinja"):
+        folder = tmp_path / f"model-{Path(name).name}"
         shutil.copytree(workspace.model, folder)
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(outside)
         watch = OpenedFiles(outside)
@@ -176,9 +178,15 @@ def test_links_out_of_a_model_are_not_followed(tmp_path, workspace):
         assert run.returncode == DATA and f"{folder}/{name} is a link to {outside}" in run.output, run.output
         assert not watch.any()
     data = workspace.write_data("linked")
-    (data.with_suffix(".tokenizer") / "notes.txt").symlink_to(outside)
-    run = ours.run(workspace.settings("links", train_dataset=data), check=False, timeout=60)
-    assert run.returncode == DATA and "notes.txt is a link" in run.output, run.output
+    for name in ("notes.txt", "additional_chat_templates/tool_use.jinja", "additional_chat_templates"):
+        link = data.with_suffix(".tokenizer") / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(outside)
+        run = ours.run(workspace.settings("links", train_dataset=data), check=False, timeout=60)
+        assert run.returncode == DATA and f"{link} is a link" in run.output, run.output
+        link.unlink()
+        if link.parent != data.with_suffix(".tokenizer"):
+            link.parent.rmdir()
 
 
 def test_links_of_the_hugging_face_cache_are_followed(tmp_path, workspace):
@@ -190,11 +198,14 @@ def test_links_of_the_hugging_face_cache_are_followed(tmp_path, workspace):
     (repository / "refs" / "main").write_text("0123abc")
     local = tmp_path / "downloaded"
     local.mkdir()
-    for number, file in enumerate(sorted(workspace.model.iterdir())):
+    files = {file.name: file.read_bytes() for file in workspace.model.iterdir()} | {"additional_chat_templates/tool_use.jinja": b"{{ tools }}"}
+    for number, (name, content) in enumerate(sorted(files.items())):
         blob = blobs / f"{number:040x}"
-        blob.write_bytes(file.read_bytes())
-        (snapshot / file.name).symlink_to(f"../../blobs/{blob.name}")
-        (local / file.name).symlink_to(blob)
+        blob.write_bytes(content)
+        for folder in (snapshot, local):
+            (folder / name).parent.mkdir(exist_ok=True)
+        (snapshot / name).symlink_to(os.path.relpath(blob, (snapshot / name).parent))
+        (local / name).symlink_to(blob)
     for name in ("org/tiny", snapshot, local):
         settings = workspace.settings("cache", model_name_or_path=name, max_steps=1, save_strategy="no", overwrite_output_dir=True)
         run = ours.run(settings, env={"HF_HUB_CACHE": str(tmp_path / "hub")})

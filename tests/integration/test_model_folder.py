@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,24 @@ def test_tokenizer_and_state_load(workspace, run):
     assert [e["eval_loss"] for e in state.log_history if "eval_loss" in e] == [e["eval_loss"] for e in run.evaluations]
     final = TrainerState.load_from_json(str(run.output_dir / "trainer_state.json"))
     assert final.log_history[-1]["train_loss"] == run.summary["train_loss"]
+
+
+def test_named_chat_templates_go_along(workspace, tmp_path):
+    from transformers import AutoTokenizer
+
+    templates = {"default": "{{ messages[0].content }}", "tool_use": "{{ tools | length }}"}
+    data = Path(shutil.copy(workspace.token_file("train", "llama-tied"), tmp_path / "train.h5"))
+    tokenizer = shutil.copytree(workspace.token_file("train", "llama-tied").with_suffix(".tokenizer"), data.with_suffix(".tokenizer"))
+    (tokenizer / "chat_template.jinja").write_text(templates["default"])
+    (tokenizer / "additional_chat_templates").mkdir()
+    (tokenizer / "additional_chat_templates" / "tool_use.jinja").write_text(templates["tool_use"])
+    settings = settings_of(workspace, workspace.model("llama-tied"), tmp_path / "out", train_dataset=data, use_peft=True, save_strategy="steps", save_steps=3)
+    run = ours.run(settings, ranks=2)
+    merged = subprocess.run([str(ours.program()), "export", "--merge", str(run.output_dir), str(tmp_path / "merged")], env=ours.environment())
+    assert merged.returncode == 0
+    for folder in (run.output_dir / "checkpoint-3", run.output_dir, tmp_path / "merged"):
+        assert AutoTokenizer.from_pretrained(folder).chat_template == templates
+    assert subprocess.run([str(ours.program()), "verify", str(run.output_dir)], env=ours.environment()).returncode == 0
 
 
 def settings_of(workspace, model_folder, out, **more) -> dict:

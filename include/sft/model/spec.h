@@ -111,6 +111,9 @@ struct DecoderSpec {
 // Local. Error(kInvalidData) naming the file, the key and what is supported (an unknown model_type lists the known ones).
 DecoderSpec spec_from_config_json(const std::string& text, const std::string& file_name);
 
+// In a folder with a tokenizer: .jinja files, chat templates besides the default one, as transformers keeps them.
+inline constexpr const char* kNamedTemplatesFolder = "additional_chat_templates";
+
 // Local. A model or adapter that somebody else packed must not make other files of this machine part of it: they would go into checkpoints.
 // Error(kInvalidData) naming a link that leads out of the folder and the cache (docs/security.md).
 void check_links(const std::filesystem::path& model_dir);
