@@ -41,7 +41,7 @@ void keep_best(std::vector<Link>& links, const std::vector<Link>& again) {
 // figures.
 AllFacts facts_of_all(const config::Options& options, const parallel::Topology& topology,
                       parallel::Communicator& comm) {
-  RankFacts mine = gather_facts(options, topology);
+  RankFacts mine = gather_facts(options, topology, comm);
   comm.barrier();  // waiting for a rank that still reads would be taken for the network
   mine.links = measure_links(topology);
   AllFacts all = exchange(mine, comm);
@@ -114,8 +114,9 @@ ExitCode examine_allocation(const config::Options& options, parallel::MpiEnv& en
                             parallel::Communicator& comm) {
   const parallel::Topology& topology = env.topology();
   const AllFacts all = facts_of_all(options, topology, comm);
-  std::vector<Finding> findings{check_hosts(all), check_program(all), check_inputs(all), check_device(all),
-                                check_cores(all), check_limits(all),  check_links(all),  check_clocks(all)};
+  std::vector<Finding> findings{check_hosts(all),  check_program(all), check_inputs(all),
+                                check_device(all), check_cores(all),   check_memory(all),
+                                check_limits(all), check_links(all),   check_clocks(all)};
   if (std::all_of(all.begin(), all.end(), [](const RankFacts& facts) { return facts.device == "cuda"; }))
     findings.push_back(check_nccl(topology, env, comm));
   for (Finding& line : check_storage(options.save, all.front().storage, comm))

@@ -245,6 +245,25 @@ Finding check_cores(const AllFacts& ranks) {
   return finding("cores", std::move(to_do), ExitCode::kConfig, std::move(ok));
 }
 
+Finding check_memory(const AllFacts& ranks) {
+  TextsByHost failed, ok;
+  std::vector<RankMemory> memory;
+  for (const RankFacts& facts : ranks) {
+    if (facts.reserve_memory.code != ExitCode::kDone) failed.add(facts.host, facts.reserve_memory.message);
+    memory.push_back(facts.memory);
+  }
+  std::vector<std::string> to_do = failed.texts();
+  if (const std::string over = over_limit(memory); !over.empty())
+    to_do.push_back(fmt::format("{}, before activations: {}", over, kMemoryRemedy));
+  for (const MemoryUse& use : uses_of(memory)) {
+    ok.add(use.host, fmt::format("{} MB before activations, of {} MB ({})", use.need / 1'000'000,
+                                 use.limit / 1'000'000, use.of));
+  }
+  std::vector<std::string> texts = ok.texts();
+  if (texts.empty()) texts.emplace_back("not looked at: on a GPU, or without the model");
+  return finding("memory", std::move(to_do), ExitCode::kOutOfMemory, std::move(texts));
+}
+
 Finding check_limits(const AllFacts& ranks) {
   constexpr int64_t kFilesOfOne = 256, kFilesPerRank = 4, kSharedBytesPerRank = int64_t{32} << 20;
   const int64_t files = kFilesOfOne + kFilesPerRank * static_cast<int64_t>(ranks.size());

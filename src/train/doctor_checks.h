@@ -24,6 +24,7 @@ Finding check_program(const AllFacts& ranks);  // kDiverged
 Finding check_inputs(const AllFacts& ranks);   // kInvalidData and what else opening them gives, kDiverged
 Finding check_device(const AllFacts& ranks);   // kConfig
 Finding check_cores(const AllFacts& ranks);    // kConfig
+Finding check_memory(const AllFacts& ranks);   // kOutOfMemory
 Finding check_limits(const AllFacts& ranks);   // kConfig
 Finding check_links(const AllFacts& ranks);    // kConfig
 Finding check_clocks(const AllFacts& ranks);   // kConfig

@@ -17,6 +17,7 @@
 #include "run_parts.h"
 #include "sft/base/file.h"
 #include "sft/base/hash.h"
+#include "sft/base/timer.h"
 #include "sft/config/path_list.h"
 #include "sft/model/decoder.h"
 #include "sft/model/weights.h"
@@ -139,11 +140,27 @@ StorageNeed storage_need(const config::Options& options, const RunPlan& plan, co
   return need;
 }
 
-StorageNeed open_inputs(const config::Options& options, int64_t world_size) {
-  const Inputs inputs = read_inputs(options);
-  check_weights(*inputs.decoder, inputs.model_dir);
-  return storage_need(options, make_plan(options, inputs.train->size(), world_size), *inputs.decoder,
-                      inputs.adapter.has_value());
+// Reserves what the run holds, and gives it back untouched.
+RankMemory reserve_memory(const Inputs& inputs, const config::Options& options,
+                          const parallel::Topology& topology, parallel::Communicator& comm) {
+  base::PhaseTimers timers;
+  const engine::Engine engine(*inputs.decoder, engine_options(options, "cpu", topology), comm, timers);
+  const auto optimizer = make_optimizer(options.optimizer, engine, 0);
+  return {topology.host, memory_need(engine, *optimizer, options.save, topology.world_size).total(),
+          memory::limits()};
+}
+
+void open_inputs(RankFacts& facts, const config::Options& options, const parallel::Topology& topology,
+                 parallel::Communicator& comm) {
+  Inputs inputs;
+  facts.open_inputs = attempt([&] {
+    inputs = read_inputs(options);
+    check_weights(*inputs.decoder, inputs.model_dir);
+    facts.storage = storage_need(options, make_plan(options, inputs.train->size(), topology.world_size),
+                                 *inputs.decoder, inputs.adapter.has_value());
+  });
+  if (facts.open_inputs.code != ExitCode::kDone || facts.device != "cpu") return;
+  facts.reserve_memory = attempt([&] { facts.memory = reserve_memory(inputs, options, topology, comm); });
 }
 
 // --- The host
@@ -182,7 +199,8 @@ std::string fingerprint(const std::string& path) {
   }
 }
 
-RankFacts gather_facts(const config::Options& options, const parallel::Topology& topology) {
+RankFacts gather_facts(const config::Options& options, const parallel::Topology& topology,
+                       parallel::Communicator& comm) {
   RankFacts facts;
   facts.rank = topology.rank;
   facts.host = topology.host;
@@ -193,7 +211,7 @@ RankFacts gather_facts(const config::Options& options, const parallel::Topology&
   facts.cores = parallel::cores_in_use();
   facts.program = fingerprint_program();
   facts.inputs = fingerprint_inputs(options);
-  facts.open_inputs = attempt([&] { facts.storage = open_inputs(options, topology.world_size); });
+  open_inputs(facts, options, topology, comm);
   facts.limits = find_limits();
   return facts;
 }
@@ -203,7 +221,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, open_files, has_infiniband, may_lock_
                                    shared_memory_bytes)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(StorageNeed, checkpoint_bytes, num_checkpoints, final_model_bytes)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankFacts, rank, host, ranks_on_host, program, inputs, open_inputs,
-                                   storage, device, select_device, threads, cores, limits, links)
+                                   storage, device, select_device, threads, cores, limits, reserve_memory,
+                                   memory, links)
 
 std::string to_json(const RankFacts& facts) {
   return nlohmann::json(facts).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "memory_need.h"
 #include "sft/base/error.h"
 #include "sft/config/options.h"
 #include "sft/parallel/environment.h"
@@ -49,11 +50,14 @@ struct RankFacts {
   int threads = 1;
   std::vector<int> cores;
   Limits limits;
+  Attempt reserve_memory;             // as the run does it
+  RankMemory memory;                  // on a CPU; without limits where it is not known
   std::vector<parallel::Link> links;  // [world_size], by measure_links()
 };
 
 // Local. All but the links. Sets this rank's threads and cores as the run would.
-RankFacts gather_facts(const config::Options& options, const parallel::Topology& topology);
+RankFacts gather_facts(const config::Options& options, const parallel::Topology& topology,
+                       parallel::Communicator& comm);
 
 // Size and hash: of the whole file up to 16 MiB, of 64 stretches of 64 KiB, evenly spread, of a larger one. A
 // difference that misses all of them is not seen.

@@ -14,7 +14,13 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limit, of, bytes)
 
 namespace sft::train {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankMemory, host, need, limits)
+void to_json(nlohmann::json& json, const RankMemory& rank) {
+  json = {{"host", rank.host}, {"need", rank.need}, {"limits", rank.limits}};
+}
+
+void from_json(const nlohmann::json& json, RankMemory& rank) {
+  rank = {json.at("host"), json.at("need"), json.at("limits")};
+}
 
 MemoryNeed memory_need(const engine::Engine& engine, optim::Optimizer& optimizer,
                        const config::SaveOptions& save, int world_size) {
@@ -44,27 +50,26 @@ std::string to_text(const MemoryNeed& need) {
   return text;
 }
 
-std::string over_limit(const std::vector<RankMemory>& ranks) {
-  struct Use {
-    int64_t need = 0, bytes = 0;
-    int ranks = 0;
-  };
-  std::map<std::pair<std::string, std::string>, Use> uses;  // of (host, limit)
+std::vector<MemoryUse> uses_of(const std::vector<RankMemory>& ranks) {
+  std::map<std::pair<std::string, std::string>, MemoryUse> uses;  // of (host, limit)
   for (const RankMemory& rank : ranks) {
     for (const memory::Limit& limit : rank.limits) {
-      Use& use = uses[{rank.host, limit.of}];
-      use.need += rank.need;
-      use.bytes = limit.bytes;
-      ++use.ranks;
+      MemoryUse& use = uses[{rank.host, limit.of}];
+      use = {rank.host, limit.of, use.ranks + 1, use.need + rank.need, limit.bytes};
     }
   }
+  std::vector<MemoryUse> result;
+  for (auto& [where, use] : uses) result.push_back(std::move(use));
+  return result;
+}
+
+std::string over_limit(const std::vector<RankMemory>& ranks) {
   std::string text;
-  for (const auto& [where, use] : uses) {
-    if (use.need <= use.bytes) continue;
-    text +=
-        fmt::format("{}{} on {} gives {} rank{} {:.0f} MB, and {:.0f} MB are needed",
-                    text.empty() ? "" : "; ", where.second, where.first, use.ranks, use.ranks == 1 ? "" : "s",
-                    static_cast<double>(use.bytes) / 1e6, static_cast<double>(use.need) / 1e6);
+  for (const MemoryUse& use : uses_of(ranks)) {
+    if (use.need <= use.limit) continue;
+    text += fmt::format("{}{} on {} gives {} rank{} {:.0f} MB, and {:.0f} MB are needed",
+                        text.empty() ? "" : "; ", use.of, use.host, use.ranks, use.ranks == 1 ? "" : "s",
+                        static_cast<double>(use.limit) / 1e6, static_cast<double>(use.need) / 1e6);
   }
   return text;
 }
@@ -76,13 +81,10 @@ void check_memory(const MemoryNeed& need, const std::string& host, parallel::Com
     ranks.push_back(nlohmann::json::parse(text).get<RankMemory>());
   const std::string over = over_limit(ranks);
   if (over.empty()) return;
-  throw base::Error(
-      base::ExitCode::kOutOfMemory,
-      fmt::format(
-          "not enough memory: {} (each rank {}, and activations on top). Ask for more (Slurm: --mem), "
-          "put fewer ranks on a host, each with more threads, or take use_peft or optim = adafactor",
-          over, to_text(need)),
-      base::SeenBy::kAllRanks);
+  throw base::Error(base::ExitCode::kOutOfMemory,
+                    fmt::format("not enough memory: {} (each rank {}, and activations on top): {}", over,
+                                to_text(need), kMemoryRemedy),
+                    base::SeenBy::kAllRanks);
 }
 
 }  // namespace sft::train

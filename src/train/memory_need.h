@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,21 @@ struct RankMemory {
   int64_t need = 0;
   std::vector<memory::Limit> limits = {};
 };
+
+void to_json(nlohmann::json& json, const RankMemory& rank);
+void from_json(const nlohmann::json& json, RankMemory& rank);
+
+// What the ranks under one limit of a host need together.
+struct MemoryUse {
+  std::string host, of;
+  int ranks = 0;
+  int64_t need = 0, limit = 0;
+};
+std::vector<MemoryUse> uses_of(const std::vector<RankMemory>& ranks);
+
+inline constexpr const char* kMemoryRemedy =
+    "ask for more (Slurm: --mem), put fewer ranks on a host, each with more threads, or take use_peft or "
+    "optim = adafactor";
 
 // Which ranks need more than a limit lets them have together, and how much that is; empty if none do.
 std::string over_limit(const std::vector<RankMemory>& ranks);

@@ -78,6 +78,15 @@ def test_less_than_the_model_takes_is_refused_before_it_is_touched(workspace, la
     assert not (settings["output_dir"] / "trainer_log.jsonl").exists()
 
 
+def test_the_doctor_says_so_before_the_run(workspace, large_model, need, group):
+    settings = workspace.settings("examined", model_name_or_path=large_model)
+    launched = [ours.SOURCE_DIR / "launch" / "sft-run", "--doctor", "--oversubscribe", "-n"]
+    examined = {limit: run_within(group, limit, settings, lambda ini, ranks: [*launched, ranks, "--args", ini]).stdout
+                for limit in (4 * need, need * 9 // 10)}
+    assert re.search(rf"memory +TO DO +control group {group} on \S+ gives 2 ranks .* before activations: .*--mem", examined[need * 9 // 10])
+    assert re.search(rf"memory +ok +.*{need // MB} MB before activations, of \d+ MB \(control group {group}\)", examined[4 * need], re.DOTALL)
+
+
 def test_enough_is_not_refused(workspace, large_model, need, group):
     settings = workspace.settings("enough", model_name_or_path=large_model, max_steps=2, save_strategy="no")
     done = run_within(group, 4 * need, settings)

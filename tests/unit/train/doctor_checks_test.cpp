@@ -26,6 +26,7 @@ AllFacts good_facts() {
     facts.device = "cpu";
     facts.threads = 2;
     facts.cores = r % 2 == 0 ? std::vector<int>{0, 1} : std::vector<int>{2, 3};
+    facts.memory = {facts.host, 400'000'000, {{"the machine", 1'000'000'000}}};
     facts.limits = {.open_files = 1024, .shared_memory_bytes = int64_t{1} << 30};
     for (std::size_t other = 0; other < ranks.size(); ++other) {
       const bool same_host = (r < 2) == (other < 2);
@@ -49,8 +50,8 @@ void expect_to_do(const Finding& finding, ExitCode code, const std::vector<std::
 }
 
 using Check = Finding (*)(const AllFacts&);
-constexpr Check kChecks[] = {check_hosts, check_program, check_inputs, check_device,
-                             check_cores, check_limits,  check_links,  check_clocks};
+constexpr Check kChecks[] = {check_hosts,  check_program, check_inputs, check_device, check_cores,
+                             check_memory, check_limits,  check_links,  check_clocks};
 
 TEST(Doctor, FindsNothingWhereNothingIsWrong) {
   for (const Check check : kChecks) {
@@ -118,6 +119,27 @@ TEST(Doctor, RanksMayBeJoinedOverAThird) {
   ranks[2].cores = {1, 2};
   ranks[3].cores = {4, 5};
   expect_to_do(check_cores(ranks), ExitCode::kConfig, {"nodea: ranks 0, 1, 2: 6 threads on cores 0-3"});
+}
+
+TEST(Doctor, AddsUpTheMemoryOfRanksOnOneHost) {
+  AllFacts ranks = good_facts();
+  EXPECT_EQ(text_of(check_memory(ranks)),
+            "nodea, nodeb: 800 MB before activations, of 1000 MB (the machine)\n");
+  ranks[3].memory.limits.push_back({"control group /job", 399'000'000});
+  expect_to_do(
+      check_memory(ranks), ExitCode::kOutOfMemory,
+      {"control group /job on nodeb gives 1 rank 399 MB, and 400 MB are needed, before activations"});
+  ranks = good_facts();
+  ranks[2].memory = {};
+  ranks[2].reserve_memory = {ExitCode::kOutOfMemory, "400 MB of memory cannot be had"};
+  expect_to_do(check_memory(ranks), ExitCode::kOutOfMemory, {"nodeb: 400 MB of memory cannot be had"});
+}
+
+TEST(Doctor, SaysThatMemoryIsNotKnown) {
+  AllFacts ranks = good_facts();
+  for (RankFacts& facts : ranks) facts.memory = {};
+  EXPECT_TRUE(check_memory(ranks).ok());
+  EXPECT_NE(text_of(check_memory(ranks)).find("not looked at"), std::string::npos);
 }
 
 TEST(Doctor, NamesLimitsThatAreTooLow) {
