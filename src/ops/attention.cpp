@@ -22,14 +22,15 @@ int64_t longest_row(std::span<const int64_t> cu_seqlens) {
 Implementation choose(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                       const DropoutSite* dropout, ComputeDtype compute) {
-  if (is_active(dropout) || options.softcap || !options.alibi_slopes.empty()) return Implementation::kGeneric;
-  const bool windowed = options.sliding_window && *options.sliding_window < longest_row(cu_seqlens);
   const bool bf16 = compute == ComputeDtype::kBf16;
+  const bool special = is_active(dropout) || options.softcap || !options.alibi_slopes.empty();
+  const bool windowed = options.sliding_window && *options.sliding_window < longest_row(cu_seqlens);
   if (q.is_cpu() && (q.scalar_type() == at::kFloat || bf16)) {
     if (cpu::fused_attention_serves(q, k, v))
       return bf16 && cpu::has_bf16_gemm() ? Implementation::kCpuBf16 : Implementation::kCpuFused;
-    return windowed ? Implementation::kGeneric : Implementation::kCpuFlash;
+    return special || windowed ? Implementation::kGeneric : Implementation::kCpuFlash;
   }
+  if (special) return Implementation::kGeneric;
   const bool flash_serves = q.size(2) % 8 == 0 && q.size(2) <= 256;  // OpenLLaMA-3B has heads of 100
   if (q.is_cuda() && bf16 && flash_serves) return Implementation::kCudaFlash;
   return Implementation::kGeneric;
@@ -42,9 +43,9 @@ at::Tensor attention_forward(const at::Tensor& q, const at::Tensor& k, const at:
                              const DropoutSite* dropout, ComputeDtype compute, AttentionSaved* saved) {
   switch (choose(q, k, v, cu_seqlens, options, dropout, compute)) {
     case Implementation::kCpuFused:
-      return cpu::fused_attention_forward(q, k, v, cu_seqlens, options, compute, saved);
+      return cpu::fused_attention_forward(q, k, v, cu_seqlens, options, dropout, compute, saved);
     case Implementation::kCpuBf16:
-      return cpu::bf16_attention_forward(q, k, v, cu_seqlens, options, saved);
+      return cpu::bf16_attention_forward(q, k, v, cu_seqlens, options, dropout, saved);
     case Implementation::kCpuFlash:
       return cpu::flash_attention_forward(q, k, v, cu_seqlens, options, compute, saved);
     case Implementation::kCudaFlash:
@@ -62,9 +63,10 @@ AttentionGrads attention_backward(const at::Tensor& grad_out, const at::Tensor& 
                                   const AttentionSaved& saved) {
   switch (choose(q, k, v, cu_seqlens, options, dropout, compute)) {
     case Implementation::kCpuFused:
-      return cpu::fused_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
+      return cpu::fused_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, dropout, compute,
+                                           saved);
     case Implementation::kCpuBf16:
-      return cpu::bf16_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, saved);
+      return cpu::bf16_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, dropout, saved);
     case Implementation::kCpuFlash:
       return cpu::flash_attention_backward(grad_out, q, k, v, out, cu_seqlens, options, compute, saved);
     case Implementation::kCudaFlash:

@@ -35,6 +35,11 @@ at::Tensor dropout_mask_range(const DropoutSite& site, int64_t row, int64_t begi
   return mask;
 }
 
+void fill_dropout_mask(const DropoutSite& site, int64_t row, int64_t begin, int64_t count, float* out) {
+  fill_mask(RowStream(site, site.rows[static_cast<std::size_t>(row)]), site.probability, begin, begin + count,
+            out);
+}
+
 at::Tensor dropout_mask(const DropoutSite& site, int64_t row, int64_t count) {
   return dropout_mask_range(site, row, 0, count);
 }

@@ -66,7 +66,7 @@ def code(output: str, otherwise: int = 0) -> int:
     return 92 if table(output).get("network") == "TO DO" else otherwise
 
 
-CHECKS = {"hosts", "program", "model and data", "device", "cores", "limits", "clocks", "output_dir", "free space"}
+CHECKS = {"hosts", "program", "model and data", "device", "cores", "memory", "limits", "clocks", "output_dir", "free space"}
 
 
 def test_nothing_is_wrong(bed, workspace):

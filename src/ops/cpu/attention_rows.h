@@ -10,13 +10,25 @@ struct VisibleKeys {
   int64_t begin, end;
 };
 
-// scores <- softmax(scale * visible scores), zeros elsewhere. Returns log(sum(exp(scale * scores))).
-float softmax_row(float* scores, float scale, VisibleKeys visible, int64_t padded);
+// What the softmax is of: scale * score; softcap * tanh(scale * score / softcap) where there is one; and of
+// ALiBi slope * (key - query) added, the query being the last key that it sees.
+struct ScoreRule {
+  float scale;
+  float softcap = 0.0F;  // 0: none
+  float slope = 0.0F;
+  bool only_scales() const { return softcap == 0.0F && slope == 0.0F; }
+};
 
-// scores <- probabilities, from the row's logsumexp; grad <- gradient of the unscaled scores, from that of
-// the probabilities. delta: dot product of the row's output and its gradient.
-void softmax_backward_row(float* scores, float* grad, float scale, float logsumexp, float delta,
+// scores <- softmax of the visible scores, zeros elsewhere. Returns the log of the sum of their exponentials.
+float softmax_row(float* scores, const ScoreRule& rule, VisibleKeys visible, int64_t padded);
+
+// scores <- probabilities, from the row's logsumexp; grad <- gradient of the scores as they were, from that
+// of the probabilities. delta: dot product of the row's output and its gradient.
+void softmax_backward_row(float* scores, float* grad, const ScoreRule& rule, float logsumexp, float delta,
                           VisibleKeys visible, int64_t padded);
+
+// x <- x * by, where visible.
+void multiply_row(float* x, const float* by, VisibleKeys visible);
 
 float dot(const float* a, const float* b, int64_t n);
 // The same of bf16 values.

@@ -15,6 +15,7 @@
 
 #include "ops/cpu/attention_rows.h"
 #include "ops/cpu/small_gemm.h"
+#include "ops/dropout.h"
 #include "sft/base/checked.h"
 #include "sft/ops/ops.h"
 
@@ -28,7 +29,7 @@ inline int64_t padded_keys(int64_t length) {
 }
 
 struct AttentionTask {
-  int64_t begin, length, kv_head;
+  int64_t row, begin, length, kv_head;
 };
 
 // Longest first, so that the last ones to finish are short.
@@ -37,7 +38,8 @@ inline std::vector<AttentionTask> attention_tasks(std::span<const int64_t> cu_se
   for (std::size_t r = 0; r + 1 < cu_seqlens.size(); ++r) {
     const int64_t length = cu_seqlens[r + 1] - cu_seqlens[r];
     if (length == 0) continue;
-    for (int64_t head = 0; head < kv_heads; ++head) tasks.push_back({cu_seqlens[r], length, head});
+    for (int64_t head = 0; head < kv_heads; ++head)
+      tasks.push_back({static_cast<int64_t>(r), cu_seqlens[r], length, head});
   }
   std::ranges::stable_sort(tasks, std::greater<>{}, &AttentionTask::length);
   return tasks;
@@ -86,18 +88,33 @@ template <typename View>
 struct AttentionProblem {
   View q, k, v;
   int64_t head_dim, groups;
-  float scale;
   KeyWindow window;
+  const AttentionOptions& options;
+  const DropoutSite* dropout;  // null: none
 
   AttentionProblem(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
-                   const AttentionOptions& options)
+                   const AttentionOptions& options_in, const DropoutSite* dropout_in)
       : q(q_in),
         k(k_in),
         v(v_in),
         head_dim(q_in.size(2)),
         groups(q_in.size(1) / k_in.size(1)),
-        scale(static_cast<float>(options.scale)),
-        window(options) {}
+        window(options_in),
+        options(options_in),
+        dropout(is_active(dropout_in) ? dropout_in : nullptr) {}
+
+  ScoreRule rule(int64_t head) const {
+    const auto& slopes = options.alibi_slopes;
+    return {static_cast<float>(options.scale), static_cast<float>(options.softcap.value_or(0.0)),
+            slopes.empty() ? 0.0F : static_cast<float>(slopes[static_cast<std::size_t>(head)])};
+  }
+  // mask[j] for the keys that query i of the block sees. Elements of a row are counted (head, query, key).
+  void fill_mask(const AttentionTask& task, int64_t head, const AttentionBlock& b, int64_t i,
+                 float* mask) const {
+    const VisibleKeys keys = b.visible(i);
+    const int64_t first = (head * task.length + b.first + i) * task.length + b.first_key + keys.begin;
+    fill_dropout_mask(*dropout, task.row, first, keys.end - keys.begin, mask + keys.begin);
+  }
 };
 
 // Runs body(task, Scratch) for all tasks, on at most at::get_num_threads() threads, each taking the next task

@@ -64,7 +64,7 @@ class Carver {
 
 struct ForwardScratch {
   static int64_t size(int64_t length, int64_t head_dim) {
-    return padded_keys(length) * (head_dim + kQueriesPerBlock * 3 / 2) + kQueriesPerBlock * head_dim;
+    return padded_keys(length) * (head_dim + kQueriesPerBlock * 3 / 2 + 1) + kQueriesPerBlock * head_dim;
   }
   ForwardScratch(float* floats, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
     Carver memory(floats);
@@ -73,12 +73,14 @@ struct ForwardScratch {
     scores = memory.floats(kQueriesPerBlock * stride);
     probabilities = memory.words(kQueriesPerBlock * stride / 2);
     out = memory.floats(kQueriesPerBlock * head_dim);
+    mask = memory.floats(stride);
   }
   int64_t stride;
   uint32_t *keys, *values;  // [head_dim / 2, stride], [stride / 2, head_dim]
   float* scores;            // [queries, stride]
   uint32_t* probabilities;  // [queries, stride / 2]
   float* out;               // [queries, head_dim]
+  float* mask;              // [stride]
 };
 
 void forward_task(const Bf16Problem& p, const AttentionTask& task, const ForwardScratch& s, const Words& out,
@@ -95,7 +97,11 @@ void forward_task(const Bf16Problem& p, const AttentionTask& task, const Forward
                  s.keys + b.first_key, s.stride, s.scores, s.stride, false});
       for (int64_t i = 0; i < b.queries; ++i) {
         float* const scores = s.scores + i * s.stride;
-        logsumexp[head * tokens + token + i] = softmax_row(scores, p.scale, b.visible(i), b.padded);
+        logsumexp[head * tokens + token + i] = softmax_row(scores, p.rule(head), b.visible(i), b.padded);
+        if (p.dropout != nullptr) {
+          p.fill_mask(task, head, b, i, s.mask);
+          multiply_row(scores, s.mask, b.visible(i));
+        }
         round_to_bf16(scores, reinterpret_cast<uint16_t*>(s.probabilities + i * s.stride / 2), b.padded);
       }
       bf16_gemm({b.queries, p.head_dim, b.padded / 2, s.probabilities, s.stride / 2,
@@ -108,7 +114,7 @@ void forward_task(const Bf16Problem& p, const AttentionTask& task, const Forward
 
 struct BackwardScratch {
   static int64_t size(int64_t length, int64_t head_dim) {
-    return padded_keys(length) * (head_dim * 7 / 2 + kQueriesPerBlock * 7 / 2) + 3 * kPairs * head_dim;
+    return padded_keys(length) * (head_dim * 7 / 2 + kQueriesPerBlock * 7 / 2 + 1) + 3 * kPairs * head_dim;
   }
   BackwardScratch(float* floats, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
     Carver memory(floats);
@@ -125,6 +131,7 @@ struct BackwardScratch {
     pairs = memory.words(kPairs * head_dim);
     queries = memory.words(head_dim * kPairs);
     grad_out = memory.words(head_dim * kPairs);
+    mask = memory.floats(stride);
   }
   int64_t stride;
   uint32_t *keys, *values;             // [head_dim / 2, stride]
@@ -135,6 +142,7 @@ struct BackwardScratch {
   uint32_t *score_pairs, *grad_pairs;  // [kPairs, stride]
   uint32_t* pairs;                     // [kPairs, head_dim]
   uint32_t *queries, *grad_out;        // [head_dim, kPairs]
+  float* mask;                         // [stride]
 };
 
 struct BackwardTensors {
@@ -145,13 +153,20 @@ struct BackwardTensors {
 };
 
 // Probabilities and their gradients of a block, as rows and as pairs of rows.
-void backward_scores(const Bf16Problem& p, const AttentionBlock& b, const BackwardScratch& s,
-                     const BackwardTensors& t, const float* logsumexp, int64_t token, int64_t head) {
+void backward_scores(const Bf16Problem& p, const AttentionTask& task, const AttentionBlock& b,
+                     const BackwardScratch& s, const BackwardTensors& t, const float* logsumexp,
+                     int64_t head) {
+  const int64_t token = task.begin + b.first;
   for (int64_t i = 0; i < b.queries; ++i) {
     float *const scores = s.scores + i * s.stride, *const grads = s.grads + i * s.stride;
     const float delta =
         dot_bf16(t.grad_out.values(token + i, head), t.out.values(token + i, head), p.head_dim);
-    softmax_backward_row(scores, grads, p.scale, logsumexp[i], delta, b.visible(i), b.padded);
+    if (p.dropout != nullptr) {
+      p.fill_mask(task, head, b, i, s.mask);
+      multiply_row(grads, s.mask, b.visible(i));
+    }
+    softmax_backward_row(scores, grads, p.rule(head), logsumexp[i], delta, b.visible(i), b.padded);
+    if (p.dropout != nullptr) multiply_row(scores, s.mask, b.visible(i));
     round_to_bf16(grads, reinterpret_cast<uint16_t*>(s.grad_rows + i * s.stride / 2), b.padded);
   }
   if (b.queries % 2 == 1) {
@@ -201,7 +216,7 @@ void backward_task(const Bf16Problem& p, const AttentionTask& task, const Backwa
                  s.keys + b.first_key, s.stride, s.scores, s.stride, false});
       bf16_gemm({b.queries, b.padded, p.head_dim / 2, t.grad_out.at(token, head), t.grad_out.token_stride,
                  s.values + b.first_key, s.stride, s.grads, s.stride, false});
-      backward_scores(p, b, s, t, logsumexp + head * tokens + token, token, head);
+      backward_scores(p, task, b, s, t, logsumexp + head * tokens + token, head);
       bf16_gemm({b.queries, dim, b.padded / 2, s.grad_rows, s.stride / 2,
                  s.paired_keys + b.first_key / 2 * dim, dim, t.grad_q + (token * t.heads + head) * dim,
                  t.heads * dim, false});
@@ -225,12 +240,12 @@ at::Tensor words_of(const at::Tensor& t) {
 
 at::Tensor bf16_attention_forward(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                  AttentionSaved* saved) {
+                                  const DropoutSite* dropout, AttentionSaved* saved) {
   const at::Tensor q = words_of(q_in), k = words_of(k_in), v = words_of(v_in);
   const int64_t tokens = q.size(0), heads = q.size(1), head_dim = q.size(2);
   const at::Tensor out = at::empty({tokens, heads, head_dim}, q.options());
   const at::Tensor logsumexp = at::empty({heads, tokens}, q.options().dtype(at::kFloat));
-  const Bf16Problem problem(q, k, v, options);
+  const Bf16Problem problem(q, k, v, options, dropout);
   const Words out_words(out);
   float* const lse = logsumexp.mutable_data_ptr<float>();
   run_attention_tasks<ForwardScratch>(cu_seqlens, k.size(1), head_dim,
@@ -244,13 +259,14 @@ at::Tensor bf16_attention_forward(const at::Tensor& q_in, const at::Tensor& k_in
 AttentionGrads bf16_attention_backward(const at::Tensor& grad_out_in, const at::Tensor& q_in,
                                        const at::Tensor& k_in, const at::Tensor& v_in,
                                        const at::Tensor& out_in, std::span<const int64_t> cu_seqlens,
-                                       const AttentionOptions& options, const AttentionSaved& saved) {
+                                       const AttentionOptions& options, const DropoutSite* dropout,
+                                       const AttentionSaved& saved) {
   const at::Tensor q = words_of(q_in), k = words_of(k_in), v = words_of(v_in);
   const at::Tensor grad_out = words_of(grad_out_in), out = words_of(out_in);
   const int64_t tokens = q.size(0), head_dim = q.size(2);
   const at::TensorOptions fp32 = q.options().dtype(at::kFloat);
   AttentionGrads grads{at::empty(q.sizes(), fp32), at::empty(k.sizes(), fp32), at::empty(v.sizes(), fp32)};
-  const Bf16Problem problem(q, k, v, options);
+  const Bf16Problem problem(q, k, v, options, dropout);
   const BackwardTensors tensors{Words(grad_out),
                                 Words(out),
                                 grads.q.mutable_data_ptr<float>(),

@@ -48,28 +48,29 @@ at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& tar
                                  const LossOptions& loss, const double* grad_scale,
                                  const at::Tensor& grad_bf16 = {});
 
-// Our own kernel, for head dimensions that are a multiple of 16. Grouped heads are not expanded; no dropout,
-// softcap or ALiBi.
+// Our own kernel, for head dimensions that are a multiple of 16. Grouped heads are not expanded.
 bool fused_attention_serves(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 at::Tensor fused_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                   ComputeDtype compute, AttentionSaved* saved);
+                                   const DropoutSite* dropout, ComputeDtype compute, AttentionSaved* saved);
 AttentionGrads fused_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
                                         const at::Tensor& v, const at::Tensor& out,
                                         std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                        ComputeDtype compute, const AttentionSaved& saved);
+                                        const DropoutSite* dropout, ComputeDtype compute,
+                                        const AttentionSaved& saved);
 
 // The same with bf16 operands, where has_bf16_gemm(). Takes fp32 or bf16; the output has the dtype of q,
 // gradients are fp32.
 at::Tensor bf16_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                  AttentionSaved* saved);
+                                  const DropoutSite* dropout, AttentionSaved* saved);
 AttentionGrads bf16_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& out,
                                        std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                       const AttentionSaved& saved);
+                                       const DropoutSite* dropout, const AttentionSaved& saved);
 
-// LibTorch's flash kernel, row by row; key/value heads are not copied. No dropout, window or softcap.
+// LibTorch's flash kernel, row by row; key/value heads are not copied. No dropout, window,
+// softcap or ALiBi.
 at::Tensor flash_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
                                    ComputeDtype compute, AttentionSaved* saved);

@@ -23,7 +23,7 @@ struct HeadsView {
 // Scratch of one thread for rows of at most `longest` tokens.
 struct Scratch {
   static int64_t size(int64_t longest, int64_t head_dim) {
-    return 2 * padded_keys(longest) * (head_dim + kQueriesPerBlock);
+    return padded_keys(longest) * (2 * head_dim + 2 * kQueriesPerBlock + 1);
   }
 
   Scratch(float* memory, int64_t length, int64_t head_dim) : stride(padded_keys(length)) {
@@ -31,10 +31,12 @@ struct Scratch {
     values = keys + head_dim * stride;
     scores = values + head_dim * stride;
     grads = scores + kQueriesPerBlock * stride;
+    mask = grads + kQueriesPerBlock * stride;
   }
   int64_t stride;         // of the rows below
   float *keys, *values;   // transposed: [head_dim, stride]
   float *scores, *grads;  // [kQueriesPerBlock, stride]
+  float* mask;            // [stride]
 };
 
 using Problem = AttentionProblem<HeadsView>;
@@ -56,8 +58,12 @@ void forward_task(const Problem& p, const AttentionTask& task, Scratch s, const 
                   s.stride,
                   false});
       for (int64_t i = 0; i < b.queries; ++i) {
-        logsumexp[head * tokens + token + i] =
-            softmax_row(s.scores + i * s.stride, p.scale, b.visible(i), b.padded);
+        float* const scores = s.scores + i * s.stride;
+        logsumexp[head * tokens + token + i] = softmax_row(scores, p.rule(head), b.visible(i), b.padded);
+        if (p.dropout != nullptr) {
+          p.fill_mask(task, head, b, i, s.mask);
+          multiply_row(scores, s.mask, b.visible(i));
+        }
       }
       small_gemm({b.queries,
                   p.head_dim,
@@ -92,9 +98,15 @@ void backward_task(const Problem& p, const AttentionTask& task, Scratch s, const
       small_gemm({b.queries, b.padded, p.head_dim, grad_out, s.values + b.first_key, s.stride, s.grads,
                   s.stride, false});
       for (int64_t i = 0; i < b.queries; ++i) {
+        float *const scores = s.scores + i * s.stride, *const grads = s.grads + i * s.stride;
         const float delta = dot(g.grad_out.at(token + i, head), g.out.at(token + i, head), p.head_dim);
-        softmax_backward_row(s.scores + i * s.stride, s.grads + i * s.stride, p.scale,
-                             logsumexp[head * tokens + token + i], delta, b.visible(i), b.padded);
+        if (p.dropout != nullptr) {
+          p.fill_mask(task, head, b, i, s.mask);
+          multiply_row(grads, s.mask, b.visible(i));
+        }
+        softmax_backward_row(scores, grads, p.rule(head), logsumexp[head * tokens + token + i], delta,
+                             b.visible(i), b.padded);
+        if (p.dropout != nullptr) multiply_row(scores, s.mask, b.visible(i));
       }
       small_gemm({b.queries,
                   p.head_dim,
@@ -140,12 +152,12 @@ bool fused_attention_serves(const at::Tensor& q, const at::Tensor& k, const at::
 
 at::Tensor fused_attention_forward(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
                                    std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                   ComputeDtype compute, AttentionSaved* saved) {
+                                   const DropoutSite* dropout, ComputeDtype compute, AttentionSaved* saved) {
   const at::Tensor q = rounded(q_in, compute), k = rounded(k_in, compute), v = rounded(v_in, compute);
   const int64_t tokens = q.size(0), heads = q.size(1), head_dim = q.size(2);
   at::Tensor out = at::empty({tokens, heads, head_dim}, q.options());
   const at::Tensor logsumexp = at::empty({heads, tokens}, q.options());
-  const Problem problem(q, k, v, options);
+  const Problem problem(q, k, v, options, dropout);
   const HeadsView out_view(out);
   float* lse = logsumexp.mutable_data_ptr<float>();
   run_attention_tasks<Scratch>(cu_seqlens, k.size(1), head_dim,
@@ -159,13 +171,14 @@ at::Tensor fused_attention_forward(const at::Tensor& q_in, const at::Tensor& k_i
 AttentionGrads fused_attention_backward(const at::Tensor& grad_out_in, const at::Tensor& q_in,
                                         const at::Tensor& k_in, const at::Tensor& v_in, const at::Tensor& out,
                                         std::span<const int64_t> cu_seqlens, const AttentionOptions& options,
-                                        ComputeDtype compute, const AttentionSaved& saved) {
+                                        const DropoutSite* dropout, ComputeDtype compute,
+                                        const AttentionSaved& saved) {
   const at::Tensor q = rounded(q_in, compute), k = rounded(k_in, compute), v = rounded(v_in, compute);
   const at::Tensor grad_out = rounded(grad_out_in, compute).contiguous();
   const int64_t tokens = q.size(0), head_dim = q.size(2);
   AttentionGrads grads{at::empty(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()),
                        at::zeros(v.sizes(), v.options())};
-  const Problem problem(q, k, v, options);
+  const Problem problem(q, k, v, options, dropout);
   const BackwardViews views{HeadsView(grad_out), HeadsView(out), HeadsView(grads.q), HeadsView(grads.k),
                             HeadsView(grads.v)};
   const float* lse = saved.tensors.at(0).const_data_ptr<float>();

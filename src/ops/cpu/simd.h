@@ -41,6 +41,19 @@ SFT_INLINE float exp_simd(float x) {
   return mantissa * __builtin_bit_cast(float, (exponent + 127) << 23);
 }
 
+// To about 1 ulp. Polynomial near zero as in the Cephes library, function tanhf.
+SFT_INLINE float tanh_simd(float x) {
+  const float magnitude = __builtin_fabsf(x), z = x * x;
+  float p = -5.70498872745e-3F;
+  p = p * z + 2.06390887954e-2F;
+  p = p * z - 5.37397155531e-2F;
+  p = p * z + 1.33314422036e-1F;
+  p = p * z - 3.33332819422e-1F;
+  const float near = p * z * x + x;
+  const float far = 1.0F - 2.0F / (exp_simd(2.0F * magnitude) + 1.0F);
+  return magnitude < 0.625F ? near : (x < 0.0F ? -far : far);
+}
+
 // The nearest bf16, of two the even one; NaN stays NaN.
 SFT_INLINE uint16_t bf16_simd(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);

@@ -37,6 +37,24 @@ std::vector<double> slopes_of(const Case& c) {
   return slopes;
 }
 
+// What attention is given besides tensors.
+struct Given {
+  Given(const Case& c, double scale) : slopes(slopes_of(c)) {
+    for (std::size_t r = 0; r + 1 < c.cu_seqlens.size(); ++r)
+      rows.push_back({2, static_cast<int64_t>(10 + r)});
+    site = {c.dropout, 5, 3, 1, c.cu_seqlens, rows};
+    options = {scale, c.window, c.softcap, slopes};
+  }
+  Given(const Given&) = delete;
+  Given& operator=(const Given&) = delete;
+  const DropoutSite* dropout() const { return site.probability > 0 ? &site : nullptr; }
+
+  std::vector<double> slopes;
+  std::vector<DropoutRow> rows;
+  DropoutSite site;
+  AttentionOptions options;
+};
+
 // One row at a time, key/value heads repeated as transformers' repeat_kv does.
 at::Tensor reference(const Case& c, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      double scale, const DropoutSite* dropout) {
@@ -74,16 +92,9 @@ TEST_P(Attention, MatchesAutograd) {
   const at::Tensor q = fused.narrow(1, 0, c.heads), k = fused.narrow(1, c.heads, c.kv_heads),
                    v = fused.narrow(1, c.heads + c.kv_heads, c.kv_heads);
   const at::Tensor grad_out = random.normal({tokens, c.heads, c.head_dim}, c.dtype);
-  std::vector<DropoutRow> rows;
-  for (std::size_t r = 0; r + 1 < c.cu_seqlens.size(); ++r) rows.push_back({2, static_cast<int64_t>(10 + r)});
-  const DropoutSite site{c.dropout, 5, 3, 1, c.cu_seqlens, rows};
-  const DropoutSite* dropout = c.dropout > 0 ? &site : nullptr;
-  AttentionOptions options;
-  options.scale = 0.4;
-  options.sliding_window = c.window;
-  options.softcap = c.softcap;
-  const std::vector<double> slopes = slopes_of(c);
-  options.alibi_slopes = slopes;
+  const Given given(c, 0.4);
+  const AttentionOptions& options = given.options;
+  const DropoutSite* dropout = given.dropout();
 
   const at::Tensor rq = leaf(q), rk = leaf(k), rv = leaf(v);
   const at::Tensor expected = reference(c, rq, rk, rv, options.scale, dropout);
@@ -97,8 +108,9 @@ TEST_P(Attention, MatchesAutograd) {
   EXPECT_EQ(grads.k.sizes(), k.sizes());
   EXPECT_EQ(grads.v.sizes(), v.sizes());
   if (tokens == 0) return;
-  // Rounding of sums over a row grows with its length.
-  const double tolerance = tolerance_of(c.dtype) * std::max(1.0, std::sqrt(static_cast<double>(tokens) / 512));
+  // Rounding of sums over a row, or over a head's features, grows with their length.
+  const double length = std::max(static_cast<double>(tokens) / 512, static_cast<double>(c.head_dim) / 128);
+  const double tolerance = tolerance_of(c.dtype) * std::max(1.0, std::sqrt(length));
   expect_close(out, expected, tolerance, "out");
   expect_close(grads.q, rq.grad(), tolerance, "grad q");
   expect_close(grads.k, rk.grad(), tolerance, "grad k");
@@ -118,6 +130,17 @@ std::vector<Case> usual_sizes(at::ScalarType dtype) {
   return all;
 }
 
+// What the softmax may be of, and dropout behind it, alone and together, over several blocks of queries.
+std::vector<Case> with_extras(at::ScalarType dtype) {
+  const std::vector<int64_t> rows{0, 1, 1, 64, 201, 331};
+  return {{rows, 4, 2, 32, dtype, std::nullopt, 2.0},
+          {rows, 4, 1, 256, dtype, 64, 50.0},
+          {rows, 4, 4, 16, dtype, std::nullopt, std::nullopt, 0.1},
+          {rows, 4, 2, 64, dtype, 40, std::nullopt, 0.5},
+          {rows, 4, 2, 32, dtype, std::nullopt, std::nullopt, 0.0, true},
+          {rows, 6, 3, 16, dtype, 70, 3.0, 0.3, true}};
+}
+
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto dtype : {at::kDouble, at::kFloat}) {
@@ -135,6 +158,7 @@ std::vector<Case> cases() {
     all.push_back({{0, 1, 71, 201}, 4, 2, 32, dtype, 64});
     all.push_back({{0, 1, 71, 201}, 4, 2, 32, dtype, 2});
     all.push_back({{0, 17, 30}, 4, 2, 16, dtype, std::nullopt, std::nullopt, 0.0, true});
+    for (const Case& c : with_extras(dtype)) all.push_back(c);
     all.push_back({{0, 17, 30}, 6, 3, 8, dtype, 5, std::nullopt, 0.3, true});
     all.push_back({{0}, 4, 2, 8, dtype});  // no rows
     for (const Case& c : usual_sizes(dtype)) all.push_back(c);
@@ -159,14 +183,12 @@ void expect_close_as_bf16_is(const Case& c, bool rounded_before, const Forward& 
   const at::Tensor grad_out = random.normal({tokens, c.heads, c.head_dim}, at::kFloat);
   const auto [fq, fk, fv] = views(fused);
   const at::Tensor rq = leaf(fq), rk = leaf(fk), rv = leaf(fv);
-  const at::Tensor expected = reference(c, rq, rk, rv, 0.25, nullptr);
+  const Given given(c, 0.25);
+  const at::Tensor expected = reference(c, rq, rk, rv, 0.25, given.dropout());
   expected.backward(grad_out.to(at::kDouble));
-  AttentionOptions options;
-  options.scale = 0.25;
-  options.sliding_window = c.window;
   AttentionSaved saved;
-  const at::Tensor out = forward(q, k, v, options, saved);
-  const AttentionGrads grads = backward(grad_out, q, k, v, out, options, saved);
+  const at::Tensor out = forward(q, k, v, given, saved);
+  const AttentionGrads grads = backward(grad_out, q, k, v, out, given, saved);
   EXPECT_EQ(out.scalar_type(), q.scalar_type());
   for (const at::Tensor& grad : {grads.q, grads.k, grads.v}) EXPECT_EQ(grad.scalar_type(), at::kFloat);
   constexpr double kBf16 = 1e-2;
@@ -184,13 +206,14 @@ TEST_P(AttentionBf16, IsAsCloseAsBf16Is) {
   for (const bool rounded_before : {false, true}) {
     expect_close_as_bf16_is(
         c, rounded_before,
-        [&](const auto& q, const auto& k, const auto& v, const auto& options, auto& saved) {
-          return attention_forward(q, k, v, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16, &saved);
+        [&](const auto& q, const auto& k, const auto& v, const Given& given, auto& saved) {
+          return attention_forward(q, k, v, c.cu_seqlens, given.options, given.dropout(), ComputeDtype::kBf16,
+                                   &saved);
         },
         [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out,
-            const auto& options, const auto& saved) {
-          return attention_backward(grad, q, k, v, out, c.cu_seqlens, options, nullptr, ComputeDtype::kBf16,
-                                    saved);
+            const Given& given, const auto& saved) {
+          return attention_backward(grad, q, k, v, out, c.cu_seqlens, given.options, given.dropout(),
+                                    ComputeDtype::kBf16, saved);
         });
   }
 }
@@ -201,12 +224,13 @@ TEST_P(AttentionBf16, SoIsTheKernelForProcessorsThatMultiplyIt) {
   if (c.head_dim % 16 != 0) return;  // another's
   expect_close_as_bf16_is(
       c, false,
-      [&](const auto& q, const auto& k, const auto& v, const auto& options, auto& saved) {
-        return cpu::bf16_attention_forward(q, k, v, c.cu_seqlens, options, &saved);
+      [&](const auto& q, const auto& k, const auto& v, const Given& given, auto& saved) {
+        return cpu::bf16_attention_forward(q, k, v, c.cu_seqlens, given.options, given.dropout(), &saved);
       },
-      [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out, const auto& options,
+      [&](const auto& grad, const auto& q, const auto& k, const auto& v, const auto& out, const Given& given,
           const auto& saved) {
-        return cpu::bf16_attention_backward(grad, q, k, v, out, c.cu_seqlens, options, saved);
+        return cpu::bf16_attention_backward(grad, q, k, v, out, c.cu_seqlens, given.options, given.dropout(),
+                                            saved);
       });
 }
 
@@ -220,6 +244,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{{0, 2, 71, 201}, 4, 2, 32, at::kFloat, 64},
                     Case{{0, 3, 71, 201}, 4, 2, 32, at::kFloat, 2}));
 INSTANTIATE_TEST_SUITE_P(UsualSizes, AttentionBf16, testing::ValuesIn(usual_sizes(at::kFloat)));
+INSTANTIATE_TEST_SUITE_P(Extras, AttentionBf16, testing::ValuesIn(with_extras(at::kFloat)));
 
 // Rows share nothing: what a row comes to does not depend on those beside it.
 TEST(AttentionBf16Rows, DoNotDependOnOneAnother) {
