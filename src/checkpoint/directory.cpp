@@ -191,7 +191,7 @@ void put_in_place(const fs::path& temporary, const fs::path& target) {
 }
 
 void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_step, int64_t limit,
-                 Trash& trash) {
+                 const std::set<int64_t>& damaged, Trash& trash) {
   try {
     std::map<int64_t, fs::path> checkpoints = list_checkpoints(output_dir);
     std::erase_if(checkpoints, [](const auto& item) { return !is_real_folder(item.second); });
@@ -200,7 +200,7 @@ void apply_limit(const fs::path& output_dir, int64_t saved_step, int64_t best_st
     for (auto item = checkpoints.rbegin(); item != checkpoints.rend(); ++item) {
       const auto& [step, path] = *item;
       if (step == saved_step || (spares_best && step == best_step)) continue;
-      if (step < saved_step && room-- > 0) continue;
+      if (step < saved_step && !damaged.contains(step) && room-- > 0) continue;
       trash.discard(path);
     }
   } catch (const std::exception& error) {

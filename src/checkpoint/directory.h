@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <future>
 #include <map>
+#include <set>
 #include <string>
 
 namespace sft::checkpoint {
@@ -49,10 +50,10 @@ void sweep(const std::filesystem::path& output_dir);
 // Error both are where they were.
 void put_in_place(const std::filesystem::path& temporary, const std::filesystem::path& target);
 // Local. Keeps `limit` checkpoints: `saved_step` and `best_step` (-1: none) in any case, then the newest.
-// Those with a higher step than saved_step were passed over when the run was resumed, as damaged: they go.
-// Failures are warnings.
+// Those with a higher step than saved_step, and the `damaged` ones, were passed over when the run was
+// resumed: they go. Failures are warnings.
 void apply_limit(const std::filesystem::path& output_dir, int64_t saved_step, int64_t best_step,
-                 int64_t limit, Trash& trash);
+                 int64_t limit, const std::set<int64_t>& damaged, Trash& trash);
 
 // Held by rank 0 of a live run: a lock on output_dir/.lease, which the kernel gives up when the process ends
 // in any way.

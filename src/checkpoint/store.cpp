@@ -120,6 +120,7 @@ class DirectoryStore final : public Store {
   Trash trash_;                   // rank 0
   fs::path probe_;                // the file that all hosts must see
   bool has_results_ = false;
+  std::set<int64_t> damaged_;       // checkpoints that this run passed over
   std::vector<std::byte> buffer_;   // the copy that a save in the background writes; kept for the next
   std::unique_ptr<Saving> saving_;  // the save under way
 };
@@ -188,7 +189,7 @@ void DirectoryStore::discard_checkpoints() {
 }
 
 void DirectoryStore::keep_only(int64_t step) {
-  if (is_root()) apply_limit(dir(), step, step, 1, trash_);
+  if (is_root()) apply_limit(dir(), step, step, 1, damaged_, trash_);
 }
 
 bool DirectoryStore::has_checkpoint(int64_t step) {
@@ -199,6 +200,7 @@ bool DirectoryStore::has_checkpoint(int64_t step) {
 void DirectoryStore::begin(const Contents& contents, std::vector<std::byte>* buffer) {
   check_idle();
   comm_.check_same("the step of a checkpoint", std::to_string(contents.step));
+  damaged_.erase(contents.step);
   const fs::path target = checkpoint_path(dir(), contents.step);
   SavePlan plan{.name = target.filename().string(),
                 .target = target,
@@ -208,7 +210,7 @@ void DirectoryStore::begin(const Contents& contents, std::vector<std::byte>* buf
                 .place = [this, head = without_data(contents)](const Draft& draft, const Retry& retry) {
                   commit(draft, retry, head);
                   if (options_.save_total_limit)
-                    apply_limit(dir(), head.step, head.best_step, *options_.save_total_limit, trash_);
+                    apply_limit(dir(), head.step, head.best_step, *options_.save_total_limit, damaged_, trash_);
                 }};
   saving_ = std::make_unique<Saving>(contents, std::move(plan), options_, hooks_, comm_, buffer);
 }
@@ -338,6 +340,7 @@ std::unique_ptr<Reader> DirectoryStore::open_newest() {
     if (is_root())
       log::warning("checkpoint-{} is skipped: {}", *step,
                    reader ? "it holds no optimizer state (save_only_model = true)" : damage);
+    if (!reader) damaged_.insert(*step);
     if (!without_optimizer) without_optimizer = std::move(reader);
   }
   if (without_optimizer) return without_optimizer;

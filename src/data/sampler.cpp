@@ -66,8 +66,13 @@ std::vector<int64_t> group_by_length(std::vector<int64_t> order,
 }
 
 int64_t BatchLayout::micro_steps_per_epoch() const {
+  return micro_steps_left(0);
+}
+
+int64_t BatchLayout::micro_steps_left(int64_t position) const {
+  const int64_t rows_left = std::max<int64_t>(0, num_rows - position);
   const int64_t rows_per_micro_step = micro_batch_size * world_size;
-  return drop_last ? num_rows / rows_per_micro_step : base::ceil_div(num_rows, rows_per_micro_step);
+  return drop_last ? rows_left / rows_per_micro_step : base::ceil_div(rows_left, rows_per_micro_step);
 }
 
 int64_t BatchLayout::steps_per_epoch() const {

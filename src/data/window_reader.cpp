@@ -17,24 +17,18 @@ Cursor EpochCut::begin(const Cursor& cursor) const {
     fail(ExitCode::kInvalidData, "there is no row at position {} of epoch {}: an epoch has {} rows",
          cursor.position, cursor.epoch, layout_.num_rows);
   }
-  if (micro_steps_left(cursor.position) == 0) return {cursor.epoch + 1, 0, group_rows_};
+  if (layout_.micro_steps_left(cursor.position) == 0) return {cursor.epoch + 1, 0, group_rows_};
   return {cursor.epoch, cursor.position, cursor.group_rows > 0 ? cursor.group_rows : group_rows_};
 }
 
 Cursor EpochCut::end(const Cursor& begin) const {
-  const int64_t rest = micro_steps_left(begin.position) - layout_.gradient_accumulation_steps;
+  const int64_t rest = layout_.micro_steps_left(begin.position) - layout_.gradient_accumulation_steps;
   if (rest <= 0) return {begin.epoch + 1, 0, group_rows_};
   return {begin.epoch, begin.position + layout_.global_batch_size(), begin.group_rows};
 }
 
 int64_t EpochCut::micro_steps(const Cursor& begin) const {
-  return std::min(micro_steps_left(begin.position), layout_.gradient_accumulation_steps);
-}
-
-int64_t EpochCut::micro_steps_left(int64_t position) const {
-  const int64_t rows_left = layout_.num_rows - position;
-  const int64_t rows_per_micro_step = layout_.micro_batch_size * layout_.world_size;
-  return layout_.drop_last ? rows_left / rows_per_micro_step : base::ceil_div(rows_left, rows_per_micro_step);
+  return std::min(layout_.micro_steps_left(begin.position), layout_.gradient_accumulation_steps);
 }
 
 WindowReader::WindowReader(const TokenDataset& dataset, const LoaderOptions& options)

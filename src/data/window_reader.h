@@ -23,7 +23,6 @@ class EpochCut {
   int64_t micro_steps(const Cursor& begin) const;
 
  private:
-  int64_t micro_steps_left(int64_t position) const;
   BatchLayout layout_;
   int64_t group_rows_;
 };

@@ -125,21 +125,24 @@ Evaluator::Means Evaluator::as_trl() {
   comm_.all_reduce(std::span<double>(tokens));
 
   Means means{.aux_loss = {aux_loss[0], aux_loss[1]}};
+  int64_t finite_rows = 0;
   for (int64_t step = 0; step < steps; ++step) {
     int64_t rows_left = num_rows - step * world_size * batch_size;
     for (int64_t rank = 0; rank < world_size; ++rank, rows_left -= batch_size) {
       const int64_t weight = std::clamp<int64_t>(rows_left, 0, batch_size);
       const auto entry = static_cast<std::size_t>(step * world_size + rank);
+      const double aux_loss_of_entry = options_.router_aux_loss_coef * aux_losses[entry];
+      if (!std::isfinite(losses[entry] + aux_loss_of_entry)) continue;  // logging_nan_inf_filter
+      finite_rows += weight;
       means.loss += static_cast<double>(weight) * losses[entry];
-      means.weighted_aux_loss +=
-          static_cast<double>(weight) * options_.router_aux_loss_coef * aux_losses[entry];
+      means.weighted_aux_loss += static_cast<double>(weight) * aux_loss_of_entry;
     }
     const auto at = static_cast<std::size_t>(step) * 3;
     means.tokens.add(std::array{engine::TokenSums{tokens[at], tokens[at + 1], tokens[at + 2]}},
                      /*trl_compat=*/true);
   }
-  means.loss /= static_cast<double>(num_rows);
-  means.weighted_aux_loss /= static_cast<double>(num_rows);
+  means.loss /= static_cast<double>(finite_rows);  // of none: NaN
+  means.weighted_aux_loss /= static_cast<double>(finite_rows);
   return means;
 }
 

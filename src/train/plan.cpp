@@ -37,10 +37,9 @@ int64_t accumulation_steps(const config::BatchOptions& batch, int64_t world_size
 
 // In steps of this layout.
 int64_t steps_up_to(const data::Cursor& cursor, const data::BatchLayout& layout) {
-  const int64_t micro_steps = base::ceil_div(cursor.position, layout.micro_batch_size * layout.world_size);
-  const int64_t left = std::max<int64_t>(0, layout.micro_steps_per_epoch() - micro_steps);
-  const int64_t steps_left =
-      cursor.position == 0 ? layout.steps_per_epoch() : base::ceil_div(left, layout.gradient_accumulation_steps);
+  const int64_t steps_left = cursor.position == 0 ? layout.steps_per_epoch()
+                                                  : base::ceil_div(layout.micro_steps_left(cursor.position),
+                                                                   layout.gradient_accumulation_steps);
   return (cursor.epoch + 1) * layout.steps_per_epoch() - steps_left;
 }
 

@@ -13,19 +13,20 @@ namespace sft::train {
 std::unique_ptr<checkpoint::Reader> find_checkpoint(const config::SaveOptions& options,
                                                     checkpoint::Store& store, parallel::Communicator& comm) {
   const std::string& wanted = options.resume_from_checkpoint;
+  const auto refuse_results = [&](const char* which, const char* remedy) {
+    if (!store.has_results() || options.overwrite_output_dir) return;
+    throw base::Error(base::ExitCode::kConfig,
+                      fmt::format("output_dir = {} {}; set {}overwrite_output_dir = true to replace them, or "
+                                  "another output_dir",
+                                  options.output_dir, which, remedy),
+                      base::SeenBy::kAllRanks);
+  };
   if (wanted.empty()) {
-    if (store.has_results() && !options.overwrite_output_dir) {
-      throw base::Error(
-          base::ExitCode::kConfig,
-          fmt::format(
-              "output_dir = {} already holds results; set resume_from_checkpoint = true to go on from them, "
-              "overwrite_output_dir = true to replace them, or another output_dir",
-              options.output_dir),
-          base::SeenBy::kAllRanks);
-    }
+    refuse_results("already holds results", "resume_from_checkpoint = true to go on from them, ");
     return nullptr;
   }
   auto reader = wanted == "true" ? store.open_newest() : store.open_checkpoint(wanted);
+  if (!reader) refuse_results("holds the results of a run, and no checkpoint to go on from", "");
   if (comm.rank() == 0) {
     if (reader) {
       log::info("resuming from {}", reader->path().string());
@@ -44,7 +45,8 @@ void discard_results(const config::SaveOptions& options, checkpoint::Store& stor
 }
 
 void set_others_aside(int64_t step, checkpoint::Place place, const config::SaveOptions& options, checkpoint::Store& store) {
-  if (options.resume_from_checkpoint != "true") store.set_aside_after(place == checkpoint::Place::kElsewhere ? -1 : step);
+  if (options.resume_from_checkpoint == "true") return;
+  store.set_aside_after(place == checkpoint::Place::kElsewhere ? -1 : step);
 }
 
 namespace {
@@ -90,7 +92,15 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
   return state;
 }
 
-void forget_lost_best_model(TrainState& state, checkpoint::Store& store, parallel::Communicator& comm) {
+void forget_lost_best_model(TrainState& state, checkpoint::Place place, checkpoint::Store& store,
+                            parallel::Communicator& comm) {
+  if (place != checkpoint::Place::kOwnName) {
+    if (state.best.step >= 0 && comm.rank() == 0)
+      log::warning("the best model so far, of step {}, was of another course: the best is sought from here on",
+                   state.best.step);
+    state.best = {};
+    return;
+  }
   int64_t& step = state.best.checkpoint_step;
   if (step < 0 || store.has_checkpoint(step)) return;
   if (comm.rank() == 0)

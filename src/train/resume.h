@@ -36,7 +36,9 @@ TrainState restore(const checkpoint::Reader& reader, engine::Engine& engine, opt
 void check_weights(const model::Decoder& decoder, const std::filesystem::path& model_dir);
 
 // Collective. The best checkpoint that the state speaks of may have been removed: then there is none (a
-// warning).
-void forget_lost_best_model(TrainState& state, checkpoint::Store& store, parallel::Communicator& comm);
+// warning). Of a state that is not from output_dir/checkpoint-<step> it is that of another course: the best
+// model is sought anew.
+void forget_lost_best_model(TrainState& state, checkpoint::Place place, checkpoint::Store& store,
+                            parallel::Communicator& comm);
 
 }  // namespace sft::train

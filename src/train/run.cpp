@@ -353,7 +353,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   if (found) {
     state = restore(*found, engine, *optimizer, *log, *comm);
     set_others_aside(found->step(), place, options.save, *store);
-    forget_lost_best_model(state, *store, *comm);
+    forget_lost_best_model(state, place, *store, *comm);
     if (!has_same_schedule_value(found->environment(), identity, "best_model")) state.best = {};
     if (!has_same_schedule_value(found->environment(), identity, "early_stopping")) state.best.evaluations_without_gain = 0;
     found.reset();  // open files would keep its bytes after save_total_limit has removed it

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "model_work.h"
 #include "process_clock.h"
@@ -56,10 +57,10 @@ ExitCode Trainer::train(TrainState& state) {
   first_num_tokens_ = log_num_tokens_ = state.num_tokens;
   first_row_ = rows_up_to(state.cursor);
   parts_.account.begin(state.step);
-  if (options_.eval.eval_on_start && state.step == 0) evaluate(state);
-  parts_.log.event("first_forward", state.step,
-                   nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
-
+  if (options_.eval.eval_on_start && state.step == 0) {
+    log_first_forward(state);
+    evaluate(state);
+  }
   if (finished(state) && parts_.comm.rank() == 0) {
     log::info("nothing is left to train: {}",
               is_last_step(state) ? fmt::format("all {} steps are done", state.step)
@@ -77,6 +78,7 @@ ExitCode Trainer::train(TrainState& state) {
     if (counts.stop_requested) return save_and_leave(state, counts.final_stop);
     saver_.check_storage();
 
+    log_first_forward(state);
     parts_.engine.zero_grad();
     const double scale = loss_scale(window, counts);
     for (std::size_t i = 0; i < window.micro_batches.size(); ++i) {
@@ -206,10 +208,10 @@ void Trainer::advance(TrainState& state, const data::Window& window, const Windo
   const data::BatchLayout& layout = options_.plan.layout;
   ++state.step;
   state.cursor = window.end;
-  const int64_t micro_steps =
-      base::ceil_div(window.end.position, layout.micro_batch_size * layout.world_size);
+  const int64_t micro_steps = layout.micro_steps_per_epoch();
   state.epoch = static_cast<double>(window.end.epoch) +
-                static_cast<double>(micro_steps) / static_cast<double>(layout.micro_steps_per_epoch());
+                static_cast<double>(micro_steps - layout.micro_steps_left(window.end.position)) /
+                    static_cast<double>(micro_steps);
   state.num_tokens += counts.num_tokens;
   // transformers' definition: 6 x tokens x parameters that are not embeddings.
   const int64_t non_embedding = parts_.engine.num_parameters() - parts_.engine.num_embedding_parameters();
@@ -265,6 +267,12 @@ void Trainer::log_window(TrainState& state, double loss, const engine::StepMetri
   log_started_ = now;
   log_num_tokens_ = state.num_tokens;
   log_flops_ = 0;
+}
+
+void Trainer::log_first_forward(const TrainState& state) {
+  if (std::exchange(has_begun_, true)) return;
+  parts_.log.event("first_forward", state.step,
+                   nlohmann::json{{"seconds_since_start", seconds_since_process_start()}}.dump());
 }
 
 metrics::Values Trainer::evaluate(const TrainState& state) {
@@ -382,6 +390,10 @@ ExitCode Trainer::finish(TrainState& state) {
   }
   parts_.account.end(state.step);
   parts_.log.flush();
+  if (parts_.comm.rank() == 0) {  // asked for too late: not of the next run
+    parts_.requests.saved();
+    parts_.requests.stopped();
+  }
   return ExitCode::kDone;
 }
 

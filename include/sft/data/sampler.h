@@ -36,6 +36,8 @@ struct BatchLayout {
   bool wrap_around = false;
 
   int64_t micro_steps_per_epoch() const;  // L
+  // Of an epoch from this position on, which need not be where a micro-step of this layout ends.
+  int64_t micro_steps_left(int64_t position) const;
   int64_t steps_per_epoch() const;        // max(1, ceil(L / GAS))
   int64_t global_batch_size() const { return micro_batch_size * world_size * gradient_accumulation_steps; }
 };

@@ -103,6 +103,7 @@ class Trainer {
                 bool epoch_ended);
   // The entry of the steps since the last one.
   void log_window(TrainState& state, double loss, const engine::StepMetrics& metrics, double learning_rate);
+  void log_first_forward(const TrainState& state);  // once
   metrics::Values evaluate(const TrainState& state);
   // Evaluates; true when the model is the best so far.
   bool evaluate_for_best(TrainState& state);
@@ -127,6 +128,7 @@ class Trainer {
   Saver saver_;
   int64_t first_step_ = 0, first_num_tokens_ = 0, first_row_ = 0;  // of this process
   double started_ = 0;                             // monotonic seconds
+  bool has_begun_ = false;
   // Since the last log entry.
   double log_started_ = 0;
   int64_t log_num_tokens_ = 0;

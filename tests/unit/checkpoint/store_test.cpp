@@ -160,13 +160,16 @@ TEST(Store, SparesTheBestCheckpoint) {
   const struct {
     int64_t limit, best;
     Steps expected;
+    std::set<int64_t> damaged = {};
   } cases[] = {{1, 2, {2, 5}},  {2, 2, {2, 5}}, {3, 2, {2, 4, 5}},      {2, 5, {4, 5}},
-               {2, -1, {4, 5}}, {2, 9, {4, 5}}, {7, 1, {1, 2, 3, 4, 5}}};
+               {2, -1, {4, 5}}, {2, 9, {4, 5}}, {7, 1, {1, 2, 3, 4, 5}},
+               {2, -1, {3, 5}, {4}},
+               {3, -1, {1, 2, 5}, {3, 4}}};
   for (const auto& c : cases) {
     const test::TempDir folder;
     for (int64_t step = 1; step <= 5; ++step) fs::create_directory(checkpoint_path(folder.path(), step));
     Trash trash;
-    apply_limit(folder.path(), 5, c.best, c.limit, trash);
+    apply_limit(folder.path(), 5, c.best, c.limit, c.damaged, trash);
     Steps left;
     for (const auto& [step, path] : list_checkpoints(folder.path())) left.push_back(step);
     EXPECT_EQ(left, c.expected) << "limit " << c.limit << ", best " << c.best;

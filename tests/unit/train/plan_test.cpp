@@ -66,6 +66,16 @@ TEST(Plan, EpochsAreCountedInRowsAlsoAfterStepsOfAnotherSize) {
   EXPECT_EQ(make_plan(opts, 25, 2, 2, {.epoch = 2, .position = 0}).max_steps, 7);
 }
 
+TEST(Plan, NoRowIsLeftOutWhereStepsOfAnotherSizeEndedInTheMiddleOfOne) {
+  config::Options opts = options(20, 1);
+  opts.schedule.num_train_epochs = 2;
+  // 50 of 100 rows are left: windows of 20, 20 and 10, then five.
+  EXPECT_EQ(make_plan(opts, 100, 1, 5, {.epoch = 0, .position = 50}).max_steps, 5 + 3 + 5);
+  EXPECT_EQ(make_plan(opts, 100, 1, 6, {.epoch = 0, .position = 70}).max_steps, 6 + 2 + 5);
+  opts.data.dataloader_drop_last = true;
+  EXPECT_EQ(make_plan(opts, 100, 1, 5, {.epoch = 0, .position = 50}).max_steps, 5 + 2 + 5);
+}
+
 TEST(Plan, FractionsOfStepsAreRoundedUp) {
   config::Options opts = options(1, 1);
   opts.schedule.max_steps = 25;
