@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr double kGiga = 1e9;
+constexpr double kGiga = 1e9, kTera = 1e12;
 
 json shapes_json(const std::vector<GemmTime>& times) {
   json shapes = json::array();
@@ -88,10 +88,11 @@ std::string steps_text(const json& report) {
   const double ceiling = report["product_flops_per_second"][report["compute"].get<std::string>()];
   return fmt::format(
       "\nsteps\n  {:<24} {:>8.1f}  ({} tokens, {} with a target, in {:.2f} s)\n"
-      "  {:<24} {:>8.1f}  useful; {:.1f} % of the products' {:.1f}\n",
+      "  {:<24} {:>8.1f}  useful; {:.1f} % of the products' {:.1f}\n"
+      "  to have that share in the training log as mfu: peak_tflops_per_rank = {:.4g}\n",
       "tokens/s", number("tokens_per_second"), report["tokens"].get<int64_t>(),
       report["targets"].get<int64_t>(), number("seconds"), "GFLOP/s", number("flops_per_second") / kGiga,
-      100 * number("fraction_of_ceiling"), ceiling / kGiga);
+      100 * number("fraction_of_ceiling"), ceiling / kGiga, ceiling / number("num_ranks") / kTera);
 }
 
 std::string phases_text(const json& phases) {

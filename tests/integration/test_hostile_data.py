@@ -143,6 +143,16 @@ def test_sft_inspect_is_missing(tmp_path, workspace):
     assert run.returncode == 92 and run.output.count("/nowhere") == 1, run.output
 
 
+@pytest.mark.parametrize("fate, named", [
+    ("crash", "crashed the HDF5 library (signal 11"), ("abort", "crashed the HDF5 library (signal 6"), ("exit", "ended the HDF5 library with code 3"),
+    ("spin", "took more than 4 s"), ("memory", "takes more than 1024 MiB of memory")])
+def test_what_a_file_does_to_the_library_happens_to_the_disposable_process(workspace, fate, named):
+    shim = Path(os.environ["SFT_BUILD_DIR"]) / "tests" / "integration" / "libhdf5_shim.so"
+    run = subprocess.run([str(ours.program()), "verify", str(workspace.train)], capture_output=True, text=True, timeout=60,
+                         env=ours.environment({"LD_PRELOAD": str(shim), "SFT_HDF5": fate}))
+    assert run.returncode == DATA and str(workspace.train) in run.stderr and named in " ".join(run.stderr.split()), (run.returncode, run.stderr)
+
+
 def test_sft_inspect_is_not_believed(tmp_path, workspace):
     """A helper that was taken over: what it answers is checked like any other input."""
     program = tmp_path / "stand-in"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import small_run as small
-from parity import compare, ours
+from parity import compare, models, ours
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,29 @@ def test_a_run_repeats_itself(workspace):
     again = ours.run(workspace.six_rows(2, "again-2"), 2)
     assert small.by_step(again.log) == small.by_step(workspace.undisturbed(2).log)
     small.assert_same_state(workspace.undisturbed(2).output_dir / "checkpoint-20", again.output_dir / "checkpoint-20")
+
+
+@pytest.mark.parametrize("more", [{}, {"bf16": True}], ids=["fp32", "bf16"])
+def test_a_run_on_several_threads_repeats_itself(workspace, more):
+    """Heads of 16 features, for which attention and its threads are our own; rows long enough for several blocks of each."""
+    model = models.write_model(workspace.folder / f"threads-{len(more)}", small.CONFIG | {"head_dim": 16, "max_position_embeddings": 512})
+    rows = [sum((workspace.rows[(i + j) % len(workspace.rows)] for j in range(8)), []) for i in range(12)]
+    data = workspace.write_data(f"long-{len(more)}", rows=rows)
+    settings = [workspace.settings(f"threads-{len(more)}-{take}", model_name_or_path=model, train_dataset=data, max_length=400, max_steps=6,
+                                   threads_per_rank=2, save_steps=6, **more) for take in range(2)]
+    first, second = (ours.run(setting) for setting in settings)
+    assert small.by_step(first.log) == small.by_step(second.log)
+    small.assert_same_state(first.output_dir / "checkpoint-6", second.output_dir / "checkpoint-6")
+
+
+@pytest.mark.parametrize("ranks", [4, 8])
+def test_more_ranks_than_cores(workspace, ranks):
+    def run_on(number):
+        return ours.run(workspace.settings(f"crowd-{ranks}-{number}", per_device_train_batch_size=1, gradient_accumulation_steps=8 // number,
+                                           max_steps=3, save_steps=3), number)
+
+    losses = [[entry["loss"] for entry in run_on(number).steps] for number in (1, ranks)]
+    assert len(losses[1]) == 3 and losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 # Six rows a step, cut three ways: (per_device_train_batch_size, gradient_accumulation_steps, ranks).

@@ -1,8 +1,10 @@
-// LD_PRELOAD library: every write, sync, resize and rename of a path that begins with SFT_IO_ROOT gets a
-// number, counted from 0, and a line "call path" in the file SFT_IO_TRACE. With SFT_IO_FAIL=<number>:<errno>
-// that call fails; with <number>+:<errno> the same call on the same path later too; with always:<errno> all
-// do; with <number>:kill the process dies there. With SFT_IO_RANK only calls of that rank count (as mpirun
-// numbers them). While the file SFT_IO_HOLD exists, calls wait. With SFT_IO_NO_EXCHANGE names cannot be exchanged, as on network file systems.
+// LD_PRELOAD library: every write, sync, resize and rename of a path that begins with SFT_IO_ROOT, every
+// making of a file or folder there and every close of a file that was written gets a number, counted from 0,
+// and a line "call path" in the file SFT_IO_TRACE. With SFT_IO_FAIL=<number>:<errno> that call fails; with
+// <number>+:<errno> the same call on the same path later too; with always:<errno> all do; with <number>:kill
+// the process dies there; with <number>:short a write does half. With SFT_IO_RANK only calls of that rank
+// count (as mpirun numbers them). While the file SFT_IO_HOLD exists, calls wait. With SFT_IO_NO_EXCHANGE
+// names cannot be exchanged, as on network file systems.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -10,11 +12,13 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 
 namespace {
 
@@ -36,9 +40,9 @@ void trace(const char* call, const char* path) {
   if (!file) return;
   char line[4200];
   const int length = std::snprintf(line, sizeof line, "%s %s\n", call, path);
-  const int descriptor = ::open(file, O_WRONLY | O_CREAT | O_APPEND, 0644);
+  const int descriptor = next<int(const char*, int, ...)>("open")(file, O_WRONLY | O_CREAT | O_APPEND, 0644);
   [[maybe_unused]] const ssize_t written = ::write(descriptor, line, static_cast<size_t>(length));
-  ::close(descriptor);
+  next<int(int)>("close")(descriptor);
 }
 
 // What SFT_IO_FAIL says of this call: the text after the colon, or null.
@@ -57,6 +61,8 @@ const char* verdict(long number, const std::string& call_and_path) {
   return chosen == call_and_path ? colon + 1 : nullptr;
 }
 
+thread_local bool is_short = false;
+
 // False: the call is to fail, errno is set.
 bool allow(const char* call, const char* path) {
   static std::atomic<long> count{0};
@@ -68,6 +74,7 @@ bool allow(const char* call, const char* path) {
   const char* what = verdict(number, std::string(call) + " " + path);
   if (!what) return true;
   if (std::strcmp(what, "kill") == 0) ::kill(::getpid(), SIGKILL);
+  if ((is_short = std::strcmp(what, "short") == 0)) return true;
   errno = std::atoi(what);
   return false;
 }
@@ -85,7 +92,28 @@ bool allow(const char* call, int descriptor) {
 extern "C" {
 
 ssize_t pwrite(int descriptor, const void* data, size_t size, off_t offset) {
-  return allow("write", descriptor) ? next<decltype(pwrite)>("pwrite")(descriptor, data, size, offset) : -1;
+  if (!allow("write", descriptor)) return -1;
+  if (std::exchange(is_short, false)) size = size / 2 + size % 2;
+  return next<decltype(pwrite)>("pwrite")(descriptor, data, size, offset);
+}
+int open(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  if ((flags & O_CREAT) != 0 && !allow("create", path)) return -1;
+  return next<int(const char*, int, ...)>("open")(path, flags, mode);
+}
+int close(int descriptor) {
+  const int flags = ::fcntl(descriptor, F_GETFL);
+  const bool allowed = flags < 0 || (flags & O_ACCMODE) == O_RDONLY || allow("close", descriptor);
+  const int error = errno, result = next<decltype(close)>("close")(descriptor);  // gone in any case
+  if (allowed) return result;
+  errno = error;
+  return -1;
+}
+int mkdir(const char* path, mode_t mode) noexcept {
+  return allow("mkdir", path) ? next<int(const char*, mode_t)>("mkdir")(path, mode) : -1;
 }
 int fsync(int descriptor) {
   return allow("fsync", descriptor) ? next<decltype(fsync)>("fsync")(descriptor) : -1;

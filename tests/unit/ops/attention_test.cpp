@@ -247,16 +247,28 @@ INSTANTIATE_TEST_SUITE_P(UsualSizes, AttentionBf16, testing::ValuesIn(usual_size
 INSTANTIATE_TEST_SUITE_P(Extras, AttentionBf16, testing::ValuesIn(with_extras(at::kFloat)));
 
 // Rows share nothing: what a row comes to does not depend on those beside it.
-TEST(AttentionBf16Rows, DoNotDependOnOneAnother) {
+TEST(AttentionRows, DoNotDependOnOneAnother) {
   Random random(23);
   const at::Tensor q = random.normal({130, 4, 32}, at::kFloat), k = random.normal({130, 2, 32}, at::kFloat),
                    v = random.normal({130, 2, 32}, at::kFloat);
   AttentionOptions options;
   const std::vector<int64_t> both{0, 51, 130}, second{0, 79};
+  const at::Tensor grad_out = random.normal({130, 4, 32}, at::kFloat);
   const auto rows = [](const at::Tensor& t) { return t.narrow(0, 51, 79); };
-  const at::Tensor out = attention_forward(q, k, v, both, options, nullptr, ComputeDtype::kBf16, nullptr);
-  EXPECT_TRUE(rows(out).equal(
-      attention_forward(rows(q), rows(k), rows(v), second, options, nullptr, ComputeDtype::kBf16, nullptr)));
+  for (const ComputeDtype compute : {ComputeDtype::kFp32, ComputeDtype::kBf16}) {
+    AttentionSaved saved, saved_alone;
+    const at::Tensor out = attention_forward(q, k, v, both, options, nullptr, compute, &saved);
+    const at::Tensor alone =
+        attention_forward(rows(q), rows(k), rows(v), second, options, nullptr, compute, &saved_alone);
+    EXPECT_TRUE(rows(out).equal(alone));
+    const AttentionGrads grads =
+        attention_backward(grad_out, q, k, v, out, both, options, nullptr, compute, saved);
+    const AttentionGrads grads_alone = attention_backward(rows(grad_out), rows(q), rows(k), rows(v), alone,
+                                                          second, options, nullptr, compute, saved_alone);
+    EXPECT_TRUE(rows(grads.q).equal(grads_alone.q));
+    EXPECT_TRUE(rows(grads.k).equal(grads_alone.k));
+    EXPECT_TRUE(rows(grads.v).equal(grads_alone.v));
+  }
 }
 
 TEST(Bf16Gemm, MatchesDouble) {

@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 
+#include <array>
 #include <fstream>
 #include <string>
 
@@ -55,6 +56,37 @@ INSTANTIATE_TEST_SUITE_P(Layouts, OneDnnMatmul,
                                          Case{64, 130, 33, true, false, true, false, true},
                                          Case{64, 130, 33, true, false, false, false, true},
                                          Case{129, 192, 576, false, true, false, true, false}));
+
+// A product that is not served falls back to LibTorch's, slower in silence: the linears' layouts, odd sizes
+// too, must be served where the processor can.
+TEST(OneDnnMatmul, ServesWhatTheProcessorCan) {
+#if defined(__x86_64__)
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#else
+  const bool has_avx512 = false;
+#endif
+  Random random(52);
+  for (const bool bf16 : {false, true}) {
+    if (!has_avx512 || (bf16 && !cpu::has_bf16())) continue;  // nothing is promised there
+    const auto dtype = bf16 ? at::kBFloat16 : at::kFloat;
+    for (const auto [m, n, k] : {std::array<int64_t, 3>{33, 130, 64}, {257, 576, 1536}, {101, 192, 577}}) {
+      const at::Tensor x = random.normal({m, k}, at::kFloat).to(dtype),
+                       w = random.normal({n, k}, at::kFloat).to(dtype),
+                       grad = random.normal({m, n}, at::kFloat).to(dtype);
+      const at::Tensor y = random.normal({m, n}, at::kFloat), grad_x = random.normal({m, k}, at::kFloat),
+                       grad_w = random.normal({n, k}, at::kFloat), grad_w_before = grad_w.clone();
+      EXPECT_TRUE(cpu::onednn_matmul(x, w.t(), {}, y, false)) << m << " " << n << " " << k << " forward";
+      EXPECT_TRUE(cpu::onednn_matmul(grad, w, {}, grad_x, false)) << m << " " << n << " " << k << " input";
+      EXPECT_TRUE(cpu::onednn_matmul(grad.t(), x, {}, grad_w, true))
+          << m << " " << n << " " << k << " weight";
+      const at::Tensor xd = x.to(at::kDouble), wd = w.to(at::kDouble), gd = grad.to(at::kDouble);
+      expect_close(y, xd.mm(wd.t()), 2e-6, "forward");
+      expect_close(grad_x, gd.mm(wd), 2e-6, "input gradient");
+      expect_close(grad_w, gd.t().mm(xd) + grad_w_before.to(at::kDouble), 2e-6, "weight gradient");
+    }
+  }
+}
 
 // Resident memory that belongs to no file, in MB.
 int64_t anonymous_megabytes() {
