@@ -72,7 +72,9 @@ void add_model_and_data(Rows& rows) {
   // Not made absolute: as it is written it tells whether data was prepared from it.
   rows.add(SFT_OPTION(prepare, dataset_name), "instead of files: a saved datasets folder or a hub id");
   rows.add(SFT_OPTION(prepare, dataset_split), "split of dataset_name to train on");
-  rows.add(SFT_OPTION(prepare, eval_split), "split of dataset_name to evaluate on");
+  rows.add(SFT_OPTION(prepare, eval_split),
+           "split of dataset_name to evaluate on; None: nothing, and split test of a saved datasets folder in "
+           "eval_file");
   rows.add(SFT_OPTION(prepare, dataset_text_field), "column that holds the text");
   rows.add(SFT_OPTION(prepare, formatting_func),
            "Python function from a row to its text, as file.py:function", python_function());

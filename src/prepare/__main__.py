@@ -139,7 +139,7 @@ def training_source(options: dict) -> Chosen:
     output = checked_output("train_dataset", options["train_dataset"])
     if file:
         return Chosen("train", output, lambda: open_mixture(file, "train_file", split or "train", options["max_rows"]), {"source_file": file})
-    return Chosen("train", output, lambda: open_named(name, split), {"dataset_name": name, "dataset_split": split})
+    return Chosen("train", output, lambda: open_named(name, split, "dataset_split"), {"dataset_name": name, "dataset_split": split})
 
 
 def evaluation_sources(options: dict) -> list[Chosen]:
@@ -152,9 +152,9 @@ def evaluation_sources(options: dict) -> list[Chosen]:
         if split and options["dataset_name"]:
             raise PrepareError("eval_file and dataset_name with eval_split are both set: one source only.", CONFIG)
         return [Chosen(f"eval {name}".strip(), checked_output("eval_dataset", outputs.get(name)),
-                       lambda path=path: open_files(path, "eval_file", split or "train"), {"source_file": path}) for name, path in files]
+                       lambda path=path: open_files(path, "eval_file", split or "test"), {"source_file": path}) for name, path in files]
     if options["dataset_name"] and split:
-        return [Chosen("eval", evaluation_output(options), lambda: open_named(options["dataset_name"], split),
+        return [Chosen("eval", evaluation_output(options), lambda: open_named(options["dataset_name"], split, "eval_split"),
                        {"dataset_name": options["dataset_name"], "dataset_split": split})]
     for output in outputs.values():
         if not Path(output).exists():

@@ -20,6 +20,7 @@ from pathlib import Path
 from .errors import CONFIG, PrepareError
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
+SPLIT_OPTIONS = {"train_file": "dataset_split", "eval_file": "eval_split"}
 ROWS_PER_ARROW_BATCH = 1024
 
 
@@ -314,8 +315,8 @@ def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSou
     """The source that train_file or eval_file names: a file, a folder, a glob, or a folder written by save_to_disk()."""
     path = Path(pattern).expanduser()
     if path.is_dir():
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return open_saved(path, split)
+        if is_saved(path):
+            return open_saved(path, split, SPLIT_OPTIONS[option])
         files = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) and not is_aside(file.relative_to(path)))
         if not files:
             raise PrepareError(f"{option} = {pattern}: the folder holds no file that ends in {', '.join(SUFFIXES)} (or .gz after it).")
@@ -340,7 +341,11 @@ def is_beside_result(file: Path) -> bool:
     return any(folder.suffix == ".tokenizer" and folder.with_suffix(".h5").exists() for folder in file.parents)
 
 
-def open_saved(path: Path, split: str) -> DatasetSource:
+def is_saved(path: Path) -> bool:
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def open_saved(path: Path, split: str, split_option: str) -> DatasetSource:
     import datasets
 
     try:
@@ -349,16 +354,16 @@ def open_saved(path: Path, split: str) -> DatasetSource:
         raise PrepareError(f"{path} looks like a folder saved by the datasets library, but cannot be loaded: {error}.") from None
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
-            raise PrepareError(f"{path} has no split '{split}': it has {', '.join(loaded)} (dataset_split, eval_split).", CONFIG)
+            raise PrepareError(f"{path} has no split '{split}': it has {', '.join(loaded)}; set {split_option}.", CONFIG)
         loaded = loaded[split]
     return DatasetSource(loaded, path.name)
 
 
-def open_named(name: str, split: str) -> FileSource | DatasetSource:
+def open_named(name: str, split: str, split_option: str) -> DatasetSource:
     """dataset_name: a folder saved by the datasets library, or anything its load_dataset() takes (a hub id)."""
     path = Path(name).expanduser()
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return open_saved(path, split)
+    if is_saved(path):
+        return open_saved(path, split, split_option)
     import datasets
 
     try:

@@ -157,6 +157,23 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
 
 
+def test_an_evaluation_file_of_splits_is_its_test_split(model, reference, tmp_path):
+    """As TRL's dataset_test_split, never the rows that are trained on."""
+    parts = {name: datasets.Dataset.from_list(ROWS[begin:begin + 4]) for name, begin in (("train", 0), ("test", 50), ("validation", 90))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    evaluation = {"eval_file": str(tmp_path / "saved"), "eval_dataset": str(tmp_path / "eval.h5")}
+    for split, begin in (("", 50), ("validation", 90)):
+        prepare(model, tmp_path / "saved", tmp_path / "train.h5", eval_split=split, **evaluation)
+        assert read_rows(tmp_path / "train.h5") == reference[:4] and read_rows(tmp_path / "eval.h5") == reference[begin:begin + 4]
+    del parts["test"]
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "other")
+    with pytest.raises(PrepareError, match="has no split 'test': it has train, validation; set eval_split") as error:
+        prepare(model, tmp_path / "other", tmp_path / "train.h5", **evaluation | {"eval_file": str(tmp_path / "other")})
+    assert error.value.code == errors.CONFIG
+    with pytest.raises(PrepareError, match="has no split 'dev': it has train, validation; set dataset_split"):
+        prepare(model, tmp_path / "other", tmp_path / "train.h5", dataset_split="dev")
+
+
 def test_a_folder_may_be_named_like_a_share(model, reference, tmp_path):
     (tmp_path / "part:12").mkdir()
     write_jsonl(tmp_path / "part:12" / "rows.jsonl", ROWS[:5])
