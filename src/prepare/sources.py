@@ -171,9 +171,11 @@ class DatasetSource:
 
     def without_decoding(self):
         """Pictures, sounds and videos stay as they are stored: nothing here looks at them, and their libraries may not be installed."""
+        from datasets import Json  # a row's own values, which do not stay text
+
         dataset = self.dataset
         for name, feature in (dataset.features or {}).items():
-            if getattr(feature, "decode", False):
+            if getattr(feature, "decode", False) and not isinstance(feature, Json):
                 dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
         return dataset
 

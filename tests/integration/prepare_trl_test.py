@@ -211,6 +211,18 @@ def test_json_in_parquet_is_decoded(tokenizers, tmp_path):
         assert read_rows(prepare(tokenizers("qwen3"), tmp_path / "rows.parquet", tmp_path / "rows.h5")) == ids
 
 
+def test_json_of_a_saved_data_set_is_decoded(tokenizers, tmp_path):
+    model = tokenizers(CHATML + "{% if enable_thinking %}{{ '<think>' }}{% endif %}")
+    rows = [{"messages": chat, "chat_template_kwargs": {"enable_thinking": flag}} for chat in CHATS for flag in (True, False)]
+    chats = List({"role": Value("string"), "content": Value("string")})
+    for number, kinds in enumerate(({"messages": chats, "chat_template_kwargs": Json()}, {"messages": Json(), "chat_template_kwargs": Json()})):
+        saved = Dataset.from_list(rows, features=Features(kinds))
+        saved.save_to_disk(tmp_path / f"saved{number}")
+        output = prepare(model, tmp_path / f"saved{number}", tmp_path / f"rows{number}.h5")
+        ids, _ = prepared_by_trl(model, saved, tmp_path / "trl", {})
+        assert read_rows(output) == ids and len(ids) == len(rows) and ids[0] != ids[1]
+
+
 @pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
 def test_rows_that_trl_has_packed_are_refused(strategy, tokenizers, tmp_path):
     packed = pack_dataset(Dataset.from_list([{"input_ids": [5, 6]}, {"input_ids": [7]}, {"input_ids": [8, 9, 10, 11, 12]}]), 4, strategy)
