@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
@@ -108,7 +109,8 @@ def make_ready(folder: Path, say=print) -> None:
     weight_map, total_size = {}, 0
     for pickle in pickles:
         try:
-            tensors = torch.load(pickle, map_location="cpu", mmap=True, weights_only=True)
+            # Files of before PyTorch 1.6 are no zip archives, and cannot be mapped.
+            tensors = torch.load(pickle, map_location="cpu", mmap=zipfile.is_zipfile(pickle), weights_only=True)
         except Exception as error:  # unpickling raises many types
             raise PrepareError(f"{pickle} cannot be loaded: {type(error).__name__}: {error}.") from None
         name = "model.safetensors" if len(pickles) == 1 else re.sub(r"^pytorch_model(.*)\.bin$", r"model\1.safetensors", pickle.name)

@@ -37,6 +37,15 @@ def test_pickled_weights_are_converted_once(pickled):
     assert not list(folder.glob(".*"))
 
 
+def test_pickled_weights_of_old_are_converted(pickled):
+    """As PyTorch wrote them before version 1.6."""
+    folder, tensors = pickled
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    make_ready(folder)
+    converted = load_file(folder / "model.safetensors")
+    assert converted.keys() == tensors.keys() and all(torch.equal(converted[name], tensors[name]) for name in tensors)
+
+
 def test_pickled_shards_are_converted(pickled):
     folder, tensors = pickled
     (folder / "pytorch_model.bin").unlink()
