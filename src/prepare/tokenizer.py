@@ -1,6 +1,7 @@
 """The run's tokenizer: where its files are, what identifies it, and text to ids as TRL does it."""
 
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -136,10 +137,38 @@ def load_tokenizer(path: Path):
     """transformers' tokenizer, without PyTorch."""
     auto_tokenizer = import_auto_tokenizer()
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # "longer than the maximum"
+    refuse_without_sentencepiece(path)
     try:
         return auto_tokenizer.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # the library raises many types
         raise PrepareError(f"the tokenizer in {path} cannot be loaded: {type(error).__name__}: {error}.", CONFIG) from None
+
+
+def refuse_without_sentencepiece(path: Path) -> None:
+    """transformers asks for tiktoken instead, which does not read these files, or makes an empty tokenizer."""
+    files = [path / name for name in IDENTITY_FILES if (path / name).is_file()]
+    if not files or any(file.suffix != ".model" for file in files) or not is_sentencepiece(files[0]):
+        return
+    missing = [package for package, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf")) if not is_importable(module)]
+    if missing:
+        raise PrepareError(f"the tokenizer in {path} is {files[0].name} alone, and reading it needs the packages sentencepiece and protobuf "
+                           f"(missing: {', '.join(missing)}): put a tokenizer.json beside it, as AutoTokenizer.from_pretrained(...)"
+                           ".save_pretrained(...) writes it where both are installed, or install them: "
+                           ".venv/bin/python -m pip install sentencepiece protobuf.", CONFIG)
+
+
+def is_sentencepiece(file: Path) -> bool:
+    """A message of pieces; tiktoken's files, under the same name, are lines of Base64."""
+    with open(file, "rb") as stream:
+        return stream.read(1) == b"\n"
+
+
+def is_importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 class Tokenizer:

@@ -547,6 +547,25 @@ def test_a_tokenizer_without_eos_is_refused(model, tmp_path):
         prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:3]), tmp_path / "rows.h5", tokenizer_name_or_path=str(other))
 
 
+@pytest.mark.parametrize("file, kind, module, package", [("tokenizer.model", "LlamaTokenizer", "sentencepiece", "sentencepiece"),
+                                                         ("spiece.model", "T5Tokenizer", "google.protobuf", "protobuf")])
+def test_a_tokenizer_that_only_sentencepiece_reads_says_so(file, kind, module, package, model, tmp_path, monkeypatch):
+    """transformers' own message asks for tiktoken."""
+    monkeypatch.setitem(sys.modules, module, None)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / file).write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    (other / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    source = write_jsonl(tmp_path / "rows.jsonl", ROWS[:3])
+    with pytest.raises(PrepareError, match=rf"is {file} alone.*missing: .*{package}.*tokenizer.json beside it.*pip install sentencepiece protobuf") as error:
+        prepare(model, source, tmp_path / "rows.h5", tokenizer_name_or_path=str(other))
+    assert error.value.code == errors.CONFIG and "tiktoken" not in str(error.value)
+    (other / file).write_bytes(b"IQ== 0\n")  # tiktoken's
+    with pytest.raises(PrepareError) as error:
+        prepare(model, source, tmp_path / "other.h5", tokenizer_name_or_path=str(other))
+    assert "sentencepiece" not in str(error.value)
+
+
 def test_chats_from_the_documentation_of_installed_packages(tmp_path, monkeypatch):
     monkeypatch.setattr(make_python_chats, "PACKAGES", ("numpy",))
     assert make_python_chats.main([str(tmp_path)]) == 0
