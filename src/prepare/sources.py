@@ -18,8 +18,10 @@ from itertools import accumulate, islice
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
+from .split_names import refuse_several_splits
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
+OTHER_COMPRESSIONS = (".zst", ".zstd", ".xz", ".lzma", ".bz2", ".zip", ".lz4", ".7z")
 SPLIT_OPTIONS = {"train_file": "dataset_split", "eval_file": "eval_split"}
 ROWS_PER_ARROW_BATCH = 1024
 
@@ -295,6 +297,10 @@ def kind_of(file: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
+def is_compressed_otherwise(file: Path) -> bool:
+    return file.suffix.lower() in OTHER_COMPRESSIONS and kind_of(file.with_suffix("")) is not None
+
+
 def parse_json(text: str, place: str, whole: bool = False):
     try:
         value = json.loads(text)
@@ -319,7 +325,12 @@ def open_files(pattern: str, option: str, split: str) -> FileSource | DatasetSou
     if path.is_dir():
         if is_saved(path):
             return open_saved(path, split, SPLIT_OPTIONS[option])
-        files = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) and not is_aside(file.relative_to(path)))
+        found = sorted(file for file in path.rglob("*") if file.is_file() and not is_aside(file.relative_to(path)))
+        if unread := [file.name for file in found if is_compressed_otherwise(file)]:
+            raise PrepareError(f"{option} = {pattern}: the folder holds {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}, and of compressed "
+                               "files only .gz is read: decompress the others, or name the files to read by a pattern.", CONFIG)
+        files = [file for file in found if kind_of(file)]
+        refuse_several_splits([file.relative_to(path) for file in files], Path(pattern), option)
         if not files:
             raise PrepareError(f"{option} = {pattern}: the folder holds no file that ends in {', '.join(SUFFIXES)} (or .gz after it).")
         return FileSource(files)

@@ -26,6 +26,7 @@ from prepare.errors import PrepareError
 from prepare.pipeline import Part, make_tasks
 from prepare.rows import Kind, RowFormat, read_messages
 from prepare.sources import FileSource, open_files
+from prepare.split_names import KEYWORDS
 from prepare.tokenizer import Tokenizer, TokenizerFolder
 
 TEXTS = [f"Row {number}, with \"quotes\", a comma and a word: {'word ' * (number % 7)}ü" for number in range(600)]
@@ -155,6 +156,53 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
             eval_dataset=str(tmp_path / "eval.h5"), max_rows=10)
     assert read_rows(tmp_path / "train.h5") == reference[:10]
     assert read_rows(tmp_path / "eval.h5") == reference[5:9]
+
+
+@pytest.mark.parametrize("names, splits, pattern", [
+    (("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"), "test, train", "train*.jsonl"),
+    (("my_train.jsonl", "b/dev/rows1.jsonl"), "train, validation", "*train*.jsonl"),
+    (("a/Train2/rows.jsonl", "a/rows.eval.jsonl"), "test, train", "a/Train2/**/*.jsonl"),
+    (("train/test-cases.jsonl", "training.jsonl", "trainer.jsonl", "contest.jsonl", "more/device.jsonl"), "", ""),
+    (("test.jsonl", "testing-2.jsonl"), "", ""),
+], ids=str)
+def test_a_folder_of_several_splits_is_refused(names, splits, pattern, model, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "rows"
+    for number, name in enumerate(sorted(names)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(folder / name, [ROWS[number]])
+    if not splits:
+        prepare(model, folder, tmp_path / "rows.h5")
+        assert sorted(read_rows(tmp_path / "rows.h5")) == sorted(reference[:len(names)])
+        return
+    with pytest.raises(PrepareError) as error:
+        prepare(model, folder, tmp_path / "rows.h5")
+    assert error.value.code == errors.CONFIG and f"several splits ({splits}): name those of one by a pattern such as {folder}/{pattern}," in str(error.value)
+    train = [reference[number] for number, name in enumerate(sorted(names)) if "train" in name.lower()]
+    assert read_rows(prepare(model, folder / pattern, tmp_path / "pattern.h5")) == train
+    if all("/" not in name for name in names):  # `datasets` wants all names of one kind
+        assert read_rows(prepare(model, "", tmp_path / "named.h5", dataset_name=str(folder))) == train
+    assert len(read_rows(prepare(model, folder / "**" / "*.jsonl", tmp_path / "all.h5"))) == len(names)
+
+
+def test_splits_are_named_as_datasets_names_them():
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    assert KEYWORDS == {word: str(split) for split, words in SPLIT_KEYWORDS.items() for word in words}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.zst", "more/rows.csv.XZ", "rows.parquet.bz2", "rows.txt.zip"])
+def test_compressed_rows_of_a_folder_are_not_skipped(name, model, tmp_path):
+    folder = tmp_path / "rows"
+    for file in (folder / name, folder / "notes.zip"):  # the second may be anything
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"packed")
+    write_jsonl(folder / "rows.jsonl", ROWS[:3])
+    with pytest.raises(PrepareError, match=f"the folder holds {name.rpartition('/')[2]}, and of compressed files only .gz is read: decompress") as error:
+        prepare(model, folder, tmp_path / "rows.h5")
+    assert error.value.code == errors.CONFIG
+    (folder / name).unlink()
+    assert len(read_rows(prepare(model, folder, tmp_path / "rows.h5"))) == 3
 
 
 def test_an_evaluation_file_of_splits_is_its_test_split(model, reference, tmp_path):
