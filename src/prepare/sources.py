@@ -14,7 +14,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
-from itertools import accumulate, islice
+from itertools import accumulate, islice, zip_longest
 from pathlib import Path
 
 from .errors import CONFIG, PrepareError
@@ -110,12 +110,12 @@ class FileSource:
                     raise PrepareError(f"{file}: row {number} has a quote that is not closed by the end of the file.")
                 if not fields:
                     continue
-                if len(fields) != len(header):
+                if len(fields) > len(header):
                     raise PrepareError(f"{file}: row {number} (ending in line {reader.line_num}) has {len(fields)} fields, "
                                        f"the header has {len(header)}.")
                 if number % 256 == 0 and not is_gz(file):
                     self.current_fraction = stream.buffer.tell() / max(1, self.current_size)
-                yield dict(zip(header, fields)), f"{file.name}:{reader.line_num}"
+                yield dict(zip_longest(header, fields)), f"{file.name}:{reader.line_num}"  # cells that are missing are null, as to pandas
 
     def _read_tsv(self, file: Path):
         yield from self._read_csv(file, delimiter="\t")

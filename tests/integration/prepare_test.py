@@ -458,6 +458,17 @@ def test_columns_of_one_name_are_told_apart_as_pandas_does(model, reference, tmp
     assert read_rows(prepare(model, tmp_path / "rows.csv", tmp_path / "rows.h5")) == reference[:1]
 
 
+@pytest.mark.parametrize("suffix, delimiter", [("csv", ","), ("tsv", "\t")])
+def test_cells_that_a_row_lacks_are_null_as_to_pandas(suffix, delimiter, model, tmp_path, capsys):
+    file = tmp_path / f"rows.{suffix}"
+    file.write_text("id,text,label\n1,one,a\n2,two\n3\n".replace(",", delimiter))
+    rows = [row for row, _ in FileSource([file])]
+    read = datasets.load_dataset("csv", data_files=str(file), sep=delimiter, split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows == [row | {"id": str(row["id"])} for row in read] and rows[2] == {"id": "3", "text": None, "label": None}
+    assert len(read_rows(prepare(model, file, tmp_path / "rows.h5"))) == 2
+    assert f"dropped: 1 null (rows.{suffix}:4)" in capsys.readouterr().out
+
+
 def test_a_full_disk_changes_neither_part_of_a_split(model, tmp_path, monkeypatch):
     outputs = [tmp_path / "train.h5", tmp_path / "eval.h5"]
     make = lambda **options: prepare(model, write_jsonl(tmp_path / "rows.jsonl", ROWS[:20]), outputs[0],  # noqa: E731
@@ -534,7 +545,7 @@ def test_what_a_killed_writer_left_is_removed(model, tmp_path):
     ("rows.jsonl", '{"input_ids": [5], "labels": [-1]}\n', {}, errors.INVALID_DATA, "has the label -1"),
     ("rows.jsonl", '{"input_ids": [5], "assistant_masks": [2]}\n', {}, errors.INVALID_DATA, "holds other values than 0 and 1"),
     ("rows.jsonl", '{"input_ids": [5], "labels": [-100]}\n', {}, errors.INVALID_DATA, "no token of any row is learnt"),
-    ("rows.csv", 'text,label\n"a",1\n"b"\n', {}, errors.INVALID_DATA, "row 2 (ending in line 3) has 1 fields, the header has 2"),
+    ("rows.csv", 'text,label\n"a",1\n"b",2,3\n', {}, errors.INVALID_DATA, "row 2 (ending in line 3) has 3 fields, the header has 2"),
     ("rows.csv", 'id,text\n1,fine\n2,"open\n3,lost\n', {}, errors.INVALID_DATA, "row 2 has a quote that is not closed"),
     ("rows.csv.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 30, {}, errors.INVALID_DATA, "cannot be decompressed"),
     ("rows.json", '{"rows": []}', {}, errors.CONFIG, "rows.json:1 has no field 'text'"),
