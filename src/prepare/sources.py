@@ -80,9 +80,10 @@ class FileSource:
         """An array of rows; {"data": [rows]}; or, as often under this name, one row a line. A single line that has "data" is the second."""
         with (gzip.open(file, "rb") if is_gz(file) else open(file, "rb")) as stream:
             start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-            if start.startswith(b"{"):
+            if not start.startswith(b"["):  # whose one line may be the whole file
                 stream.seek(0)
-                first = json_object(stream.readline().removeprefix(b"\xef\xbb\xbf"))
+                lines = (line.removeprefix(b"\xef\xbb\xbf") for line in stream)
+                first = json_object(next((line for line in lines if line.strip()), b""))
                 if first is not None and (not isinstance(first.get("data"), list) or any(line.strip() for line in stream)):
                     yield from self._read_jsonl(file)
                     return

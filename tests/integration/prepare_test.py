@@ -75,6 +75,12 @@ def write_source(kind, folder):
     elif kind == "json lines with data":
         path = folder / "rows.json"
         write_jsonl(path, [row | {"data": []} for row in ROWS])
+    elif kind == "json lines after blank ones":
+        path = folder / "rows.json"
+        path.write_bytes(b"\xef\xbb\xbf\n \r\n" + b"\n" * 5000 + write_jsonl(folder / "plain.jsonl", ROWS).read_bytes())
+    elif kind == "json array after blank lines":
+        path = folder / "rows.json"
+        path.write_text("\n" * 5000 + json.dumps(ROWS, indent=1))
     elif kind == "json lines":
         path = folder / "rows.json"
         write_jsonl(path, ROWS)
@@ -107,7 +113,8 @@ def write_source(kind, folder):
     return {"train_file": str(path)}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.GZ", "json array", "json data", "json data in one line", "json lines", "json lines with data", "csv", "tsv", "parquet", "txt", "folder", "pattern",
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.GZ", "json array", "json data", "json data in one line", "json lines", "json lines with data",
+                                  "json lines after blank ones", "json array after blank lines", "csv", "tsv", "parquet", "txt", "folder", "pattern",
                                   "saved", "saved splits", "dataset_name"])
 def test_every_kind_of_source_gives_the_same_rows(kind, model, reference, tmp_path):
     output = prepare(model, output=tmp_path / "out" / "rows.h5", **write_source(kind, tmp_path))
