@@ -109,15 +109,15 @@ def with_changes(folder, options: dict):
     from .chat import read_template_choice
     from .tokenizer import load_tokenizer
 
-    eos_token, template = options["eos_token"] or None, None
+    eos_token, template, is_only_eos = options["eos_token"] or None, None, False
     if path := options["chat_template_path"]:
         choice = read_template_choice(path, lambda name: load_tokenizer(find_folder(name, "chat_template_path", with_weights=False)))
-        template, eos_token = choice.text, choice.eos_token or eos_token
+        template, eos_token, is_only_eos = choice.text, choice.eos_token or eos_token, choice.eos_token is not None
         vocabulary = load_tokenizer(folder.path).get_vocab()
         if missing := [token for token in choice.added_tokens if token not in vocabulary]:
             raise PrepareError(f"chat_template_path = {path}: that tokenizer has tokens that this one has not ({', '.join(missing[:5])}), and the "
                                "model's embedding has no rows for them: use a template of tokens that exist.", CONFIG)
-    return replace(folder, eos_token=eos_token, pad_token=options["pad_token"] or None, chat_template=template)
+    return replace(folder, eos_token=eos_token, pad_token=options["pad_token"] or None, chat_template=template, is_only_eos=is_only_eos)
 
 
 @dataclass

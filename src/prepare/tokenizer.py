@@ -34,6 +34,7 @@ class TokenizerFolder:
     eos_token: str | None = None
     pad_token: str | None = None
     chat_template: str | None = None
+    is_only_eos: bool = False  # eos_token takes the place of all tokens that end a generation
 
     def sha256(self) -> str:
         digest = hashlib.sha256()
@@ -83,13 +84,15 @@ class TokenizerFolder:
             self.write_generation_config(target / "generation_config.json", Tokenizer(self).special_ids())
 
     def write_generation_config(self, path: Path, ids: dict[str, int]) -> None:
-        """As TRL: a new end-of-sequence token comes in front of those that end a generation already."""
+        """As TRL: a new end-of-sequence token comes in front of those that end a generation already; that of a template's tokenizer replaces them."""
         values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         changes = {}
         if self.eos_token:
             existing = values.get("eos_token_id")
             existing = [] if existing is None else existing if isinstance(existing, list) else [existing]
-            if ids["eos_token_id"] not in existing:
+            if self.is_only_eos:
+                changes["eos_token_id"] = ids["eos_token_id"]
+            elif ids["eos_token_id"] not in existing:
                 changes["eos_token_id"] = [ids["eos_token_id"], *existing]
         if self.pad_token:
             changes["pad_token_id"] = ids["pad_token_id"]

@@ -50,6 +50,20 @@ void align_eos(nlohmann::json& config, std::optional<int64_t> eos, bool several)
   config["eos_token_id"] = several || now.is_array() ? nlohmann::json(ids) : nlohmann::json(*eos);
 }
 
+// A tokenizer as chat_template_path brings what ends a row; as in TRL's clone_chat_template that alone ends a generation.
+bool eos_is_of_template(const config::PrepareOptions& prepare) {
+  const fs::path path = prepare.chat_template_path;
+  return !path.empty() && path.extension() != ".jinja" && path.extension() != ".j2";
+}
+
+void put_eos(nlohmann::json& config, std::optional<int64_t> eos, const config::PrepareOptions& prepare, bool several) {
+  if (eos && eos_is_of_template(prepare)) {
+    config["eos_token_id"] = *eos;
+  } else {
+    align_eos(config, eos, several);
+  }
+}
+
 std::optional<int64_t> chosen_pad(const config::PrepareOptions& prepare, const data::DatasetInfo& info) {
   return prepare.pad_token.empty() ? std::nullopt : info.pad_token_id;
 }
@@ -61,7 +75,7 @@ std::string config_for_checkpoint(const std::string& text, const std::string& fi
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   if (!spec.tie_word_embeddings) config["tie_word_embeddings"] = false;  // the weights may have untied them
-  align_eos(config, info.eos_token_id, /*several=*/false);
+  put_eos(config, info.eos_token_id, prepare, /*several=*/false);
   if (const auto pad = chosen_pad(prepare, info)) config["pad_token_id"] = *pad;
   return config.dump(2) + "\n";
 }
@@ -83,7 +97,7 @@ void put_generation_config(Inputs& inputs, const config::PrepareOptions& prepare
   nlohmann::json values = base::parse_json(text, of_model ? file.string() : name + " beside the data set");
   if (!values.is_object()) base::fail(ExitCode::kInvalidData, "{}: not a JSON object", file.string());
   const nlohmann::json before = values;
-  align_eos(values, inputs.train->info().eos_token_id, /*several=*/true);
+  put_eos(values, inputs.train->info().eos_token_id, prepare, /*several=*/true);
   if (const auto pad = chosen_pad(prepare, inputs.train->info())) values["pad_token_id"] = *pad;
   put_file(inputs.side_files, name, values == before ? text : values.dump(2) + "\n");
 }

@@ -251,6 +251,25 @@ def test_the_model_stops_where_its_rows_end(sft_prepare, run_sft, workspace):
         assert json.loads((workspace / "run/generation_config.json").read_text()) == {"eos_token_id": stops, "temperature": 0.5}
 
 
+def test_what_ends_another_tokenizer_s_rows_alone_ends_a_generation(sft_prepare, run_sft, workspace):
+    """As TRL's clone_chat_template, where eos_token adds to what the model has."""
+    config, generation = (workspace / "tiny/model" / name for name in ("config.json", "generation_config.json"))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [7, 8]}))
+    generation.write_text(json.dumps({"eos_token_id": [7, 8], "temperature": 0.5}))
+    source = workspace / "source"
+    source.mkdir()
+    shutil.copy(workspace / "tiny/model/tokenizer.json", source)
+    tokens = json.loads((workspace / "tiny/model/tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(tokens | {"eos_token": "!", "chat_template": "{{ messages[0].content }}!"}))
+    end = Tokenizer.from_file(str(source / "tokenizer.json")).token_to_id("!")
+    chosen = ("--args", "run.ini", "--chat_template_path", "source")
+    assert sft_prepare(*chosen).returncode == 0
+    run = run_sft(0, *chosen, cwd=workspace)
+    assert run.returncode == 0, run.stderr
+    assert json.loads((workspace / "run/config.json").read_text())["eos_token_id"] == end
+    assert json.loads((workspace / "run/generation_config.json").read_text()) == {"eos_token_id": end, "temperature": 0.5}
+
+
 def test_another_split_of_a_saved_data_set(sft_prepare, run_sft, workspace):
     """Each split's rows go to their own file, and a file of another split is not taken for it."""
     import datasets

@@ -4,6 +4,7 @@ and every option that decides what is learnt."""
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from jinja2 import TemplateError
 from prepare_support import prepare, read_labels, read_rows, tiny_model, write_jsonl
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer
+from transformers.trainer_utils import align_special_tokens
 from trl import DatasetMixtureConfig, SFTConfig, SFTTrainer, get_dataset, pack_dataset
 from trl.scripts.utils import DatasetConfig
 
@@ -165,10 +167,14 @@ def tokenizers(tmp_path_factory):
     return make
 
 
-def prepared_by_trl(model, rows, folder, options, formatting_func=None):
+def trainer_of_trl(model, rows, folder, options, formatting_func=None):
     config = SFTConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **{"max_length": None} | options)
-    trainer = SFTTrainer(model=str(model), args=config, train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows), formatting_func=formatting_func,
-                         processing_class=AutoTokenizer.from_pretrained(model))
+    return SFTTrainer(model=str(model), args=config, train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows), formatting_func=formatting_func,
+                      processing_class=AutoTokenizer.from_pretrained(model))
+
+
+def prepared_by_trl(model, rows, folder, options, formatting_func=None):
+    trainer = trainer_of_trl(model, rows, folder, options, formatting_func)
     return [list(ids) for ids in trainer.train_dataset["input_ids"]], [list(labels) for labels in trainer.train_dataset["labels"]]
 
 
@@ -238,6 +244,23 @@ def test_the_template_and_end_of_another_tokenizer(tokenizers, tmp_path):
         output = prepare(model, write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.h5", chat_template_path=str(source))
         ids, labels = prepared_by_trl(model, rows, tmp_path / "trl", {"chat_template_path": str(source)})
         assert read_rows(output) == ids and read_labels(output) == labels
+
+
+@pytest.mark.parametrize("options", [{"eos_token": "<|im_end|>"}, {"chat_template_path": "SOURCE"},
+                                     {"eos_token": "<|im_end|>", "chat_template_path": "SOURCE"}], ids=str)
+@pytest.mark.parametrize("own", [[0, 7], 7, None])
+def test_what_ends_a_generation_is_what_trl_says(own, options, tokenizers, tmp_path):
+    """A token of eos_token comes in front of the others; that of another tokenizer's template takes their place."""
+    model, source = shutil.copytree(tokenizers(CHATML), tmp_path / "model"), tmp_path / "source"
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": own}))
+    AutoTokenizer.from_pretrained(tokenizers("phi3"), eos_token="<|end|>").save_pretrained(source)
+    options = {name: str(source) if value == "SOURCE" else value for name, value in options.items()}
+    prepare(model, write_jsonl(tmp_path / "rows.jsonl", messages(CHATS)), tmp_path / "rows.h5", **options)
+    trainer = trainer_of_trl(model, messages(CHATS), tmp_path / "trl", options)
+    align_special_tokens(trainer.model, trainer.processing_class)  # as train() does
+    expected = trainer.model.generation_config.eos_token_id
+    assert json.loads((tmp_path / "rows.tokenizer" / "generation_config.json").read_text())["eos_token_id"] == expected
+    assert isinstance(expected, int) == ("chat_template_path" in options)
 
 
 def test_what_is_left_after_max_length_is_what_trl_keeps(tokenizers, tmp_path):
