@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -20,10 +21,32 @@ const char* variable(const char* name) {
   return value != nullptr && *value != '\0' ? value : nullptr;
 }
 
+// ~ in front, $NAME and ${NAME}, as huggingface_hub (Python's expanduser and expandvars) reads them: what is unknown stays.
+std::string expanded(std::string path) {
+  constexpr std::string_view kWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
+  const char* home = variable("HOME");
+  if (home != nullptr && (path == "~" || path.starts_with("~/"))) path.replace(0, 1, home);
+  for (auto at = path.find('$'); at != std::string::npos; at = path.find('$', at)) {
+    const bool braced = path.compare(at + 1, 1, "{") == 0;
+    const auto begin = at + (braced ? 2U : 1U);
+    const auto end = braced ? path.find('}', begin) : std::min(path.find_first_not_of(kWord, begin), path.size());
+    const char* value = end == std::string::npos ? nullptr : std::getenv(path.substr(begin, end - begin).c_str());
+    if (value == nullptr) {
+      ++at;
+      continue;
+    }
+    path.replace(at, end + (braced ? 1U : 0U) - at, value);
+    at += std::string_view(value).size();  // which is not expanded again
+  }
+  return path;
+}
+
 fs::path hub_cache() {
-  if (const char* path = variable("HF_HUB_CACHE")) return path;
-  if (const char* path = variable("HF_HOME")) return fs::path(path) / "hub";
-  if (const char* path = variable("XDG_CACHE_HOME")) return fs::path(path) / "huggingface" / "hub";
+  for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
+    if (const char* path = variable(name)) return expanded(path);
+  }
+  if (const char* path = variable("HF_HOME")) return fs::path(expanded(path)) / "hub";
+  if (const char* path = variable("XDG_CACHE_HOME")) return fs::path(expanded(path)) / "huggingface" / "hub";
   const char* home = variable("HOME");
   return fs::path(home != nullptr ? home : ".") / ".cache" / "huggingface" / "hub";
 }

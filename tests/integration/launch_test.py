@@ -119,10 +119,10 @@ def test_a_signal_before_the_ranks_exist_is_not_lost(start, tmp_path):
 
 
 def test_other_hosts_get_what_the_program_reads_of_the_environment(start, tmp_path):
-    variables = {"HF_HOME": "/a b", "OMP_NUM_THREADS": "3", "NCCL_DEBUG": "WARN", "HF_TOKEN": "secret"}
+    variables = {"HF_HOME": "/a b", "HUGGINGFACE_HUB_CACHE": "/c", "OMP_NUM_THREADS": "3", "NCCL_DEBUG": "WARN", "HF_TOKEN": "secret"}
     process = start("-H", "localhost:2", "-n", "2", **stub(tmp_path, "mpirun", 'echo "mpirun: $*"'), **variables)
     said = process.communicate(timeout=60)[0]
-    for name in ("HF_HOME", "OMP_NUM_THREADS", "NCCL_DEBUG"):
+    for name in ("HF_HOME", "HUGGINGFACE_HUB_CACHE", "OMP_NUM_THREADS", "NCCL_DEBUG"):
         assert f"-x {name} " in said, said
     assert "HF_HUB_CACHE" not in said and "HF_TOKEN" not in said, said
 

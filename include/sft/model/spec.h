@@ -122,7 +122,7 @@ void check_links(const std::filesystem::path& model_dir);
 // config.json says (a warning), as in transformers.
 DecoderSpec spec_of_model(const std::filesystem::path& model_dir);
 
-// Local. A folder with config.json, or a repository id in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub).
+// Local. A folder with config.json, or a repository id in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ... as huggingface_hub).
 // Error(kInvalidData): neither, or one of its files is a link to somewhere else (docs/security.md).
 std::filesystem::path resolve_model_dir(const std::string& model_name_or_path);
 // Local. The same of a tokenizer, which needs no config.json.

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 
 #include "sft/base/error.h"
 #include "sft/model/decoder.h"
@@ -317,6 +319,53 @@ TEST_F(HubCache, FollowsTheMainReference) {
   add("models--org--name/refs/main", "0123abc\n");
   add("models--org--name/snapshots/0123abc/config.json", "{}");
   EXPECT_EQ(resolve_model_dir("org/name"), folder_ / "models--org--name/snapshots/0123abc");
+}
+
+// An environment variable for as long as this lives.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value, 1);
+  }
+  ~Variable() {
+    if (before_) {
+      setenv(name_, before_->c_str(), 1);
+    } else {
+      unsetenv(name_);
+    }
+  }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+TEST_F(HubCache, IsWhereHuggingfaceHubFindsIt) {
+  add("hub/models--org--name/refs/main", "0123abc\n");
+  add("hub/models--org--name/snapshots/0123abc/config.json", "{}");
+  const std::filesystem::path model = folder_ / "hub/models--org--name/snapshots/0123abc";
+  const Variable home("HOME", folder_.path().c_str());
+  for (const char* value : {"~/hub", "$HOME/hub", "${HOME}/hub"}) {
+    const Variable older("HUGGINGFACE_HUB_CACHE", value);
+    {
+      const Variable newer("HF_HUB_CACHE", "");
+      EXPECT_EQ(resolve_model_dir("org/name"), model) << value;
+    }
+    const Variable newer("HF_HUB_CACHE", value);
+    const Variable hidden("HUGGINGFACE_HUB_CACHE", "/nowhere");
+    EXPECT_EQ(resolve_model_dir("org/name"), model) << value;
+  }
+  const Variable older("HUGGINGFACE_HUB_CACHE", "");
+  {
+    const Variable newer("HF_HUB_CACHE", "");
+    const Variable hub_home("HF_HOME", "~");
+    EXPECT_EQ(resolve_model_dir("org/name"), model);
+  }
+  const Variable newer("HF_HUB_CACHE", "$SFT_NO_SUCH_VARIABLE/a$/~/${HOME");
+  expect_refused("org/name", "($SFT_NO_SUCH_VARIABLE/a$/~/${HOME)");
 }
 
 TEST_F(HubCache, TakesFolders) {
