@@ -12,8 +12,8 @@ KEYWORDS = {"train": "train", "training": "train", "validation": "validation", "
 def find_split(file: Path) -> tuple[str, Path] | None:
     """(split, a pattern of such files) by the first keyword in its path: a folder's name decides before the file's own."""
     for at, part in enumerate(file.parts):
-        for word in re.split(r"[\W\d_]+", part.lower()):
-            if split := KEYWORDS.get(word):
+        for word in re.split(r"[\W\d_]+", part):
+            if split := KEYWORDS.get(word.lower()):
                 own_name = at == len(file.parts) - 1
                 begin = "" if part.startswith(word) else "*"
                 return split, Path(*file.parts[:at], f"{begin}{word}*{file.suffix}") if own_name else Path(*file.parts[:at + 1], "**", f"*{file.suffix}")

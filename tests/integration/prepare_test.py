@@ -167,7 +167,7 @@ def test_eval_and_train_from_one_file_each(model, reference, tmp_path):
 
 @pytest.mark.parametrize("names, splits, pattern", [
     (("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"), "test, train", "train*.jsonl"),
-    (("my_train.jsonl", "b/dev/rows1.jsonl"), "train, validation", "*train*.jsonl"),
+    (("my_Train.jsonl", "b/dev/rows1.jsonl"), "train, validation", "*Train*.jsonl"),
     (("a/Train2/rows.jsonl", "a/rows.eval.jsonl"), "test, train", "a/Train2/**/*.jsonl"),
     (("train/test-cases.jsonl", "training.jsonl", "trainer.jsonl", "contest.jsonl", "more/device.jsonl"), "", ""),
     (("test.jsonl", "testing-2.jsonl"), "", ""),
