@@ -336,6 +336,15 @@ def test_a_sweep_needs_no_newline_at_its_end(source_dir, tmp_path):
         assert expected in done.stdout and (done.returncode == 92) == (line == 3), done.stdout
 
 
+@pytest.mark.parametrize("name", ["a b", "a:b"])
+def test_a_test_bed_in_a_folder_that_mpirun_cannot_name_is_refused(source_dir, tmp_path, name):
+    shutil.copytree(source_dir / "cluster" / "testbed", tmp_path / name)
+    # The long name: nothing may start, should the refusal be missing.
+    done = subprocess.run([tmp_path / name / "up"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env={**os.environ, "SFT_TESTBED": f"/run/{60 * 'x'}"})
+    assert done.returncode != 0 and f"'{tmp_path / name}'" in done.stderr and "move the clone" in done.stderr, done.stderr
+
+
 # Who runs tests/run, whether CI is set, whether namespaces may be made, and what is left out then.
 @pytest.mark.parametrize("user, ci, allowed, left_out", [
     (1000, "", True, "full|root|testbed"), (1000, "true", True, "full|root|testbed"), (0, "", False, "full|root|testbed"), (0, "", True, "full"),
