@@ -160,6 +160,25 @@ def test_inside_an_allocation_srun_is_used(start, tmp_path):
     assert "cpus: 8 plugins: none fence: ring" in said
 
 
+# Ids of a step, of the batch and the interactive step of a job (as Slurm has them), and none.
+@pytest.mark.parametrize("step, overlaps", [("0", True), ("12", True), ("4294967291", False), ("4294967290", False), (None, False)])
+def test_inside_a_step_srun_does_not_wait_for_what_that_step_holds(start, tmp_path, monkeypatch, step, overlaps):
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    process = start("--args", "run.ini", **stub(tmp_path, "srun", 'echo "srun: $* pmix"'), SLURM_JOB_ID="7", **({"SLURM_STEP_ID": step} if step else {}))
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and (f" --overlap {tmp_path}/sft-dist" in said) == overlaps, said
+
+
+# What `srun --mpi=list` says, and ends with.
+@pytest.mark.parametrize("types, code, starts", [("none pmi2", 0, False), ("none pmi2 pmix", 0, True), ("no configuration", 1, True)])
+def test_a_slurm_that_cannot_start_mpi_is_named(start, tmp_path, types, code, starts):
+    srun = f'[ $1 != --mpi=list ] || {{ echo "MPI plugin types are... {types}"; exit {code}; }}; echo "srun: $*"'
+    process = start("--args", "run.ini", **stub(tmp_path, "srun", srun), SLURM_JOB_ID="7")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == (0 if starts else 93) and ("srun: --mpi=pmix" in said) == starts, said
+    assert ("add --launcher mpirun" in said) != starts, said
+
+
 @pytest.mark.parametrize("script_name", ["run", "sft-run"])
 @pytest.mark.parametrize("options", [["-H", "node1:2"], ["--hostfile", "hosts"], ["--oversubscribe"]], ids=lambda options: options[0])
 def test_options_for_mpirun_are_refused_where_srun_starts_the_ranks(start, tmp_path, script_name, options):
