@@ -73,24 +73,24 @@ def test_an_unusual_end_is_named(start):
 
 @pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_ask_the_ranks_to_save_and_stop(start, tmp_path, sent):
-    process = start("-n", "2")
+    process = start("-n", "2", TMPDIR=str(tmp_path))
     wait_for_ranks(tmp_path, 2)
     process.send_signal(sent)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 85, said
-    assert "asking the run to save and stop" in said
+    assert "asking the run to save and stop" in said and not list(tmp_path.glob("sft.*"))
 
 
 def test_a_second_sigterm_ends_the_run_at_once(start, tmp_path):
     stubborn = script(tmp_path / "stubborn", PROGRAM.replace("sleep 0.5; exit 85", ":"))
-    process = start("-n", "2", SFT_DIST=str(stubborn))
+    process = start("-n", "2", SFT_DIST=str(stubborn), TMPDIR=str(tmp_path))
     wait_for_ranks(tmp_path, 2)
     process.terminate()
     time.sleep(1)
     assert process.poll() is None
     process.terminate()
     said = process.communicate(timeout=20)[0]
-    assert process.returncode not in (0, 85) and "ending the run at once" in said
+    assert process.returncode not in (0, 85) and "ending the run at once" in said and not list(tmp_path.glob("sft.*"))
 
 
 def test_a_closed_terminal_asks_however_often_it_says_so(start, tmp_path):
@@ -149,6 +149,20 @@ def test_mpirun_explains_why_it_cannot_start(start):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 93 and "not enough slots" in said and "cannot start 2 ranks" in said
     assert "rank 0" not in said
+
+
+# Options, environment, whether mpirun gets a folder, and what the run ends with.
+@pytest.mark.parametrize("options, environment, own, code", [
+    ([], {}, True, 7), (["-n", "0x"], {}, False, 92), ([], {"SLURM_JOB_NUM_NODES": "2"}, False, 7), (["-H", "localhost:1"], {}, False, 7),
+    ([], {"OMPI_MCA_orte_tmpdir_base": "/theirs"}, False, 7), (["-n", "2"], {"FAILS": "1"}, True, 93)])
+def test_each_mpirun_on_one_machine_has_a_folder_of_its_own(start, tmp_path, monkeypatch, options, environment, own, code):
+    monkeypatch.delenv("OMPI_MCA_orte_tmpdir_base", raising=False)
+    (tmp_path / "tmp").mkdir()
+    mpirun = f'echo "folder: $OMPI_MCA_orte_tmpdir_base"; ls -d {tmp_path}/tmp/sft.*; [ ${{@: -1}} = true ] && exit ${{FAILS:-0}}; exit 7'
+    process = start("--launcher", "mpirun", *options, **stub(tmp_path, "mpirun", mpirun), TMPDIR=str(tmp_path / "tmp"), **environment)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == code and (f"folder: {tmp_path}/tmp/sft." in said and f"\n{tmp_path}/tmp/sft." in said) == own, said
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_inside_an_allocation_srun_is_used(start, tmp_path):
