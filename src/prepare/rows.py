@@ -59,7 +59,8 @@ class FormattingFunction:
             raise PrepareError(f"formatting_func = {self.specification}: {self.file} is not a Python file (.py).", CONFIG)
         module = importlib.util.module_from_spec(spec)
         # At the end: its neighbours take nobody's place.
-        sys.path += [folder for folder in (str(self.file.resolve().parent), os.getcwd()) if folder not in sys.path]
+        theirs = os.environ.get("SFT_PYTHONPATH", "").split(os.pathsep)  # launch/sft-prepare: the user's own PYTHONPATH
+        sys.path += [folder for folder in (str(self.file.resolve().parent), os.getcwd(), *theirs) if folder and folder not in sys.path]
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # the user's code

@@ -275,6 +275,20 @@ def test_setup_clears_only_an_environment_that_it_made(bare_clone, tmp_path):
         (environment / "half").mkdir()
 
 
+def test_packages_of_a_module_environment_take_nobodys_place(bare_clone, tmp_path):
+    """They are there for formatting_func all the same."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "numpy.py").write_text("raise SystemExit('a foreign numpy')")
+    (tmp_path / "site" / "wording.py").write_text("greeting = 'hello'")
+    (tmp_path / "format.py").write_text("import numpy, wording\ndef text(row): return wording.greeting")
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    call = f"from prepare.rows import FormattingFunction as F; print(F('{tmp_path}/format.py:text')({{}}, 'row 1'))"
+    script(tmp_path / "venv" / "bin" / "python", f'#!/bin/bash\nexec "{sys.executable}" -c "{call}"')
+    done = subprocess.run([bare_clone / "launch" / "sft-prepare"], capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, "SFT_VENV": str(tmp_path / "venv"), "PYTHONPATH": str(tmp_path / "site"), "PYTHONHOME": "/nowhere"})
+    assert done.stdout == "hello\n", done.stderr
+
+
 @pytest.fixture
 def slurm_job(source_dir, tmp_path):
     """slurm_job(run, restarts, *options, **environment): cluster/slurm/train.sbatch with the shell text `run` in place of launch/run, as Slurm starts it."""
