@@ -41,11 +41,17 @@ class Launch:
 
     def __init__(self, arguments: list[str]):
         self.options: dict[str, str] = {}
+        self.places: list[str] = []  # HOST:SLOTS of all -H and --host
+        self.hostfiles: list[str] = []
         self.program_arguments: list[str] = []  # what launch/run hands on to sft-dist
         items = iter(arguments)
         for item in items:
             if item in TAKES_VALUE:
-                self.options[item] = next(items, "")
+                value = self.options[item] = next(items, "")
+                if item in ("-H", "--host"):
+                    self.places += value.split(",")
+                elif item == "--hostfile":
+                    self.hostfiles.append(value)
             elif item in FOR_MPIRUN:
                 self.options[item] = ""
             else:
@@ -69,11 +75,12 @@ class Launch:
         return list(dict.fromkeys(host.split(":")[0] for host in listed if host))
 
     def _listed(self) -> list[str]:
-        if self.by_srun or os.environ.get("SLURM_JOB_NODELIST") and not {"-H", "--host", "--hostfile"} & set(self.options):
+        if self.by_srun or os.environ.get("SLURM_JOB_NODELIST") and not self.places and not self.hostfiles:
             return subprocess.run(["scontrol", "show", "hostnames"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-        if file := self.options.get("--hostfile"):
-            return [line.split()[0] for line in Path(file).read_text().splitlines() if line.split("#")[0].strip()]
-        return (self.options.get("-H") or self.options.get("--host") or "").split(",")
+        if self.places or not self.hostfiles:  # with both, mpirun takes of the file those that are named
+            return self.places
+        lines = [line for file in self.hostfiles for line in Path(file).read_text().splitlines()]
+        return [line.split()[0] for line in lines if line.split("#")[0].strip()]
 
     def on(self, hosts: list[str], program: str, *arguments: str) -> list[str]:
         """A command that starts one rank on each of the hosts."""
@@ -165,8 +172,9 @@ def examine(arguments: list[str], seconds: float) -> int:
     hosts = launch.hosts()
     if not reach_each(launch, hosts, program, seconds):
         return HANG
-    doctor = ["doctor", f"--watchdog_start_seconds={seconds:g}"]  # ranks on other hosts end by themselves
-    process = TaggedProcess([str(FOLDER / "run"), *doctor, *arguments], stdin=subprocess.DEVNULL)
+    # Ranks on other hosts end by themselves. The command comes last: sft-dist takes key=value for an option only before it.
+    doctor = [f"--watchdog_start_seconds={seconds:g}", "doctor"]
+    process = TaggedProcess([str(FOLDER / "run"), *arguments, *doctor], stdin=subprocess.DEVNULL)
     try:
         code = process.wait(timeout=seconds + GRACE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -175,5 +183,5 @@ def examine(arguments: list[str], seconds: float) -> int:
         process.kill_all()
         process.wait()
     if code == HANG and len(hosts) > 1:
-        blame(launch, hosts, program, [*doctor, *launch.program_arguments], seconds)
+        blame(launch, hosts, program, [*launch.program_arguments, *doctor], seconds)
     return code

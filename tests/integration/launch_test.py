@@ -201,6 +201,42 @@ def test_options_for_mpirun_are_refused_where_srun_starts_the_ranks(start, tmp_p
     assert process.returncode == 92 and f"{options[0]} is for mpirun" in said and "--launcher mpirun" in said, said
 
 
+def test_the_doctor_looks_at_all_hosts_that_are_named(source_dir, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    monkeypatch.syspath_prepend(source_dir / "launch")
+    from doctor import Launch
+
+    for name, host in (("one", "c"), ("two", "d")):
+        (tmp_path / name).write_text(f"# hosts\n{host} slots=2\n")
+    files = ["--hostfile", str(tmp_path / "one"), "--hostfile", str(tmp_path / "two")]
+    assert Launch(["-H", "a:2,b", "--host", "e:1", "-H", "a:1"]).hosts() == ["a", "b", "e"]
+    assert Launch(files).hosts() == ["c", "d"]
+    assert Launch([*files, "-H", "c:1"]).hosts() == ["c"]  # as mpirun: of the file those that are named
+    assert Launch(["-n", "2"]).hosts() == []
+
+
+def test_words_of_the_form_key_value_are_options_for_the_doctor_too(start, tmp_path):
+    """sft-dist takes them for options only before its command."""
+    program = script(tmp_path / "program", '#!/bin/bash\necho "given: $*"')
+    process = start("--doctor", "--args", "run.ini", "max_steps=3", "--bf16", script_name="sft-run", SFT_DIST=str(program))
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "given: --args run.ini max_steps=3 --bf16 --watchdog_start_seconds=60 doctor\n" in said, said
+
+
+@pytest.mark.parametrize("arguments, code, message", [
+    (["--args", "run.ini", "--help"], 0, "launch/sft-run [--max-restarts N]"), (["-n", "2", "-h"], 0, "launch/sft-run [--max-restarts N]"),
+    (["--args", "run.ini", "--check-config"], 92, "give it to sft-dist itself, sft-dist --check-config --args run.ini"),
+    (["--print_config=ini"], 92, "--print_config=ini starts no run"), (["--version"], 92, "--version starts no run"),
+    (["--args", "run.ini"], 92, "--print-config=json gives no JSON")])
+def test_what_starts_no_run_is_not_kept_going(start, tmp_path, arguments, code, message):
+    program = script(tmp_path / "program", '#!/bin/bash\necho "sft-dist: usage"')
+    process = start(*arguments, script_name="sft-run", SFT_DIST=str(program))
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == code and message in said and "Traceback" not in said, said
+    assert code == 0 or said.startswith("sft-run: error: ") and said.count("\n") == 1, said
+
+
 def test_inside_an_allocation_mpirun_can_be_chosen(start):
     process = start("--launcher", "mpirun", "exit", "0", SLURM_JOB_ID="7", SLURM_NTASKS="2", OMPI_MCA_ras="^slurm", OMPI_MCA_plm="^slurm")
     said = process.communicate(timeout=60)[0]
