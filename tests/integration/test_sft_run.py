@@ -186,6 +186,36 @@ def test_time_in_which_the_supervisor_was_stopped_does_not_count(workspace, tmp_
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_hang_is_ended_by_the_launcher_where_it_still_can(tmp_path, monkeypatch, stubborn):
+    """srun's ranks on other hosts end with it only when it is told, not when it is killed. The stand-in for launch/run ends when it is told twice."""
+    sft_run = sft_run_module()
+    stand_in = tmp_path / "run"
+    enough = 100 if stubborn else 2
+    stand_in.write_text(f"""#!/bin/bash
+asked=0
+trap 'asked=$((asked + 1)); echo TERM >>{tmp_path}/told; [ $asked -lt {enough} ] || {{ echo ended >>{tmp_path}/told; exit 143; }}' TERM
+while :; do sleep 0.1; done
+""")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sft_run, "RUN", stand_in)
+    attempt = sft_run.Supervisor([], tmp_path, 0, 1, 0).start()
+    assert attempt.code == 86 and "no heartbeat for 1 s: killed" in attempt.why
+    assert (tmp_path / "told").read_text().split() == ["TERM", "TERM", *([] if stubborn else ["ended"])]
+    assert attempt.seconds < 10
+
+
+@pytest.mark.parametrize("given, expected", [
+    (["--no_overwrite_output_dir"], "--no_overwrite_output_dir=true"), (["--no-overwrite-output-dir", "true"], "--no_overwrite_output_dir=true"),
+    (["no_overwrite_output_dir=false"], "--no_overwrite_output_dir=true"), (["--overwrite_output_dir"], "--overwrite_output_dir=false"),
+    ([], "--overwrite_output_dir=false")], ids=str)
+def test_what_is_added_for_going_on_goes_with_what_was_given(given, expected):
+    go_on = sft_run_module().going_on(given)
+    assert go_on == [expected, "--resume_from_checkpoint=true"]
+    shown = subprocess.run([ours.program(), *given, *go_on, "--print-config"], capture_output=True, text=True)
+    assert "overwrite_output_dir = false\n" in shown.stdout, shown.stderr
+
+
 # What the run says of resume_from_checkpoint, whether output_dir holds a checkpoint, and what the starts are told of it.
 @pytest.mark.parametrize("given, saved, first, second", [
     ({}, True, None, "true"), ({"resume_from_checkpoint": "/other/checkpoint-3"}, True, "/other/checkpoint-3", "true"),
