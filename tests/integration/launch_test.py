@@ -1,5 +1,6 @@
 """The scripts around sft-dist, with stand-ins for it: launch/run, launch/setup, launch/sft-prepare, cluster/slurm, tests/run."""
 
+import json
 import os
 import shutil
 import signal
@@ -332,7 +333,7 @@ def slurm_job(source_dir, tmp_path):
     (home / "launch").mkdir(parents=True)
     for name in ("common.sh", "restarts.ini"):
         shutil.copy(source_dir / "launch" / name, home / "launch")
-    program = script(tmp_path / "sft-dist", f'#!/bin/bash\necho "output_dir = {output_dir}"\n')
+    program = script(tmp_path / "sft-dist", f"""#!/bin/bash\necho '  "output_dir": "{output_dir}",'\n""")
     stub(tmp_path, "scontrol", 'echo "scontrol: $*"')
     path = stub(tmp_path, "sleep", "exit 0")
 
@@ -407,16 +408,57 @@ def test_starts_of_a_job_without_progress_are_limited(slurm_job, tmp_path):
     assert done.returncode == 137 and "1 starts in a row failed without a new checkpoint: giving up" in done.stdout
 
 
+# What is given, and how going on is added.
+@pytest.mark.parametrize("given, added", [("--no_overwrite_output_dir", "--no_overwrite_output_dir=true"), ("no-overwrite-output-dir=true", "--no_overwrite_output_dir=true"),
+                                          ("--overwrite_output_dir", "--overwrite_output_dir=false")])
+def test_what_a_job_adds_for_going_on_goes_with_what_was_given(slurm_job, given, added):
+    slurm_job("mkdir -p out/checkpoint-4; exit 137", 0, given)
+    done = slurm_job("exit 0", 1, given)
+    assert f"{given} {added} --resume_from_checkpoint=true\n" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", ["run #2", 'a "quoted" one', "back\\\\\"slash", "größe"])
+def test_a_job_finds_its_output_dir_whatever_its_name(slurm_job, tmp_path, name):
+    shown = json.dumps(str(tmp_path / name), ensure_ascii=False)
+    program = script(tmp_path / "names-it", f"#!/bin/bash\ncat <<'END'\n{{\n  \"other_output_dir\": \"x\",\n  \"output_dir\": {shown},\n  \"seed\": 1\n}}\nEND\n")
+    done = slurm_job(f"mkdir -p '{name}/checkpoint-4'; exit 137", 0, SFT_DIST=str(program))
+    assert "at checkpoint-4): back to the queue" in done.stdout, done.stdout
+    assert (tmp_path / name / "diagnostics").is_dir()
+
+
+def test_a_job_that_is_to_start_no_run_ends(slurm_job, tmp_path):
+    program = script(tmp_path / "helps", "#!/bin/bash\necho usage\n")
+    done = slurm_job("exit 0", 0, "--help", SFT_DIST=str(program))
+    assert done.returncode == 92 and "names no output_dir" in done.stdout and "run: " not in done.stdout, done.stdout
+
+
+def test_a_job_that_is_asked_before_there_is_a_run_goes_back_to_the_queue(slurm_job, tmp_path):
+    """The signal comes while the configuration is read."""
+    program = script(tmp_path / "slow", f"""#!/bin/bash\nkill -USR1 $PPID\necho '  "output_dir": "{tmp_path}/out",'\n""")
+    done = slurm_job("exit 0", 0, SFT_DIST=str(program))
+    assert done.returncode == 85 and "back to the queue" in done.stdout and "run: " not in done.stdout, done.stdout
+
+
+def test_storage_that_fails_ends_the_first_start_only(slurm_job):
+    """Later it may be the hold of a lost node on output_dir."""
+    assert slurm_job("exit 91", 0).returncode == 91
+    done = slurm_job("exit 91", 1, SFT_MAX_RESTARTS="1")
+    assert done.returncode == 85 and "failure 1 of at most 1" in done.stdout, done.stdout
+    done = slurm_job("exit 91", 2, SFT_MAX_RESTARTS="1")
+    assert done.returncode == 91 and "giving up" in done.stdout, done.stdout
+
+
 def test_a_sweep_needs_no_newline_at_its_end(source_dir, tmp_path):
     (tmp_path / "cluster" / "slurm").mkdir(parents=True)
-    script(tmp_path / "cluster" / "slurm" / "train.sbatch", 'echo "train: $*"')
-    (tmp_path / "sweep.txt").write_text("--seed 1\n--seed 2 --max_steps 3")
-    for line, expected in ((1, "train: run.ini --seed 1 --output_dir runs/1"), (2, "train: run.ini --seed 2 --max_steps 3 --output_dir runs/2"),
-                           (3, "sweep.txt has no line 3")):
+    script(tmp_path / "cluster" / "slurm" / "train.sbatch", 'echo "train: $*"; printf "<%s>" "$@"')
+    (tmp_path / "sweep.txt").write_text("--seed 1\n\n--run_name 'two words' --a \"it's\" --b ''\n--run_name 'open\n--seed 2 --max_steps 3")
+    for line, expected in ((1, "train: run.ini --seed 1 --output_dir runs/1"), (2, "train: run.ini --output_dir runs/2"),
+                           (3, "<run.ini><--run_name><two words><--a><it's><--b><><--output_dir><runs/3>"), (4, "line 4 of"),
+                           (5, "train: run.ini --seed 2 --max_steps 3 --output_dir runs/5"), (6, "sweep.txt has no line 6")):
         done = subprocess.run(["bash", source_dir / "cluster" / "slurm" / "sweep.sbatch", "run.ini", tmp_path / "sweep.txt", "runs"], text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               env={**os.environ, "SFT_HOME": str(tmp_path), "SLURM_ARRAY_TASK_ID": str(line)})
-        assert expected in done.stdout and (done.returncode == 92) == (line == 3), done.stdout
+        assert expected in done.stdout and (done.returncode == 92) == (line in (4, 6)), done.stdout
 
 
 @pytest.mark.parametrize("name", ["a b", "a:b"])
