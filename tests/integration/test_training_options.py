@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +184,31 @@ def test_threads_of_a_rank_change_results_within_rounding(workspace, plain):
     run = ours.run(workspace.settings("threads", threads_per_rank=2, **QUICK))
     assert [entry["threads_per_rank"] for one in (plain, run) for entry in one.events("started")] == [1, 2]
     assert [e["loss"] for e in run.steps] == pytest.approx([e["loss"] for e in plain.steps], abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"bf16": True}, {"threads_per_rank": 2}], ids=lambda more: "-".join(more) or "fp32")
+def test_steps_take_no_new_memory(workspace, more):
+    """Pages that the system gives, counted. Rows of one length: oneDNN compiles products for each number of tokens anew."""
+    name = f"memory-{len(more)}-{'bf16' in more}"
+    rows = [(row * 40)[:100] for row in workspace.rows]
+    model = models.write_model(workspace.folder / f"{name}-model", small.CONFIG | {"head_dim": 16})
+    settings = workspace.settings(name, model_name_or_path=model, train_dataset=workspace.write_data(name, rows=rows), max_length=None,
+                                  max_steps=10**6, save_strategy="no", logging_steps=10, **more)
+    process = small.start(settings, 1)
+    try:
+        def last() -> int:
+            return small.last_step(settings["output_dir"])
+
+        def pages() -> int:
+            (rank,) = small.ranks_of(process)
+            return int(Path(f"/proc/{rank}/stat").read_text().rsplit(")", 1)[1].split()[7])
+
+        small.wait_for(lambda: last() >= 60, "the first steps", process)
+        before, first = pages(), last()
+        small.wait_for(lambda: last() >= first + 200, "200 steps", process)
+        assert pages() - before < last() - first, "more than one page a step"
+    finally:
+        small.kill_everything(process)
 
 
 def test_tensorboard_has_what_the_log_has(workspace):
