@@ -3,6 +3,7 @@
 import math
 import os
 import pty
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -207,6 +208,27 @@ def test_steps_take_no_new_memory(workspace, more):
         before, first = pages(), last()
         small.wait_for(lambda: last() >= first + 200, "200 steps", process)
         assert pages() - before < last() - first, "more than one page a step"
+    finally:
+        small.kill_everything(process)
+
+
+@pytest.mark.parametrize("more", [{}, {"bf16": True}], ids=["fp32", "bf16"])
+def test_memory_does_not_grow_with_rows_of_uneven_lengths(workspace, more):
+    """Every micro-batch has another number of tokens, so that every tensor has another size than the one before."""
+    settings = workspace.settings(f"uneven-{len(more)}", max_steps=10**6, save_strategy="no", logging_steps=10, **more)
+    process = small.start(settings, 1)
+    try:
+        def megabytes() -> float:
+            (rank,) = small.ranks_of(process)
+            return int(re.search(r"RssAnon:\s*(\d+) kB", Path(f"/proc/{rank}/status").read_text())[1]) / 1024
+
+        def wait_for_step(step: int) -> None:
+            small.wait_for(lambda: small.last_step(settings["output_dir"]) >= step, f"step {step}", process, timeout=120)
+
+        wait_for_step(300)
+        before = megabytes()
+        wait_for_step(900)
+        assert megabytes() - before < 20
     finally:
         small.kill_everything(process)
 
