@@ -196,8 +196,8 @@ void TransformerDecoder::embedding_backward(const BlockTensors& tensors, const a
     const at::Tensor x = looked_up(block, in, mode, nullptr);
     ops::NormStats stats;
     ops::norm_forward(spec_.norm_kind, x, weights, spec_.norm_eps, &stats);
-    grad = ops::norm_backward(spec_.norm_kind, grad, x, weights, stats, spec_.norm_eps,
-                              block.norm_grads(Role::kEmbeddingNorm));
+    grad =
+        ops::norm_backward(spec_.norm_kind, grad, x, weights, stats, block.norm_grads(Role::kEmbeddingNorm));
   }
   if (block.has(Role::kPositionEmbedding)) {
     ops::embedding_backward(grad, position_rows(in), block.grad(Role::kPositionEmbedding), std::nullopt);
@@ -253,7 +253,7 @@ at::Tensor TransformerDecoder::head_hidden_backward(const BlockView& head, at::T
     grad = FusedLinear(head, {Role::kProjectOut}).backward(grad, hidden.normed, run);
   if (!spec_.final_norm) return grad;
   return ops::norm_backward(spec_.norm_kind, grad, x, norm_weights(spec_, head, Role::kFinalNorm),
-                            hidden.stats, spec_.norm_eps, head.norm_grads(Role::kFinalNorm));
+                            hidden.stats, head.norm_grads(Role::kFinalNorm));
 }
 
 ops::LinearWeights TransformerDecoder::output_weights(const BlockView& head,

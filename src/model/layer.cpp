@@ -143,14 +143,19 @@ at::Tensor DecoderLayer::backward(const at::Tensor& grad, BlockSaved& saved) con
 at::Tensor DecoderLayer::forward_in_turn(const at::Tensor& x, BlockSaved* saved) const {
   ops::NormStats stats1, stats2;
   const at::Tensor h1 = norms_inputs() ? normed(Role::kAttentionNorm, x, &stats1) : x;
-  const at::Tensor sum1 = run(kAttention, h1, saved).add_(x);
-  const at::Tensor middle = norms_sums() ? normed(Role::kAttentionNorm, sum1, &stats1) : sum1;
+  at::Tensor sum1 = run(kAttention, h1, saved);
+  at::Tensor h2;
+  if (norms_sums()) {
+    h2 = normed_sum(Role::kAttentionNorm, sum1, x, &stats1);
+  } else {
+    h2 = norms_inputs() ? normed_sum(Role::kMlpNorm, sum1, x, &stats2) : sum1.add_(x);
+  }
+  const at::Tensor middle = norms_sums() ? h2 : sum1;
   keep(saved, kSum1, sum1);
   keep(saved, kMean1, kRstd1, stats1);
 
-  const at::Tensor h2 = norms_inputs() ? normed(Role::kMlpNorm, middle, &stats2) : middle;
-  const at::Tensor sum2 = run(kMlp, h2, saved).add_(middle);
-  const at::Tensor y = norms_sums() ? normed(Role::kMlpNorm, sum2, &stats2) : sum2;
+  at::Tensor sum2 = run(kMlp, h2, saved);
+  const at::Tensor y = norms_sums() ? normed_sum(Role::kMlpNorm, sum2, middle, &stats2) : sum2.add_(middle);
   if (norms_sums()) keep(saved, kSum2, sum2);
   keep(saved, kMean2, kRstd2, stats2);
   return y;
@@ -166,8 +171,8 @@ at::Tensor DecoderLayer::backward_in_turn(const at::Tensor& grad, BlockSaved& sa
       norms_sums() ? normed_backward(Role::kMlpNorm, grad, take(saved, kSum2), stats2) : grad;
   const at::Tensor h2 = norms_inputs() ? normed(Role::kMlpNorm, middle, nullptr) : middle;
   at::Tensor grad_middle = run_backward(kMlp, grad_sum2, h2, saved);
-  if (norms_inputs()) grad_middle = normed_backward(Role::kMlpNorm, grad_middle, middle, stats2);
-  grad_middle.add_(grad_sum2);
+  grad_middle = norms_inputs() ? normed_backward(Role::kMlpNorm, grad_middle, middle, stats2, grad_sum2)
+                               : grad_middle.add_(grad_sum2);
 
   // attention
   const at::Tensor x = take(saved, kInput);
@@ -175,8 +180,8 @@ at::Tensor DecoderLayer::backward_in_turn(const at::Tensor& grad, BlockSaved& sa
       norms_sums() ? normed_backward(Role::kAttentionNorm, grad_middle, sum1, stats1) : grad_middle;
   const at::Tensor h1 = norms_inputs() ? normed(Role::kAttentionNorm, x, nullptr) : x;
   at::Tensor grad_x = run_backward(kAttention, grad_sum1, h1, saved);
-  if (norms_inputs()) grad_x = normed_backward(Role::kAttentionNorm, grad_x, x, stats1);
-  return grad_x.add_(grad_sum1);
+  return norms_inputs() ? normed_backward(Role::kAttentionNorm, grad_x, x, stats1, grad_sum1)
+                        : grad_x.add_(grad_sum1);
 }
 
 at::Tensor DecoderLayer::forward_parallel(const at::Tensor& x, BlockSaved* saved) const {
@@ -196,13 +201,12 @@ at::Tensor DecoderLayer::backward_parallel(const at::Tensor& grad, BlockSaved& s
     const at::Tensor h = normed(Role::kSharedNorm, x, nullptr);
     const at::Tensor grad_h =
         run_backward(kAttention, grad, h, saved).add_(run_backward(kMlp, grad, h, saved));
-    return normed_backward(Role::kSharedNorm, grad_h, x, stats1).add_(grad);
+    return normed_backward(Role::kSharedNorm, grad_h, x, stats1, grad);
   }
   const at::Tensor grad_h1 = run_backward(kAttention, grad, normed(Role::kAttentionNorm, x, nullptr), saved);
   const at::Tensor grad_h2 = run_backward(kMlp, grad, normed(Role::kMlpNorm, x, nullptr), saved);
-  return normed_backward(Role::kAttentionNorm, grad_h1, x, stats1)
-      .add_(normed_backward(Role::kMlpNorm, grad_h2, x, stats2))
-      .add_(grad);
+  return normed_backward(Role::kAttentionNorm, grad_h1, x, stats1,
+                         normed_backward(Role::kMlpNorm, grad_h2, x, stats2, grad));
 }
 
 at::Tensor DecoderLayer::run(const Sublayer& part, const at::Tensor& h, BlockSaved* saved) const {
@@ -317,10 +321,16 @@ at::Tensor DecoderLayer::normed(Role role, const at::Tensor& x, ops::NormStats* 
   return ops::norm_forward(spec_.norm_kind, x, norm_weights(spec_, block_, role), spec_.norm_eps, stats);
 }
 
+at::Tensor DecoderLayer::normed_sum(Role role, at::Tensor& x, const at::Tensor& residual,
+                                    ops::NormStats* stats) const {
+  return ops::add_norm_forward(spec_.norm_kind, x, residual, norm_weights(spec_, block_, role),
+                               spec_.norm_eps, stats);
+}
+
 at::Tensor DecoderLayer::normed_backward(Role role, const at::Tensor& grad, const at::Tensor& x,
-                                         const ops::NormStats& stats) const {
+                                         const ops::NormStats& stats, const at::Tensor& residual_grad) const {
   return ops::norm_backward(spec_.norm_kind, grad, x, norm_weights(spec_, block_, role), stats,
-                            spec_.norm_eps, block_.norm_grads(role));
+                            block_.norm_grads(role), residual_grad);
 }
 
 ops::AttentionOptions DecoderLayer::attention_options() const {

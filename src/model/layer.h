@@ -64,8 +64,9 @@ class DecoderLayer {
   void rotate(at::Tensor& x, bool inverse) const;
 
   at::Tensor normed(Role role, const at::Tensor& x, ops::NormStats* stats) const;
+  at::Tensor normed_sum(Role role, at::Tensor& x, const at::Tensor& residual, ops::NormStats* stats) const;
   at::Tensor normed_backward(Role role, const at::Tensor& grad, const at::Tensor& x,
-                             const ops::NormStats& stats) const;
+                             const ops::NormStats& stats, const at::Tensor& residual_grad = {}) const;
   ops::AttentionOptions attention_options() const;
   const LayerSpec& kind() const { return spec_.layers[static_cast<std::size_t>(layer_)]; }
   bool norms_inputs() const {

@@ -11,8 +11,7 @@ FusedLinear Mlp::up_linear() const {
 
 at::Tensor Mlp::forward(const at::Tensor& x, const at::Tensor& share, at::Tensor& up) const {
   // A share multiplies what the activation gives: nothing is rounded before.
-  const bool rounded = is_gated() && !share.defined() &&
-                       ops::gated_activation_takes_rounded(activation_, x, run_.mode.compute);
+  const bool rounded = !share.defined() && ops::activation_takes_rounded(x, run_.mode.compute);
   up = up_linear().forward(x, run_, rounded);
   at::Tensor inner = activated(up);
   if (share.defined()) inner.mul_(share);

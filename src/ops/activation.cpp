@@ -5,33 +5,33 @@
 namespace sft::ops {
 namespace {
 
-bool swiglu_serves(const at::Tensor& gate_up) {
-  return cpu::fits(gate_up) ||
-         (gate_up.is_cpu() && gate_up.scalar_type() == at::kBFloat16 && gate_up.is_contiguous());
+bool cpu_serves(const at::Tensor& x) {
+  return cpu::fits(x) || (x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.is_contiguous());
 }
 
 }  // namespace
 
 at::Tensor activation_forward(Activation kind, const at::Tensor& x) {
-  return generic::activation_forward(kind, x);
+  return cpu_serves(x) ? cpu::activation_forward(kind, x) : generic::activation_forward(kind, x);
 }
 
 at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& x) {
+  if (cpu_serves(x) && cpu::fits(grad_y)) return cpu::activation_backward(kind, grad_y, x);
   return generic::activation_backward(kind, grad_y, x);
 }
 
-bool gated_activation_takes_rounded(Activation kind, const at::Tensor& x, ComputeDtype compute) {
-  return kind == Activation::kSilu && x.is_cpu() && compute == ComputeDtype::kBf16 && cpu::has_bf16();
+bool activation_takes_rounded(const at::Tensor& x, ComputeDtype compute) {
+  return x.is_cpu() && compute == ComputeDtype::kBf16 && cpu::has_bf16();
 }
 
 at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up) {
-  if (kind == Activation::kSilu && swiglu_serves(gate_up)) return cpu::swiglu_forward(gate_up);
-  return generic::gated_activation_forward(kind, gate_up);
+  return cpu_serves(gate_up) ? cpu::gated_activation_forward(kind, gate_up)
+                             : generic::gated_activation_forward(kind, gate_up);
 }
 
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up) {
-  if (kind == Activation::kSilu && swiglu_serves(gate_up) && cpu::fits(grad_y)) {
-    return cpu::swiglu_backward(grad_y, gate_up);
+  if (cpu_serves(gate_up) && cpu::fits(grad_y)) {
+    return cpu::gated_activation_backward(kind, grad_y, gate_up);
   }
   return generic::gated_activation_backward(kind, grad_y, gate_up);
 }

@@ -45,8 +45,11 @@ struct NormStats {
   at::Tensor mean, rstd;    // [T] each; RMSNorm: no mean
 };
 at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w, double eps, NormStats* stats);
+// x += residual, and the norm of that, in one pass.
+at::Tensor add_norm_forward(NormKind kind, at::Tensor& x, const at::Tensor& residual, const NormWeights& w, double eps, NormStats* stats);
+// Returns dL/dx, with `residual_grad` (what reaches x past the norm), where given, added.
 at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tensor& x, const NormWeights& w, const NormStats& stats,
-                         double eps, const NormWeights& grads);
+                         const NormWeights& grads, const at::Tensor& residual_grad = {});
 
 // ---- activations ----------------------------------------------------------------------------------------------------------
 enum class Activation { kRelu, kGelu, kGeluTanh, kSilu };  // gelu: erf; gelu_new / gelu_pytorch_tanh: tanh
@@ -55,9 +58,9 @@ at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const 
 // y = act(gate) * up, for gate_up [T, 2 I] = [gate | up].
 at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up);
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up);  // [T, 2 I]
-// Whether gate_up may come as operand(gate_up, compute): what autocast keeps of a linear. Results, which only products read, are then
+// Whether x, or gate_up, may come as operand(x, compute): what autocast keeps of a linear. Results, which only products read, are then
 // rounded too.
-bool gated_activation_takes_rounded(Activation kind, const at::Tensor& x, ComputeDtype compute);
+bool activation_takes_rounded(const at::Tensor& x, ComputeDtype compute);
 
 // ---- rotary positions -------------------------------------------------------------------------------------------------------
 // Feature i is paired with i + rotary_pairs (transformers' rotate_half), or 2 i with 2 i + 1 (GPT-J's rotate_every_two).

@@ -35,11 +35,15 @@ bool onednn_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& b
 // Contiguous fp32 tensors, unless said otherwise.
 at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w, double eps,
                         NormStats* stats);
+at::Tensor add_norm_forward(NormKind kind, const at::Tensor& x, const at::Tensor& residual,
+                            const NormWeights& w, double eps, NormStats* stats);
 at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tensor& x, const NormWeights& w,
-                         const NormStats& stats, const NormWeights& grads);
-// gate_up fp32, or bf16 and with it the result; grad_y fp32.
-at::Tensor swiglu_forward(const at::Tensor& gate_up);
-at::Tensor swiglu_backward(const at::Tensor& grad_y, const at::Tensor& gate_up);
+                         const NormStats& stats, const NormWeights& grads, const at::Tensor& residual_grad);
+// x and gate_up fp32, or bf16 and with them the result; grad_y fp32.
+at::Tensor activation_forward(Activation kind, const at::Tensor& x);
+at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& x);
+at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up);
+at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up);
 // x fp32 with any token and head strides; cos and sin contiguous fp32.
 void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
 // As generic::cross_entropy_inplace; with grad_bf16, contiguous and of the logits' sizes, the gradient goes

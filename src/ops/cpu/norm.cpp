@@ -68,12 +68,14 @@ SFT_SIMD RowSums row_backward_sums(const float* grad_y, const float* x, float me
   return {sum / count, sum_x_hat / count};
 }
 
+// weight and residual_grad may be null.
 SFT_SIMD void row_backward(const float* grad_y, const float* x, float mean, float rstd, const float* weight,
-                           const RowSums& sums, float* grad_x, int64_t n) {
+                           const RowSums& sums, const float* residual_grad, float* grad_x, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float g = weight != nullptr ? grad_y[i] * weight[i] : grad_y[i];
-    grad_x[i] = rstd * (g - sums.grad - (x[i] - mean) * rstd * sums.grad_x_hat);
+    const float grad = rstd * (g - sums.grad - (x[i] - mean) * rstd * sums.grad_x_hat);
+    grad_x[i] = residual_grad != nullptr ? residual_grad[i] + grad : grad;
   }
 }
 
@@ -93,10 +95,9 @@ void add_blocks(const at::Tensor& blocks, const at::Tensor& grad) {
   }
 }
 
-}  // namespace
-
-at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w, double eps,
-                        NormStats* stats) {
+// `added`, where given, is `x`'s data, to which `residual` is added first.
+at::Tensor forward(NormKind kind, const at::Tensor& x, float* added, const float* residual,
+                   const NormWeights& w, double eps, NormStats* stats) {
   const int64_t tokens = x.size(0), n = x.size(1);
   at::Tensor y = at::empty(x.sizes(), x.options());
   NormStats own;
@@ -108,6 +109,7 @@ at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w
   float* means = centred ? own.mean.mutable_data_ptr<float>() : nullptr;
   at::parallel_for(0, tokens, kTokensPerBlock, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
+      if (added != nullptr) add_row(added + t * n, residual + t * n, n);
       const float* row = in + t * n;
       const float mean = centred ? row_mean(row, n) : 0.0F;
       const float rstd = 1.0F / std::sqrt(row_variance(row, mean, n) + static_cast<float>(eps));
@@ -120,8 +122,20 @@ at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w
   return y;
 }
 
+}  // namespace
+
+at::Tensor norm_forward(NormKind kind, const at::Tensor& x, const NormWeights& w, double eps,
+                        NormStats* stats) {
+  return forward(kind, x, nullptr, nullptr, w, eps, stats);
+}
+
+at::Tensor add_norm_forward(NormKind kind, const at::Tensor& x, const at::Tensor& residual,
+                            const NormWeights& w, double eps, NormStats* stats) {
+  return forward(kind, x, x.mutable_data_ptr<float>(), residual.const_data_ptr<float>(), w, eps, stats);
+}
+
 at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tensor& x, const NormWeights& w,
-                         const NormStats& stats, const NormWeights& grads) {
+                         const NormStats& stats, const NormWeights& grads, const at::Tensor& residual_grad) {
   const int64_t tokens = x.size(0), n = x.size(1), num_blocks = base::ceil_div(tokens, kTokensPerBlock);
   at::Tensor grad_x = at::empty(x.sizes(), x.options());
   const bool centred = kind == NormKind::kLayerNorm;
@@ -134,6 +148,7 @@ at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tens
       grads.bias.defined() ? at::zeros({num_blocks, n}, x.options()) : at::Tensor();
   float* grad_weight = weight_blocks.defined() ? weight_blocks.mutable_data_ptr<float>() : nullptr;
   float* grad_bias = bias_blocks.defined() ? bias_blocks.mutable_data_ptr<float>() : nullptr;
+  const float* past = data_or_null(residual_grad);
   float* out = grad_x.mutable_data_ptr<float>();
 
   at::parallel_for(0, num_blocks, 1, [&](int64_t begin, int64_t end) {
@@ -144,7 +159,8 @@ at::Tensor norm_backward(NormKind kind, const at::Tensor& grad_y, const at::Tens
                                        grad_weight != nullptr ? grad_weight + block * n : nullptr,
                                        grad_bias != nullptr ? grad_bias + block * n : nullptr, n);
       if (!centred) sums.grad = 0.0F;  // RMSNorm subtracts no mean
-      row_backward(gy + t * n, in + t * n, mean, rstds[t], weight, sums, out + t * n, n);
+      row_backward(gy + t * n, in + t * n, mean, rstds[t], weight, sums,
+                   past != nullptr ? past + t * n : nullptr, out + t * n, n);
     }
   });
   if (weight_blocks.defined()) add_blocks(weight_blocks, grads.weight);

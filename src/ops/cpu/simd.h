@@ -54,6 +54,45 @@ SFT_INLINE float tanh_simd(float x) {
   return magnitude < 0.625F ? near : (x < 0.0F ? -far : far);
 }
 
+struct Erfc {
+  float value, exp_of_minus_square;
+};
+
+// erfc(x) to a few ulp, in its small tail too. Polynomials of the Cephes library, functions erff and erfcf.
+SFT_INLINE Erfc erfc_simd(float x) {
+  const float magnitude = __builtin_fabsf(x), square = x * x;
+  float near = 7.853861353153693E-5F;
+  near = near * square - 8.010193625184903E-4F;
+  near = near * square + 5.188327685732524E-3F;
+  near = near * square - 2.685381193529856E-2F;
+  near = near * square + 1.128358514861418E-1F;
+  near = near * square - 3.761262582423300E-1F;
+  near = near * square + 1.128379165726710E+0F;
+
+  const float inverse = 1.0F / (magnitude < 1.0F ? 1.0F : magnitude), z = inverse * inverse;
+  float middle = 2.326819970068386E-2F;
+  middle = middle * z - 1.387039388740657E-1F;
+  middle = middle * z + 3.687424674597105E-1F;
+  middle = middle * z - 5.824733027278666E-1F;
+  middle = middle * z + 6.210004621745983E-1F;
+  middle = middle * z - 4.944515323274145E-1F;
+  middle = middle * z + 3.404879937665872E-1F;
+  middle = middle * z - 2.741127028184656E-1F;
+  middle = middle * z + 5.638259427386472E-1F;
+  float far = -1.047766399936249E+1F;
+  far = far * z + 1.297719955372516E+1F;
+  far = far * z - 7.495518717768503E+0F;
+  far = far * z + 2.921019019210786E+0F;
+  far = far * z - 1.015265279202700E+0F;
+  far = far * z + 4.218463358204948E-1F;
+  far = far * z - 2.820767439740514E-1F;
+  far = far * z + 5.641895067754075E-1F;
+  const float exp_of_minus_square = exp_simd(-square);
+  const float tail = exp_of_minus_square * inverse * (magnitude < 2.0F ? middle : far);
+  const float outer = x < 0.0F ? 2.0F - tail : tail;
+  return {magnitude < 1.0F ? 1.0F - x * near : outer, exp_of_minus_square};
+}
+
 // The nearest bf16, of two the even one; NaN stays NaN.
 SFT_INLINE uint16_t bf16_simd(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);
@@ -65,8 +104,12 @@ SFT_INLINE float float_simd(uint16_t bf16) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(bf16) << 16);
 }
 
-SFT_INLINE float sigmoid_simd(float x) {
-  return 1.0F / (1.0F + exp_simd(-x));
+struct Sigmoid {
+  float value, complement;  // 1 - value, not rounded off where that is small
+};
+SFT_INLINE Sigmoid sigmoid_simd(float x) {
+  const float e = exp_simd(-x), value = 1.0F / (1.0F + e);
+  return {value, e * value};
 }
 
 }  // namespace sft::ops::cpu

@@ -1,12 +1,16 @@
 // Activations, plain and gated, against LibTorch's autograd of their defining formulas in float64.
 #include <ATen/ops/erf.h>
+#include <ATen/ops/erfc.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/tanh.h>
 
 #include <cmath>
 
-#include "ops/cpu/cpu.h"
 #include "unit/ops/reference.h"
 
 namespace sft::ops {
@@ -58,35 +62,82 @@ INSTANTIATE_TEST_SUITE_P(All, Activations,
                                           testing::Values(at::kFloat, at::kDouble),
                                           testing::Values(0, 1, 41)));
 
-// gate and up as bf16 values: fp32 arithmetic, results rounded.
-TEST(ActivationsBf16, SwiGluTakesRoundedInput) {
-  for (const int64_t tokens : {0, 1, 41}) {
-    Random random(6);
-    const at::Tensor x = (random.normal({tokens, 74}) * 3.0).to(at::kBFloat16);
-    const at::Tensor grad_y = random.normal({tokens, 37}, at::kFloat);
-    const at::Tensor rx = leaf(x),
-                     ry = formula(Activation::kSilu, rx.narrow(1, 0, 37)) * rx.narrow(1, 37, 37);
-    ry.backward(grad_y.to(at::kDouble));
-    const auto expect_rounded = [](const at::Tensor& actual, const at::Tensor& expected, const char* what) {
-      EXPECT_EQ(actual.scalar_type(), at::kBFloat16) << what;
-      // A value between two of bf16 may fall to either side.
-      expect_close(actual, expected.to(at::kBFloat16).to(at::kDouble), 5e-4, what);
+class ActivationsBf16 : public testing::TestWithParam<std::tuple<Activation, int64_t>> {};
+
+// Inputs as bf16 values: fp32 arithmetic, results rounded.
+TEST_P(ActivationsBf16, TakeRoundedInput) {
+  const auto [kind, tokens] = GetParam();
+  Random random(6);
+  const at::Tensor both = (random.normal({tokens, 74}) * 3.0).to(at::kBFloat16),
+                   x = both.narrow(1, 0, 37).contiguous();
+  const at::Tensor grad_y = random.normal({tokens, 37}, at::kFloat);
+  const auto expect_rounded = [](const at::Tensor& actual, const at::Tensor& expected, const char* what) {
+    EXPECT_EQ(actual.scalar_type(), at::kBFloat16) << what;
+    // A value between two of bf16 may fall to either side.
+    expect_close(actual, expected.to(at::kBFloat16).to(at::kDouble), 5e-4, what);
+  };
+  const at::Tensor rx = leaf(x), ry = formula(kind, rx);
+  ry.backward(grad_y.to(at::kDouble));
+  expect_rounded(activation_forward(kind, x), ry, "y");
+  expect_rounded(activation_backward(kind, grad_y, x), rx.grad(), "grad x");
+
+  const at::Tensor rboth = leaf(both),
+                   rgated = formula(kind, rboth.narrow(1, 0, 37)) * rboth.narrow(1, 37, 37);
+  rgated.backward(grad_y.to(at::kDouble));
+  expect_rounded(gated_activation_forward(kind, both), rgated, "gated y");
+  expect_rounded(gated_activation_backward(kind, grad_y, both), rboth.grad(), "gated grad x");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ActivationsBf16,
+                         testing::Combine(testing::Values(Activation::kRelu, Activation::kGelu,
+                                                          Activation::kGeluTanh, Activation::kSilu),
+                                          testing::Values(0, 1, 41)));
+
+// Place by place, from one tail to the other: the error is of the value's own size, except for GELU with
+// tanh, whose formula loses its left tail to the 1 it is added to.
+TEST(ActivationsAtEachPlace, AreAccurate) {
+  const at::Tensor x = at::linspace(-12.0, 12.0, 4801, at::kFloat).view({1, -1});
+  const at::Tensor ones = at::ones_like(x);
+  for (const Activation kind :
+       {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+    const at::Tensor rx = leaf(x);
+    const at::Tensor ry =
+        kind == Activation::kGelu ? 0.5 * rx * at::erfc(-rx * M_SQRT1_2) : formula(kind, rx);
+    ry.sum().backward();
+    const auto expect_near = [&](const at::Tensor& actual, const at::Tensor& expected, double relative) {
+      const at::Tensor error = (actual.to(at::kDouble) - expected).abs();
+      EXPECT_TRUE((error <= relative * expected.abs() + 1e-9).all().item<bool>())
+          << static_cast<int>(kind) << ": " << (error / (expected.abs() + 1e-9)).max().item<double>();
     };
-    expect_rounded(cpu::swiglu_forward(x), ry, "y");
-    expect_rounded(cpu::swiglu_backward(grad_y, x), rx.grad(), "grad x");
+    expect_near(activation_forward(kind, x), ry.detach(), 3e-6);
+    // Derivatives cross zero: beside their largest value.
+    EXPECT_LE((activation_backward(kind, ones, x).to(at::kDouble) - rx.grad()).abs().max().item<double>(),
+              1e-6);
+  }
+}
+
+TEST(ActivationsFarOut, NaNStaysNaN) {
+  const at::Tensor x = at::full({2, 20}, std::nanf(""), at::kFloat), grad = at::ones({2, 10}, at::kFloat);
+  for (const Activation kind :
+       {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+    EXPECT_TRUE(activation_forward(kind, x).isnan().all().item<bool>());
+    EXPECT_TRUE(gated_activation_forward(kind, x).isnan().all().item<bool>());
+    EXPECT_TRUE(gated_activation_backward(kind, grad, x).isnan().all().item<bool>());
   }
 }
 
 // Far out the functions are 0 and x, never NaN.
 TEST(ActivationsFarOut, StayFinite) {
-  const at::Tensor x = (Random(1).normal({4, 8}, at::kFloat)).sign() * 200.0;
-  const at::Tensor both = x.repeat({1, 2});
-  for (const Activation kind :
-       {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
-    expect_close(activation_forward(kind, x), at::relu(x), 1e-6, "y");
-    EXPECT_TRUE(activation_backward(kind, x, x).isfinite().all().item<bool>());
-    EXPECT_TRUE(gated_activation_forward(kind, both).isfinite().all().item<bool>());
-    EXPECT_TRUE(gated_activation_backward(kind, x, both).isfinite().all().item<bool>());
+  for (const double far : {30.0, 200.0, 1e15}) {
+    const at::Tensor x = Random(1).normal({4, 8}, at::kFloat).sign() * far;
+    const at::Tensor both = x.repeat({1, 2}), ones = at::ones_like(x);
+    for (const Activation kind :
+         {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+      expect_close(activation_forward(kind, x), at::relu(x), 1e-6, "y");
+      expect_close(activation_backward(kind, ones, x), x.gt(0).to(at::kFloat), 1e-6, "slope");
+      EXPECT_TRUE(gated_activation_forward(kind, both).isfinite().all().item<bool>());
+      EXPECT_TRUE(gated_activation_backward(kind, ones, both).isfinite().all().item<bool>());
+    }
   }
 }
 

@@ -48,9 +48,34 @@ TEST_P(Norm, MatchesAutograd) {
   expect_close(norm_forward(c.kind, x, w, kEps, nullptr), ry, tolerance, "y without stats");
   const NormWeights grads{c.affine ? at::ones_like(w.weight) : at::Tensor(),
                           biased ? at::ones_like(w.bias) : at::Tensor()};
-  expect_close(norm_backward(c.kind, grad_y, x, w, stats, kEps, grads), rx.grad(), tolerance, "grad x");
+  expect_close(norm_backward(c.kind, grad_y, x, w, stats, grads), rx.grad(), tolerance, "grad x");
   if (c.affine) expect_close(grads.weight, rw.grad() + 1.0, tolerance, "grad weight");
   if (biased) expect_close(grads.bias, rb.grad() + 1.0, tolerance, "grad bias");
+}
+
+// A residual connection beside the norm: z = x + residual, y = norm(z), and a gradient that reaches z past y.
+TEST_P(Norm, WithResidualMatchesAutograd) {
+  const Case& c = GetParam();
+  Random random(12);
+  const bool biased = c.affine && c.kind == NormKind::kLayerNorm;
+  const auto like_x = [&] { return (random.normal({c.tokens, c.features}) * 3.0 + 0.5).to(c.dtype); };
+  const at::Tensor x = like_x(), residual = like_x(), grad_y = like_x(), grad_past = like_x();
+  const NormWeights w{c.affine ? random.normal({c.features}, c.dtype) : at::Tensor(),
+                      biased ? random.normal({c.features}, c.dtype) : at::Tensor()};
+
+  const at::Tensor rx = leaf(x), rz = rx + residual.to(at::kDouble);
+  const at::Tensor ry =
+      reference(c.kind, rz, c.affine ? leaf(w.weight) : at::Tensor(), biased ? leaf(w.bias) : at::Tensor());
+  ((ry * grad_y.to(at::kDouble)).sum() + (rz * grad_past.to(at::kDouble)).sum()).backward();
+
+  const double tolerance = tolerance_of(c.dtype);
+  NormStats stats;
+  at::Tensor z = x.clone();
+  expect_close(add_norm_forward(c.kind, z, residual, w, kEps, &stats), ry, tolerance, "y");
+  EXPECT_TRUE(z.equal(x + residual));
+  const at::Tensor past = grad_past.clone();
+  expect_close(norm_backward(c.kind, grad_y, z, w, stats, {}, past), rx.grad(), tolerance, "grad x");
+  EXPECT_TRUE(past.equal(grad_past)) << "the gradient past the norm is read only";
 }
 
 constexpr auto kLayer = NormKind::kLayerNorm;
@@ -69,7 +94,7 @@ TEST(NormEdge, NoTokens) {
   NormStats stats;
   EXPECT_EQ(norm_forward(kRms, x, w, kEps, &stats).sizes(), x.sizes());
   const NormWeights grads{at::ones_like(w.weight), {}};
-  EXPECT_EQ(norm_backward(kRms, x, x, w, stats, kEps, grads).sizes(), x.sizes());
+  EXPECT_EQ(norm_backward(kRms, x, x, w, stats, grads).sizes(), x.sizes());
   EXPECT_TRUE(grads.weight.equal(w.weight));
 }
 
