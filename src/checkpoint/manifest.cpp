@@ -9,7 +9,6 @@
 #include "sft/base/hash.h"
 #include "sft/base/json.h"
 #include "sft/base/log.h"
-#include "sft/checkpoint/checkpoint.h"
 
 namespace sft::checkpoint {
 namespace {
@@ -175,11 +174,6 @@ bool is_safe_name(std::string_view name) {
   const std::size_t slash = name.find('/');
   if (slash == std::string_view::npos) return is_component(name);
   return is_component(name.substr(0, slash)) && is_component(name.substr(slash + 1));
-}
-
-bool can_be_side_file(std::string_view name) {
-  return is_safe_name(name) && name.find('/') == std::string_view::npos && name != "trainer_state.json" &&
-         !name.ends_with(".safetensors") && !name.ends_with(".safetensors.index.json");
 }
 
 }  // namespace sft::checkpoint

@@ -8,6 +8,11 @@
 
 namespace sft::checkpoint {
 
+bool can_be_side_file(std::string_view name) {
+  return is_safe_name(name) && name.find('/') == std::string_view::npos && name != "trainer_state.json" &&
+         !name.ends_with(".safetensors") && !name.ends_with(".safetensors.index.json");
+}
+
 void write_side_file(const std::filesystem::path& folder, const SideFile& side_file) {
   const std::filesystem::path path = folder / side_file.name;
   std::filesystem::create_directories(path.parent_path());

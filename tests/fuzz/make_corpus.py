@@ -129,7 +129,32 @@ def texts() -> None:
         save("shard_index", name, b'{"weight_map": {"a": "%s"}}' % target.encode())
 
 
+def manifests() -> None:
+    """Without the hash at the end."""
+    chunk = "0123456789abcdef" * 2
+
+    def text(files: dict, **other) -> bytes:
+        fields = {"format": "sft-dist-checkpoint", "version": 1, "step": 7, "world_size": 2, "chunk_bytes": 4096, "train_state": {"epoch": 1},
+                  "environment": {"threads": 1}} | other
+        return json.dumps(fields | {"files": files}, indent=1).encode().removesuffix(b"\n}")
+
+    def file(*ranges: tuple[int, int]) -> dict:
+        listed = [[size, chunk * chunks] for size, chunks in ranges]
+        return {"bytes": sum(size for size, _ in ranges), "xxh3": digest("".join(digits for _, digits in listed).encode()), "ranges": listed}
+
+    files = {"config.json": file((700, 1)), "model.safetensors": file((4096, 1), (10000, 3)), "state/optimizer.bin": file((1, 1)), "empty": file()}
+    save("manifest", "whole", text(files))
+    save("manifest", "no-files", text({}))
+    save("manifest", "version", text(files, version=2))
+    save("manifest", "chunks", text(files, chunk_bytes=5))
+    save("manifest", "short", text({"a": file((4097, 1))}))
+    save("manifest", "more", text({"a": file((9, 1)) | {"bytes": 1 << 63}}))
+    for name, path in (("up", "../a"), ("absolute", "/etc/passwd"), ("deep", "a/b/c"), ("hidden", ".a"), ("zero", "a\0b")):
+        save("manifest", name, text({path: file((5, 1))}))
+
+
 if __name__ == "__main__":
     data_sets()
+    manifests()
     safetensors()
     texts()
