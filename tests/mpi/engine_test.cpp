@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <random>
 
 #include "sft/base/error.h"
 #include "sft/base/hash.h"
@@ -92,8 +93,7 @@ class WavySource : public model::TensorSource {
   std::vector<std::string> names() const override { return {}; }
   std::vector<int64_t> shape(std::string_view name) const override { return shapes_.at(std::string(name)); }
   void read(std::string_view, int64_t begin, int64_t end, const at::Tensor& out) const override {
-    for (int64_t i = begin; i < end; ++i)
-      out.data_ptr<float>()[i - begin] = std::sin(static_cast<float>(i));
+    for (int64_t i = begin; i < end; ++i) out.data_ptr<float>()[i - begin] = std::sin(static_cast<float>(i));
   }
   int64_t bytes_read() const override { return 0; }
 
@@ -101,12 +101,19 @@ class WavySource : public model::TensorSource {
   std::map<std::string, std::vector<int64_t>> shapes_;
 };
 
-// What check_replicas says after one bit of a replica has changed on rank 1.
-std::string said_of_flipped_bit(const std::vector<Replica>& replicas, const Replica& victim,
+struct Flip {
+  int rank;
+  const Replica& victim;
+  std::size_t byte;
+  unsigned bit = 0;
+};
+
+// What check_replicas says after one bit of a replica has changed on one rank.
+std::string said_of_flipped_bit(const std::vector<Replica>& replicas, const Flip& flipped,
                                 parallel::Communicator& comm) {
   const auto flip = [&] {
-    auto* bytes = static_cast<unsigned char*>(victim.values.mutable_data_ptr());
-    if (comm.rank() == 1) bytes[victim.values.nbytes() - 1] ^= 1U;
+    auto* bytes = static_cast<unsigned char*>(flipped.victim.values.mutable_data_ptr());
+    if (comm.rank() == flipped.rank) bytes[flipped.byte] ^= 1U << flipped.bit;
   };
   flip();
   std::string message;
@@ -133,17 +140,40 @@ TEST_P(ReplicaCheck, OneFlippedBitIsFoundAndNamed) {
   EXPECT_NO_THROW(check_replicas(replicas, comm));
   const std::string ranks = comm.size() == 2 ? "rank 0 or 1 differs" : "rank 1 differs";
   for (const Replica& victim : replicas) {
-    const std::string message = said_of_flipped_bit(replicas, victim, comm);
+    const std::string message = said_of_flipped_bit(replicas, {1, victim, victim.values.nbytes() - 1}, comm);
     if (comm.size() == 1) {
       EXPECT_EQ(message, "");
     } else {
-      EXPECT_NE(message.find(victim.name + " of " + ranks), std::string::npos) << victim.name << ": " << message;
+      EXPECT_NE(message.find(victim.name + " of " + ranks), std::string::npos)
+          << victim.name << ": " << message;
     }
   }
   if (GetParam().frozen_linears == FrozenLinears::kPlain) {
     int64_t numel = 0;
     for (const Replica& replica : replicas) numel += replica.values.numel();
     EXPECT_EQ(numel, distributed.engine.num_parameters());
+  }
+}
+
+// A hundred bits anywhere, on any rank.
+TEST_P(ReplicaCheck, AnyBitIsFoundAndNamed) {
+  parallel::Communicator& comm = testing::world();
+  if (comm.size() == 1) return;
+  const model::AdapterSpec adapter = testing::tiny_adapter({"q_proj", "down_proj"});
+  DistributedEngine distributed(GetParam(), testing::tiny_llama(), &adapter, comm);
+  distributed.engine.load_parameters(WavySource(*distributed.decoder));
+  distributed.engine.initialize_adapters(model::AdapterInit::kRandom, 11);
+  const std::vector<Replica> replicas = distributed.engine.replicas();
+  std::mt19937 random(28);  // the same on every rank
+  for (int i = 0; i < 100; ++i) {
+    const Replica& victim = replicas[random() % replicas.size()];
+    const Flip flip{static_cast<int>(random() % static_cast<unsigned>(comm.size())), victim,
+                    random() % victim.values.nbytes(), static_cast<unsigned>(random() % 8)};
+    const std::string message = said_of_flipped_bit(replicas, flip, comm);
+    const std::string expected = comm.size() == 2
+                                     ? victim.name + " of rank 0 or 1 differs"
+                                     : fmt::format("{} of rank {} differs", victim.name, flip.rank);
+    EXPECT_NE(message.find(expected), std::string::npos) << expected << ": " << message;
   }
 }
 

@@ -61,6 +61,94 @@ TEST(NcclFailures, NothingIsStartedAfterAnError) {
   EXPECT_EQ(device.nccl.num_aborted(), 1);
 }
 
+// One rank sees its error at once; the others wait in the collective until word of it has come.
+TEST(NcclFailures, ErrorThatReachesTheRanksOneAfterTheOther) {
+  FakeDevice device;
+  const auto control = make_comm("mpi");
+  device.nccl.fail_operation(0, control->rank() == 0 ? 0 : 10 * control->rank());
+  const auto comm = make_nccl(device);
+  ExitCode code = ExitCode::kDone;
+  const at::Tensor tensor = at::ones({1000});
+  const std::string message = error_of([&] { comm->all_reduce(tensor).wait(); }, code);
+  EXPECT_EQ(code, ExitCode::kHang);
+  EXPECT_NE(message.find("all_reduce"), std::string::npos) << message;
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+TEST(NcclFailures, CallThatIsRefusedIsNamed) {
+  FakeDevice device;
+  device.nccl.refuse_operation(1);
+  const auto comm = make_nccl(device);
+  const at::Tensor tensor = at::ones({1000});
+  comm->all_reduce(tensor).wait();
+  ExitCode code = ExitCode::kDone;
+  const std::string message = error_of([&] { comm->broadcast(tensor, 0); }, code);
+  EXPECT_EQ(code, ExitCode::kHang);
+  EXPECT_NE(message.find("broadcast failed: invalid usage"), std::string::npos) << message;
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+TEST(NcclFailures, CallThatIsAcceptedLateCounts) {
+  FakeDevice device;
+  device.nccl.delay_operation(0, 20);
+  const auto comm = make_nccl(device);
+  const at::Tensor tensor = at::ones({1000});
+  comm->all_reduce(tensor).wait();
+  EXPECT_TRUE(tensor.eq(static_cast<double>(comm->size())).all().item<bool>());
+  EXPECT_EQ(device.nccl.num_aborted(), 0);
+}
+
+TEST(NcclFailures, CallHasADeadline) {
+  FakeDevice device;
+  device.nccl.delay_operation(0, FakeNccl::kNever);
+  const auto comm = make_nccl(device, std::chrono::milliseconds(300));
+  const at::Tensor tensor = at::ones({1000});
+  ExitCode code = ExitCode::kDone;
+  const std::string message = error_of([&] { comm->all_reduce(tensor); }, code);
+  EXPECT_EQ(code, ExitCode::kHang);
+  EXPECT_NE(message.find("all_reduce: no answer"), std::string::npos) << message;
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+TEST(NcclFailures, InitialisationThatIsRefusedSaysWhy) {
+  FakeDevice device;
+  device.nccl.refuse_initialisation();
+  ExitCode code = ExitCode::kDone;
+  const std::string message = error_of([&] { make_nccl(device); }, code);
+  EXPECT_EQ(code, ExitCode::kHang);
+  EXPECT_NE(message.find("initialisation failed: unhandled system error"), std::string::npos) << message;
+}
+
+TEST(NcclFailures, EndOfARunFinalises) {
+  FakeDevice device;
+  make_nccl(device)->barrier();
+  EXPECT_EQ(device.nccl.num_finalised(), 1);
+  EXPECT_EQ(device.nccl.num_aborted(), 0);
+}
+
+// Another rank that does not come to finalize must not keep this one.
+TEST(NcclFailures, FinalizationHasADeadline) {
+  FakeDevice device;
+  device.nccl.never_finalise();
+  make_nccl(device, std::chrono::milliseconds(300))->barrier();
+  EXPECT_EQ(device.nccl.num_finalised(), 1);
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
+TEST(NcclFailures, ExceptionAbortsAndDoesNotFinalise) {
+  FakeDevice device;
+  ExitCode code = ExitCode::kDone;
+  const std::string message = error_of(
+      [&] {
+        const auto comm = make_nccl(device);
+        base::fail(ExitCode::kInvalidData, "something else");
+      },
+      code);
+  EXPECT_EQ(message, "something else");
+  EXPECT_EQ(device.nccl.num_finalised(), 0);
+  EXPECT_EQ(device.nccl.num_aborted(), 1);
+}
+
 TEST(NcclFailures, InitialisationHasADeadline) {
   FakeDevice device;
   device.nccl.never_initialise();

@@ -130,8 +130,8 @@ bool FakeRuntime::happened(Event event) {
 struct FakeNccl::FakeComm {
   std::shared_ptr<MpiDataPlane> data;
   std::shared_ptr<Hang> hang = std::make_shared<Hang>();
-  std::atomic<int> looks_until_ready = 3;  // initialisation takes a while
-  std::atomic<bool> failed = false;
+  int looks_until_ready = 3;  // initialisation takes a while
+  int looks_until_failed = kNever;
 };
 
 FakeNccl::Result FakeNccl::make_id(std::string& id) {
@@ -142,6 +142,7 @@ FakeNccl::Result FakeNccl::make_id(std::string& id) {
 }
 
 FakeNccl::Result FakeNccl::init(Comm& comm, int rank, int size, const std::string& id) {
+  if (refuses_initialisation_) return {Status::kFailed, "unhandled system error"};
   auto made = std::make_unique<FakeComm>();
   if (!initialises_) {
     comm = made.release();
@@ -157,16 +158,18 @@ FakeNccl::Result FakeNccl::init(Comm& comm, int rank, int size, const std::strin
 
 FakeNccl::Result FakeNccl::state(Comm comm) {
   auto& fake = *static_cast<FakeComm*>(comm);
-  if (fake.data == nullptr || fake.looks_until_ready > 0) {
-    --fake.looks_until_ready;
-    return {Status::kInProgress, {}};
-  }
-  if (fake.failed) return {Status::kFailed, "remote process exited or there was a network error"};
+  const auto passes = [](int& looks) { return looks == 0 || (looks != kNever && --looks == 0); };
+  if (fake.data == nullptr || !passes(fake.looks_until_ready)) return {Status::kInProgress, {}};
+  if (passes(fake.looks_until_failed))
+    return {Status::kFailed, "remote process exited or there was a network error"};
   return {};
 }
 
-FakeNccl::Result FakeNccl::finalize(Comm /*comm*/) {
-  return {};
+FakeNccl::Result FakeNccl::finalize(Comm comm) {
+  ++num_finalised_;
+  if (finalises_) return {};
+  static_cast<FakeComm*>(comm)->looks_until_ready = kNever;
+  return {Status::kInProgress, {}};
 }
 
 void FakeNccl::destroy(Comm comm) {
@@ -187,16 +190,20 @@ void FakeNccl::abort(Comm comm) {
 template <typename Operation>
 FakeNccl::Result FakeNccl::enqueue(Comm comm, Stream stream, Operation operation) {
   auto& fake = *static_cast<FakeComm*>(comm);
-  if (num_operations_++ == failing_operation_) {
+  const int number = num_operations_++;
+  if (number == refused_operation_) return {Status::kFailed, "invalid usage"};
+  if (number == failing_operation_) {
     stream_of(stream).submit([hang = fake.hang] {
       std::unique_lock lock(hang->mutex);
       hang->changed.wait(lock, [&] { return hang->aborted; });
     });
-    fake.failed = true;
+    fake.looks_until_failed = looks_until_failed_;
   } else {
     stream_of(stream).submit([data = fake.data, operation] { operation(*data); });
   }
-  return {};
+  if (number != delayed_operation_) return {};
+  fake.looks_until_ready = looks_until_accepted_;
+  return {Status::kInProgress, {}};
 }
 
 FakeNccl::Result FakeNccl::all_reduce(void* data, std::size_t count, Type type, parallel::ReduceOp op,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -36,12 +37,27 @@ class FakeRuntime : public parallel::DeviceRuntime {
 // Every rank of MPI_COMM_WORLD must call init() at the same time; those with the same id form a communicator.
 class FakeNccl : public parallel::NcclApi {
  public:
-  // The collective with this number (from 0) hangs, and its communicator reports an error until it is
-  // aborted.
-  void fail_operation(int number) { failing_operation_ = number; }
+  static constexpr int kNever = std::numeric_limits<int>::max();
+
+  // The collective with this number (from 0) hangs, and its communicator reports an error, from so many looks
+  // on and until it is aborted.
+  void fail_operation(int number, int looks = 0) {
+    failing_operation_ = number;
+    looks_until_failed_ = looks;
+  }
+  // The call itself fails.
+  void refuse_operation(int number) { refused_operation_ = number; }
+  // The call is in progress for so many looks.
+  void delay_operation(int number, int looks) {
+    delayed_operation_ = number;
+    looks_until_accepted_ = looks;
+  }
   // Initialisation never ends, as when a rank does not come.
   void never_initialise() { initialises_ = false; }
+  void refuse_initialisation() { refuses_initialisation_ = true; }
+  void never_finalise() { finalises_ = false; }
   int num_aborted() const { return num_aborted_; }
+  int num_finalised() const { return num_finalised_; }
 
   Result make_id(std::string& id) override;
   Result init(Comm& comm, int rank, int size, const std::string& id) override;
@@ -64,9 +80,11 @@ class FakeNccl : public parallel::NcclApi {
 
   int num_ids_ = 0;
   int num_operations_ = 0;
-  int failing_operation_ = -1;
-  bool initialises_ = true;
-  std::atomic<int> num_aborted_ = 0;
+  int failing_operation_ = -1, looks_until_failed_ = 0;
+  int refused_operation_ = -1;
+  int delayed_operation_ = -1, looks_until_accepted_ = 0;
+  bool initialises_ = true, refuses_initialisation_ = false, finalises_ = true;
+  std::atomic<int> num_aborted_ = 0, num_finalised_ = 0;
 };
 
 // Both, as the loader would give them.
