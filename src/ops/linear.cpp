@@ -1,5 +1,6 @@
 #include <ATen/ops/empty.h>
 
+#include "ops/cpu/cpu.h"
 #include "ops/matmul.h"
 #include "sft/ops/ops.h"
 
@@ -13,6 +14,15 @@ at::Tensor in_by_out(const at::Tensor& weight, bool transposed) {
 
 at::ScalarType result_dtype(const at::Tensor& x, ComputeDtype compute) {
   return compute == ComputeDtype::kBf16 ? at::kFloat : x.scalar_type();
+}
+
+void add_bias_grad(const at::Tensor& grad_y, const at::Tensor& grad_bias) {
+  const bool served = grad_y.scalar_type() == at::kFloat || grad_y.scalar_type() == at::kBFloat16;
+  if (grad_y.is_cpu() && served && grad_y.stride(1) == 1 && cpu::fits(grad_bias)) {
+    cpu::add_column_sums(grad_y, grad_bias);
+  } else {
+    grad_bias.add_(grad_y.sum(at::IntArrayRef{0}, /*keepdim=*/false, grad_bias.scalar_type()));
+  }
 }
 
 }  // namespace
@@ -34,8 +44,7 @@ at::Tensor linear_backward(const at::Tensor& grad_y, const at::Tensor& x, const 
   if (grads.weight.defined()) {
     matmul(operand(x, compute).t(), grad, {}, in_by_out(grads.weight, w.transposed), /*accumulate=*/true);
   }
-  if (grads.bias.defined())
-    grads.bias.add_(grad_y.sum(at::IntArrayRef{0}, /*keepdim=*/false, grads.bias.scalar_type()));
+  if (grads.bias.defined()) add_bias_grad(grad_y, grads.bias);
   if (!need_grad_x) return {};
   at::Tensor grad_x =
       at::empty({x.size(0), x.size(1)}, grad_y.options().dtype(result_dtype(grad_y, compute)));

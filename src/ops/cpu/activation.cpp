@@ -48,20 +48,6 @@ SFT_INLINE Point activation_at<Activation::kGeluTanh>(float x) {
   return {x * s.value, s.value + s.value * s.complement * bend};
 }
 
-// fp32 as it is, bf16 in 16 bits.
-SFT_INLINE float load(float x) {
-  return x;
-}
-SFT_INLINE float load(uint16_t x) {
-  return float_simd(x);
-}
-SFT_INLINE void store(float value, float& to) {
-  to = value;
-}
-SFT_INLINE void store(float value, uint16_t& to) {
-  to = bf16_simd(value);
-}
-
 // Without a gate, `up` and `grad_up` are null.
 template <Activation kKind, typename T>
 SFT_INLINE void forward_loop(const T* x, const T* up, T* y, int64_t n) {

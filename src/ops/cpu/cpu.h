@@ -44,6 +44,8 @@ at::Tensor activation_forward(Activation kind, const at::Tensor& x);
 at::Tensor activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& x);
 at::Tensor gated_activation_forward(Activation kind, const at::Tensor& gate_up);
 at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, const at::Tensor& gate_up);
+// sums [n] fp32 += the sums over the rows of x [T, n], fp32 or bf16, rows of any stride.
+void add_column_sums(const at::Tensor& x, const at::Tensor& sums);
 // x fp32 with any token and head strides; cos and sin contiguous fp32.
 void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
 // As generic::cross_entropy_inplace; with grad_bf16, contiguous and of the logits' sizes, the gradient goes

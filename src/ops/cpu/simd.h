@@ -104,6 +104,20 @@ SFT_INLINE float float_simd(uint16_t bf16) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(bf16) << 16);
 }
 
+// fp32 as it is, bf16 in 16 bits.
+SFT_INLINE float load(float x) {
+  return x;
+}
+SFT_INLINE float load(uint16_t x) {
+  return float_simd(x);
+}
+SFT_INLINE void store(float value, float& to) {
+  to = value;
+}
+SFT_INLINE void store(float value, uint16_t& to) {
+  to = bf16_simd(value);
+}
+
 struct Sigmoid {
   float value, complement;  // 1 - value, not rounded off where that is small
 };

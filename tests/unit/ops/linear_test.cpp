@@ -73,6 +73,19 @@ TEST(LinearEdge, TakesColumnsOfAWiderTensor) {
   expect_close(grads.weight, grad_y.to(at::kDouble).t().mm(x.to(at::kDouble)), 2e-6, "grad weight");
 }
 
+// More columns and rows than one block of sums has; what is there is added to.
+TEST(LinearEdge, BiasGradientOfColumnsOfAWiderTensor) {
+  Random random(5);
+  const at::Tensor x = random.normal({150, 4}, at::kFloat);
+  const LinearWeights w{random.normal({531, 4}, at::kFloat), random.normal({531}, at::kFloat)};
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor grad_y = random.normal({150, 600}, at::kFloat).to(dtype).narrow(1, 7, 531);
+    const LinearGrads grads{{}, at::ones_like(w.bias)};
+    linear_backward(grad_y, x, w, grads, ComputeDtype::kBf16);
+    expect_close(grads.bias, grad_y.to(at::kDouble).sum(0) + 1.0, 2e-6, "grad bias");
+  }
+}
+
 TEST(LinearEdge, LeavesOutWhatIsNotWanted) {
   Random random(3);
   const LinearWeights w{random.normal({6, 5}, at::kFloat), {}};
