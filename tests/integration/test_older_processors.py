@@ -48,7 +48,7 @@ def test_loops_give_what_the_references_say(processor, test, tmp_path):
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_a_run_has_the_same_losses(workspace, processor, bf16):
     options = dict(max_steps=3, save_steps=100, bf16=bf16)
-    here = ours.run(workspace.settings(f"here-{bf16}", **options), ranks=0)
+    here = ours.run(workspace.settings(f"{processor}-{bf16}-here", **options), ranks=0)
     settings = workspace.settings(f"{processor}-{bf16}", **options)
     command = ours.command(small.write_ini(settings), ranks=0)
     done = subprocess.run([*emulated(processor), *command], capture_output=True, text=True, timeout=3000, env=ours.environment())
