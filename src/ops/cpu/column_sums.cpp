@@ -6,6 +6,7 @@
 
 #include "ops/cpu/cpu.h"
 #include "ops/cpu/simd.h"
+#include "sft/base/checked.h"
 
 namespace sft::ops::cpu {
 namespace {
@@ -39,7 +40,7 @@ void add_all(const at::Tensor& x, const at::Tensor& sums) {
   const auto* in = static_cast<const T*>(x.const_data_ptr());
   auto* to = sums.mutable_data_ptr<float>();
   const int64_t rows = x.size(0), columns = x.size(1), stride = x.stride(0);
-  at::parallel_for(0, (columns + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, base::ceil_div(columns, kColumns), 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin * kColumns; c < std::min(end * kColumns, columns); c += kColumns) {
       add_columns(in + c, rows, stride, std::min(kColumns, columns - c), to + c);
     }
