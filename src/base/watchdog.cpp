@@ -31,6 +31,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLook{200};
 constexpr double kStoppedSeconds = 5;  // a look that comes so late: the process itself was stopped
 constexpr double kOthersReportSeconds = 3;
+constexpr double kLauncherSeconds = 1;  // to end all, when a rank has ended
 constexpr milliseconds kStoragePatience{10'000};  // for writing a report, reading the others' and the verdict
 constexpr std::size_t kStepsRemembered = 512;
 constexpr double kStepFactor = 5;
@@ -93,10 +94,14 @@ std::vector<std::optional<HangReport>> reports_of_all(const WatchdogRank& place,
   return reports;
 }
 
+fs::path verdict_path(const WatchdogRank& place) {
+  return place.folder / "verdict.txt";
+}
+
 // The first rank to come to a verdict speaks for all; where the folder cannot be written, each speaks.
 bool claim_verdict(const WatchdogRank& place, const std::string& verdict) {
   const int descriptor =
-      ::open((place.folder / "verdict.txt").c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+      ::open(verdict_path(place).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor < 0) return errno != EEXIST;
   static_cast<void>(!::write(descriptor, verdict.data(), verdict.size()));
   ::close(descriptor);
@@ -109,13 +114,8 @@ void say(const std::string& text) {
 }
 
 // Storage that does not answer holds the thread that writes to it for ever; it may be why there was no progress.
-void exit_if_storage_hangs(const WatchdogRank& place, const HangReport& report) {
-  const std::string text =
-      fmt::format("error: rank {} ({}): no progress for {:.0f} s (section {}, phase {}, step {}), and {} does not "
-                  "answer\n{}",
-                  report.rank, report.host, report.seconds, report.section, report.phase, report.step,
-                  place.folder.string(), report.stacks);
-  std::thread([text] {
+void exit_if_storage_hangs(std::string what_then) {
+  std::thread([text = std::move(what_then)] {
     std::this_thread::sleep_for(kStoragePatience);
     say(text);
     ::_exit(static_cast<int>(ExitCode::kHang));
@@ -131,7 +131,10 @@ void exit_if_storage_hangs(const WatchdogRank& place, const HangReport& report) 
                     seconds, report.section, report.phase, report.stacks));
     ::_exit(static_cast<int>(ExitCode::kHang));
   }
-  exit_if_storage_hangs(place, report);
+  exit_if_storage_hangs(fmt::format(
+      "error: rank {} ({}): no progress for {:.0f} s (section {}, phase {}, step {}), and {} does not answer\n{}",
+      report.rank, report.host, report.seconds, report.section, report.phase, report.step, place.folder.string(),
+      report.stacks));
   write_report(place, report);
   const std::string verdict =
       fmt::format("error: no progress for {:.0f} s (limit {:.0f} s): {}. Reports with all stacks: {}\n",
@@ -142,6 +145,21 @@ void exit_if_storage_hangs(const WatchdogRank& place, const HangReport& report) 
     std::this_thread::sleep_for(
         milliseconds(500));  // the launcher ends all when the first rank ends: let the speaker be heard
   }
+  ::_exit(static_cast<int>(ExitCode::kHang));
+}
+
+// The lowest of the ranks that are left speaks, unless a verdict names a rank that hung: the lost one ended of it.
+[[noreturn]] void exit_for_lost(const WatchdogRank& place, const std::vector<int>& lost) {
+  std::string who;
+  for (const int rank : lost)
+    who += fmt::format("{}rank {} ({})", who.empty() ? "" : ", ", rank, place.hosts[static_cast<std::size_t>(rank)]);
+  const std::string text =
+      fmt::format("error: {} has ended, and the others with it: its own messages, or the launcher's, say why\n", who);
+  int speaker = 0;
+  while (std::find(lost.begin(), lost.end(), speaker) != lost.end()) ++speaker;
+  exit_if_storage_hangs("");
+  std::error_code none;
+  if (speaker == place.rank && !fs::exists(verdict_path(place), none)) say(text);
   ::_exit(static_cast<int>(ExitCode::kHang));
 }
 
@@ -157,6 +175,8 @@ struct Watchdog::Impl {
   WatchdogRank rank;
   std::vector<double> step_seconds;  // the last kStepsRemembered, as a ring
   std::size_t steps_seen = 0;
+  std::vector<int> lost;  // ranks
+  double lost_since = 0;  // the first of them
   std::thread thread;
 
   void remember_step(double seconds) {
@@ -199,10 +219,13 @@ struct Watchdog::Impl {
       if (now - looked > kStoppedSeconds) since += now - looked;
       looked = now;
       const double seconds = now - since, allowed = limit();
-      if (seconds <= allowed) continue;
+      const bool alone = !lost.empty() && now - lost_since > kLauncherSeconds;
+      if (seconds <= allowed && !alone) continue;
       const WatchdogRank place = rank;
+      const std::vector<int> ended = lost;
       const Section late = section;
       lock.unlock();
+      if (alone) exit_for_lost(place, ended);
       report_and_exit(place, late, seconds, allowed);
     }
   }
@@ -235,6 +258,12 @@ void Watchdog::enter(Section section) {
   if (impl_->section == Section::kStep) impl_->remember_step(now - impl_->since);
   impl_->section = section;
   impl_->since = now;
+}
+
+void Watchdog::lost(int rank) {
+  const std::lock_guard lock(impl_->mutex);
+  if (impl_->lost.empty()) impl_->lost_since = monotonic_seconds();
+  impl_->lost.push_back(rank);
 }
 
 Watchdog::Scope::Scope(Watchdog& watchdog, Section section)

@@ -16,6 +16,7 @@
 #include "parallel/control_plane.h"
 #include "parallel/cores.h"
 #include "parallel/device_backend.h"
+#include "parallel/lifeline.h"
 #include "parallel/mpi_handle.h"
 
 namespace sft::parallel {
@@ -120,6 +121,7 @@ struct MpiEnv::Impl {
   Topology topology;
   bool uses_mpi = false;
   bool may_finalize = false;
+  std::unique_ptr<Lifeline> lifeline;
   // MPI_Abort needs memory to end the other ranks; without any it leaves with a code of its own. Untouched, it takes none.
   std::unique_ptr<std::byte[]> reserve = std::make_unique_for_overwrite<std::byte[]>(std::size_t{4} << 20);
 };
@@ -142,11 +144,19 @@ MpiEnv::MpiEnv(int* argc, char*** argv) : impl_(std::make_unique<Impl>()) {
 }
 
 MpiEnv::~MpiEnv() {
-  if (impl_->uses_mpi && impl_->may_finalize) MPI_Finalize();
+  if (!impl_->uses_mpi || !impl_->may_finalize) return;
+  MPI_Finalize();
+  if (impl_->lifeline) impl_->lifeline->farewell();
 }
 
 const Topology& MpiEnv::topology() const {
   return impl_->topology;
+}
+
+void MpiEnv::on_loss(std::function<void(int rank)> lost) {
+  if (impl_->topology.world_size == 1) return;
+  ControlPlane world(MPI_COMM_WORLD);
+  impl_->lifeline = make_lifeline(world, impl_->topology.host, std::move(lost));
 }
 
 void MpiEnv::finish_ok() {

@@ -284,6 +284,7 @@ ExitCode run_training(const config::ParsedOptions& parsed, parallel::MpiEnv& env
   const bool first = comm->rank() == 0;
   const std::vector<std::string> hosts = comm->all_gather_bytes(topology.host);
   watch(watchdog, options, *comm, hosts);
+  env.on_loss([&watchdog](int rank) { watchdog.lost(rank); });
   if (first) {
     for (const std::string& notice : parsed.notices) log::info("note: {}", notice);
   }

@@ -63,14 +63,19 @@ def test_ranks_killed_under_srun_end_all_and_nothing_saved_is_lost(bed, workspac
     kills = REPEATS * 5 // 2
     settings = settings_of(workspace, "killed-under-srun", 60 + 30 * kills, save_steps=3, save_total_limit=3, resume_from_checkpoint=True)
     command, chance = [*SRUN, "-N", 2, "-n", RANKS, ours.program(), "--args", small.write_ini(settings)], random.Random(1)
-    for _ in range(kills):
+    for kill in range(kills):
         began = time.time()
-        process = bed.start(*command, output=subprocess.DEVNULL)
+        with open(workspace.folder / f"killed-{kill}.out", "w+") as output:
+            process = bed.start(*command, output=output)
         wait_until(lambda: small.last_time(settings["output_dir"]) > began or process.poll() is not None, "a step", bed)
         time.sleep(chance.uniform(0, 0.5))
         saved = max(small.checkpoints(settings["output_dir"]), default=0)
-        os.kill(chance.choice(ranks_of(settings)), signal.SIGKILL)
-        assert process.wait(60) != 0, "the run was over before the kill"
+        victim = chance.choice(ranks_of(settings))
+        rank = small.rank_of(victim)
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(60) == 137, "the run was over before the kill"
+        # Slurm asks the others to leave, as in a preemption, and kills them later: they know better.
+        assert f"error: rank {rank} (" in (said := Path(output.name).read_text()) and ") has ended, and the others with it" in said, said
         wait_until(lambda: not ranks_of(settings), "the end of all ranks", bed)
         assert max(small.checkpoints(settings["output_dir"]), default=0) >= saved
     bed.run(*command, timeout=300)

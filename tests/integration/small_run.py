@@ -88,7 +88,7 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
 
 def rank_of(pid: int) -> int:
     entries = dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry)
-    return int(entries["OMPI_COMM_WORLD_RANK"])
+    return int(entries.get("OMPI_COMM_WORLD_RANK") or entries["SLURM_PROCID"])
 
 
 def kill_everything(process: subprocess.Popen) -> None:

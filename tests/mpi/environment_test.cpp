@@ -74,6 +74,20 @@ TEST(Environment, ThreadsFromOmpNumThreads) {
   }
 }
 
+TEST(Environment, AKilledRankIsToldToTheOthers) {
+  const ChildResult result = run_mpi(3, kProbe + " killed");
+  EXPECT_EQ(result.exit_code, 137) << result.output;
+  for (const std::string rank : {"0", "1"}) EXPECT_NE(result.output.find("rank " + rank + " is told of rank 2\n"), std::string::npos) << result.output;
+}
+
+TEST(Environment, RanksThatLeaveTogetherAreNoLoss) {
+  for (const int ranks : {1, 2, 3}) {
+    const ChildResult result = run_mpi(ranks, kProbe + " lost");
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_EQ(result.output, "");
+  }
+}
+
 TEST(Environment, RanksOnDifferentDevicesAreRefused) {
   const ChildResult result = run_mpi(2, kProbe + " mixed 2>&1");
   EXPECT_EQ(result.exit_code, 92) << result.output;

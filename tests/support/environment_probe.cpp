@@ -4,13 +4,18 @@
 //   environment_probe mixed        the last rank says that it found a GPU, the others that they found none
 //   environment_probe throw        the last rank meets an error while the others are in a collective, and its
 //   own is under way
+//   environment_probe killed       the last rank is killed; the others print which one they are told of, and wait to be ended
+//   environment_probe lost         no rank is killed: who is told of one prints it
 #include <ATen/Parallel.h>
 #include <ATen/ops/ones.h>
 #include <fmt/core.h>
 
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "parallel/cores.h"
 #include "sft/parallel/environment.h"
@@ -40,6 +45,19 @@ void run(parallel::MpiEnv& env, std::string_view command) {
   comm->barrier();
 }
 
+void watch_others(parallel::MpiEnv& env, bool kill) {
+  const parallel::Topology& topology = env.topology();
+  env.on_loss([rank = topology.rank](int lost) {
+    fmt::print("rank {} is told of rank {}\n", rank, lost);
+    std::fflush(stdout);
+  });
+  if (!kill) return;
+  std::signal(SIGTERM, SIG_IGN);                         // mpirun's first word
+  std::this_thread::sleep_for(std::chrono::seconds(3));  // connections are made in the background
+  if (topology.rank == topology.world_size - 1) std::raise(SIGKILL);
+  std::this_thread::sleep_for(std::chrono::minutes(1));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -47,6 +65,7 @@ int main(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "show";
   try {
     run(env, command);
+    if (command == "killed" || command == "lost") watch_others(env, command == "killed");
     if (command == "abort") {
       const auto comm = env.create_communicator("auto", "cpu");
       if (comm->rank() == comm->size() - 1) env.abort(static_cast<base::ExitCode>(std::atoi(argv[2])));

@@ -2,8 +2,9 @@
 //
 // A thread of its own looks at the clock; the run tells it which section it is in. When a section lasts longer than its limit, the
 // rank writes what it was doing and the stacks of its threads, reads what the other ranks wrote, one rank prints a verdict, and the
-// process ends with exit code 86, from which the launcher ends the job. The clock is monotonic, and time in which the process itself
-// was stopped (a suspended job, a sleeping machine) does not count.
+// process ends with exit code 86, from which the launcher ends the job. So it does, without reports, a second after another rank is
+// known to have ended. The clock is monotonic, and time in which the process itself was stopped (a suspended job, a sleeping machine)
+// does not count.
 #pragma once
 
 #include <filesystem>
@@ -29,7 +30,7 @@ struct WatchdogRank {
   std::vector<std::string> hosts;  // [world_size]
 };
 
-// All calls Local, from the main thread.
+// All calls Local, from the main thread where nothing else is said.
 class Watchdog {
  public:
   // Watching starts here, in kStart, before there is anything to ask for the other ranks (MPI's start can hang).
@@ -43,6 +44,10 @@ class Watchdog {
 
   // A new section, or the same again (the next step): its time starts now.
   void enter(Section section);
+
+  // From any thread, after set_rank(): this rank's process has ended. The launcher is given a second to end the others itself; it then
+  // speaks of the rank that ended first, and not of this one.
+  void lost(int rank);
 
   // A section inside another, whose time starts anew afterwards.
   class Scope {

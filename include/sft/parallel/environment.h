@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,9 @@ class MpiEnv {
   const Topology& topology() const;
   // Collective. backend: "auto" | "mpi" | "nccl"; device_type: "cpu" | "cuda". World of one on the CPU: the `single` back end.
   std::unique_ptr<Communicator> create_communicator(const std::string& backend, const std::string& device_type);
+  // Collective, once. From here on `lost` is called, on a thread of its own, with each rank whose process ends before finish_ok() and the
+  // destructor, as soon as its kernel closes the connection it had to rank 0. Of a rank that cannot reach rank 0 over TCP nothing is heard.
+  void on_loss(std::function<void(int rank)> lost);
   void finish_ok();                          // Local: the destructor may finalize (Collective there)
   [[noreturn]] void abort(base::ExitCode code);  // Local: ends the whole job with this code
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <thread>
+#include <vector>
 
 #include "sft/base/activity.h"
 #include "support/temp_dir.h"
@@ -111,6 +113,39 @@ TEST_F(WatchdogDeathTest, StorageThatDoesNotAnswerKeepsNobodyFromEnding) {
   fs::create_directories(folder);
   ASSERT_EQ(::mkfifo((folder / "rank-0.json.tmp").c_str(), 0600), 0);
   EXPECT_EXIT(hang_in_a_step(folder), ExitedWithCode(86), "step 9., and .*watchdog-no-answer does not answer");
+}
+
+void lose_ranks(const fs::path& folder, int rank, const std::vector<int>& lost) {
+  Watchdog watchdog(60);
+  watchdog.set_rank({folder, rank, {"a", "b", "c", "d"}}, {.start = 60});
+  for (const int each : lost) watchdog.lost(each);
+  sleep_seconds(60);
+}
+
+TEST_F(WatchdogDeathTest, TheFirstOfTheRanksThatAreLeftNamesThoseThatEnded) {
+  const fs::path folder = fresh_folder("watchdog-lost");
+  EXPECT_EXIT(lose_ranks(folder, 0, {2}), ExitedWithCode(86), "^error: rank 2 .c. has ended");
+  EXPECT_EXIT(lose_ranks(folder, 1, {2, 0}), ExitedWithCode(86), "^error: rank 2 .c., rank 0 .a. has ended");
+  EXPECT_EXIT(lose_ranks(folder, 3, {2}), ExitedWithCode(86), "^$");
+  EXPECT_FALSE(fs::exists(folder)) << "there is nothing to report of";
+}
+
+TEST_F(WatchdogDeathTest, ARankThatEndedOfAHangIsNamedOnce) {
+  const fs::path folder = fresh_folder("watchdog-verdict");
+  fs::create_directories(folder);
+  std::ofstream(folder / "verdict.txt") << "error: no progress\n";
+  EXPECT_EXIT(lose_ranks(folder, 0, {2}), ExitedWithCode(86), "^$");
+}
+
+TEST_F(WatchdogDeathTest, TheLauncherIsGivenTimeToEndAll) {
+  const auto leave = [] {
+    Watchdog watchdog(60);
+    watchdog.set_rank({fresh_folder("watchdog-launcher"), 0, {"a", "b"}}, {.start = 60});
+    watchdog.lost(1);
+    sleep_seconds(0.2);
+    ::_exit(3);
+  };
+  EXPECT_EXIT(leave(), ExitedWithCode(3), "^$");
 }
 
 TEST(Watchdog, ProgressAndInnerSectionsKeepItQuiet) {
