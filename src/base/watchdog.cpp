@@ -30,7 +30,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{200};
 constexpr double kStoppedSeconds = 5;  // a look that comes so late: the process itself was stopped
-constexpr double kOthersReportSeconds = 3;
+constexpr double kOthersReportSeconds = 2;
 constexpr double kLauncherSeconds = 1;  // to end all, when a rank has ended
 constexpr milliseconds kStoragePatience{10'000};  // for writing a report, reading the others' and the verdict
 constexpr std::size_t kStepsRemembered = 512;

@@ -285,6 +285,7 @@ void add_around_training(Rows& rows) {
            "longest later step, or five times what 99 of 100 steps took if that is longer", above(0));
   rows.add(SFT_OPTION(runtime, watchdog_evaluation_seconds), "longest evaluation", above(0));
   rows.add(SFT_OPTION(runtime, watchdog_checkpoint_seconds), "longest save", above(0));
+  rows.add(SFT_OPTION(runtime, watchdog_finish_seconds), "longest end, in which the final model is written", above(0));
   rows.add(SFT_OPTION(runtime, trl_compat), "reproduce TRL's numbers with their flaws (docs/numerics.md)");
 }
 

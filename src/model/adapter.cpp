@@ -123,7 +123,7 @@ std::vector<std::string> default_target_modules(std::string_view model_type) {
 }
 
 AdapterSpec adapter_from_json(const std::string& text, const std::string& file) {
-  const json config = base::parse_json(text, file);
+  const json config = base::parse_json(text, file, base::kConfigLimits);
   if (!config.is_object()) fail(ExitCode::kInvalidData, "{} is not a JSON object", file);
   refuse_unsupported(config, file);
   AdapterSpec adapter;

@@ -11,7 +11,7 @@ namespace sft::model {
 using base::ExitCode;
 
 DecoderSpec spec_from_config_json(const std::string& text, const std::string& file_name) {
-  const nlohmann::json json = base::parse_json(text, file_name);
+  const nlohmann::json json = base::parse_json(text, file_name, base::kConfigLimits);
   const ConfigReader config(json, file_name);
   const std::string model_type = config.text("model_type", "");
   std::string known;

@@ -256,7 +256,7 @@ void watch(base::Watchdog& watchdog, const config::Options& options, parallel::C
                      .step = limit(options.runtime.watchdog_step_seconds),
                      .evaluation = limit(options.runtime.watchdog_evaluation_seconds),
                      .checkpoint = limit(options.runtime.watchdog_checkpoint_seconds),
-                     .finish = limit(options.runtime.watchdog_checkpoint_seconds)});
+                     .finish = limit(options.runtime.watchdog_finish_seconds)});
 }
 
 }  // namespace

@@ -51,6 +51,12 @@ def test_micro_batches(tmp_path):
     assert len(losses) == 5 and max(losses) - min(losses) <= 2e-5  # the same rows a step
 
 
+def test_slow_storage(tmp_path):
+    done = subprocess.run([HERE / "slow_storage", "--case", "tiny", "--milliseconds", "50", "--folder", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"18 steps before the save [\d.]+ s, \d+ during the save [\d.]+ s: [\d.]+ x; peak [\d.]+ GB", done.stdout), done.stdout
+
+
 def test_checkpoints(tmp_path):
     done = subprocess.run([HERE / "checkpoints", "--case", "tiny", "--rounds", "1", "--folder", tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,5 @@
 // LD_PRELOAD library: the rank named by SFT_FAULT_RANK does not come back from its SFT_STUCK_AFTER-th
-// parallel loop; it spins (SFT_STUCK=spin) or sleeps (sleep).
+// parallel loop; it spins (SFT_STUCK=spin), sleeps (sleep), or its process ends as if all were well (exit0) or not (exit1).
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -15,6 +15,7 @@ using GompParallel = void(Body*, void*, unsigned, unsigned);
 bool is_the_rank() {
   const char* wanted = std::getenv("SFT_FAULT_RANK");
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (!rank) rank = std::getenv("SLURM_PROCID");
   return wanted && rank && std::strcmp(wanted, rank) == 0;
 }
 
@@ -26,6 +27,7 @@ extern "C" {
 void sft_test_stuck() {
   const char* how = std::getenv("SFT_STUCK");
   const bool spins = how && std::strcmp(how, "spin") == 0;
+  if (how && std::strncmp(how, "exit", 4) == 0) ::_exit(how[4] - '0');
   for (;;) {
     if (!spins) ::pause();
     asm volatile("");  // a loop without effects may be taken for one that ends

@@ -99,6 +99,14 @@ def test_rank_that_does_not_come_on_is_named_with_its_stack(workspace, how):
     assert "sft_test_stuck" in reports["rank-1.json"] and "sft::engine::Engine::" in reports["rank-1.json"], reports["rank-1.json"]
 
 
+def test_rank_that_leaves_with_success_in_the_middle_is_missed(workspace):
+    settings = settings_of(workspace, "left", 100000, save_steps=100000, watchdog_step_seconds=60)
+    done = run_with(settings, 3, env={"LD_PRELOAD": str(SHIMS / "libstuck_shim.so"), "SFT_STUCK": "exit0", "SFT_STUCK_AFTER": "400", "SFT_FAULT_RANK": "1"})
+    assert_all_ended(settings)
+    assert done.returncode != 0, done.stdout
+    assert re.search(r"error: rank 1 \(\S+\) has ended, and the others with it", done.stdout), done.stdout
+
+
 # Signals. One that reaches a single rank, and SIGUSR1 to mpirun: tests/integration/test_resume.py.
 
 

@@ -155,6 +155,7 @@ struct RuntimeOptions {
   bool watchdog = true;
   double watchdog_start_seconds = 600, watchdog_step_seconds = 30;
   double watchdog_evaluation_seconds = 3600, watchdog_checkpoint_seconds = 1800;
+  double watchdog_finish_seconds = 1800;
 };
 
 struct Options {

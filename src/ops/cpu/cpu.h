@@ -47,7 +47,8 @@ at::Tensor gated_activation_backward(Activation kind, const at::Tensor& grad_y, 
 // sums [n] fp32 += the sums over the rows of x [T, n], fp32 or bf16, rows of any stride.
 void add_column_sums(const at::Tensor& x, const at::Tensor& sums);
 // x fp32 with any token and head strides; cos and sin contiguous fp32.
-void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse);
+void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse,
+                    RotaryLayout layout);
 // As generic::cross_entropy_inplace; with grad_bf16, contiguous and of the logits' sizes, the gradient goes
 // there, rounded, and what the logits are afterwards is of no use.
 at::Tensor cross_entropy_inplace(const at::Tensor& logits, const at::Tensor& target_ids,

@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kRotaryTokensPerTask = 16;
 
 // All heads of one token.
-SFT_SIMD void rotate_token(float* x, int64_t heads, int64_t head_stride, const float* cos, const float* sin,
+SFT_SIMD void rotate_halves(float* x, int64_t heads, int64_t head_stride, const float* cos, const float* sin,
                            float direction, int64_t pairs) {
   for (int64_t h = 0; h < heads; ++h) {
     float *first = x + h * head_stride, *second = first + pairs;
@@ -22,9 +22,24 @@ SFT_SIMD void rotate_token(float* x, int64_t heads, int64_t head_stride, const f
   }
 }
 
+SFT_SIMD void rotate_neighbours(float* x, int64_t heads, int64_t head_stride, const float* cos,
+                                const float* sin, float direction, int64_t pairs) {
+  for (int64_t h = 0; h < heads; ++h) {
+    float* head = x + h * head_stride;
+#pragma omp simd
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float a = head[2 * i], b = head[2 * i + 1], s = direction * sin[i];
+      head[2 * i] = a * cos[i] - b * s;
+      head[2 * i + 1] = b * cos[i] + a * s;
+    }
+  }
+}
+
 }  // namespace
 
-void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
+void rotary_inplace(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse,
+                    RotaryLayout layout) {
+  const auto rotate_token = layout == RotaryLayout::kHalves ? rotate_halves : rotate_neighbours;
   const int64_t tokens = x.size(0), heads = x.size(1), pairs = cos.size(1);
   const int64_t token_stride = x.stride(0), head_stride = x.stride(1);
   float* data = x.mutable_data_ptr<float>();
