@@ -127,18 +127,27 @@ std::vector<Case> usual_sizes(at::ScalarType dtype) {
     all.push_back({{0, 511}, 2, 1, head_dim, dtype});
   }
   all.push_back({{0, 4096}, 1, 1, 64, dtype});
+  // No longer: at 4096, two heads' matrices in float64 take 268 MB, and the reference holds several at once.
+  all.push_back({{0, 2048}, 2, 1, 80, dtype, 700});
   return all;
 }
 
 // What the softmax may be of, and dropout behind it, alone and together, over several blocks of queries.
 std::vector<Case> with_extras(at::ScalarType dtype) {
   const std::vector<int64_t> rows{0, 1, 1, 64, 201, 331};
-  return {{rows, 4, 2, 32, dtype, std::nullopt, 2.0},
-          {rows, 4, 1, 256, dtype, 64, 50.0},
-          {rows, 4, 4, 16, dtype, std::nullopt, std::nullopt, 0.1},
-          {rows, 4, 2, 64, dtype, 40, std::nullopt, 0.5},
-          {rows, 4, 2, 32, dtype, std::nullopt, std::nullopt, 0.0, true},
-          {rows, 6, 3, 16, dtype, 70, 3.0, 0.3, true}};
+  std::vector<Case> all{{rows, 4, 2, 32, dtype, std::nullopt, 2.0},
+                        {rows, 4, 1, 256, dtype, 64, 50.0},
+                        {rows, 4, 4, 16, dtype, std::nullopt, std::nullopt, 0.1},
+                        {rows, 4, 2, 64, dtype, 40, std::nullopt, 0.5},
+                        {rows, 4, 2, 32, dtype, std::nullopt, std::nullopt, 0.0, true},
+                        {rows, 6, 3, 16, dtype, 70, 3.0, 0.3, true}};
+  for (const int64_t head_dim : {48, 80, 96, 128}) {
+    all.push_back({rows, 4, 2, head_dim, dtype, 40});
+    all.push_back({rows, 4, 1, head_dim, dtype, std::nullopt, 2.0});
+    all.push_back({rows, 4, 4, head_dim, dtype, std::nullopt, std::nullopt, 0.0, true});
+    all.push_back({rows, 4, 2, head_dim, dtype, 70, 3.0, 0.0, true});
+  }
+  return all;
 }
 
 std::vector<Case> cases() {
@@ -159,6 +168,10 @@ std::vector<Case> cases() {
     all.push_back({{0, 1, 71, 201}, 4, 2, 32, dtype, 2});
     all.push_back({{0, 17, 30}, 4, 2, 16, dtype, std::nullopt, std::nullopt, 0.0, true});
     for (const Case& c : with_extras(dtype)) all.push_back(c);
+    for (const int64_t length : {65, 300}) {  // a head size that is no multiple of 16
+      all.push_back({{0, length}, 4, 2, 100, dtype});
+      all.push_back({{0, length}, 4, 2, 100, dtype, 40});
+    }
     all.push_back({{0, 17, 30}, 6, 3, 8, dtype, 5, std::nullopt, 0.3, true});
     all.push_back({{0}, 4, 2, 8, dtype});  // no rows
     for (const Case& c : usual_sizes(dtype)) all.push_back(c);
@@ -242,7 +255,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{{0, 63, 127, 638}, 4, 1, 96, at::kFloat}, Case{{0, 130}, 2, 1, 80, at::kFloat},
                     Case{{0, 3, 131}, 2, 2, 128, at::kFloat}, Case{{0, 17, 30}, 4, 2, 16, at::kFloat, 5},
                     Case{{0, 2, 71, 201}, 4, 2, 32, at::kFloat, 64},
-                    Case{{0, 3, 71, 201}, 4, 2, 32, at::kFloat, 2}));
+                    Case{{0, 3, 71, 201}, 4, 2, 32, at::kFloat, 2}, Case{{0, 65}, 4, 2, 100, at::kFloat},
+                    Case{{0, 300}, 4, 2, 100, at::kFloat}));
 INSTANTIATE_TEST_SUITE_P(UsualSizes, AttentionBf16, testing::ValuesIn(usual_sizes(at::kFloat)));
 INSTANTIATE_TEST_SUITE_P(Extras, AttentionBf16, testing::ValuesIn(with_extras(at::kFloat)));
 

@@ -2,6 +2,8 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/ones_like.h>
 
+#include <vector>
+
 #include "ops/cpu/cpu.h"
 #include "unit/ops/reference.h"
 
@@ -16,15 +18,18 @@ struct Case {
   at::ScalarType dtype;
 };
 
+LinearWeights weights(const Case& c, Random& random) {
+  return {random.normal(c.transposed ? at::IntArrayRef{c.in, c.out} : at::IntArrayRef{c.out, c.in}, c.dtype),
+          c.bias ? random.normal({c.out}, c.dtype) : at::Tensor(), c.transposed};
+}
+
 class Linear : public testing::TestWithParam<Case> {};
 
 TEST_P(Linear, MatchesAutograd) {
   const Case& c = GetParam();
   Random random(7);
   const at::Tensor x = random.normal({c.tokens, c.in}, c.dtype);
-  const LinearWeights w{
-      random.normal(c.transposed ? at::IntArrayRef{c.in, c.out} : at::IntArrayRef{c.out, c.in}, c.dtype),
-      c.bias ? random.normal({c.out}, c.dtype) : at::Tensor(), c.transposed};
+  const LinearWeights w = weights(c, random);
   const at::Tensor grad_y = random.normal({c.tokens, c.out}, c.dtype);
 
   const at::Tensor rx = leaf(x), rw = leaf(w.weight), rb = c.bias ? leaf(w.bias) : at::Tensor();
@@ -94,24 +99,56 @@ TEST(LinearEdge, LeavesOutWhatIsNotWanted) {
 }
 
 // bf16 means: operands rounded to bf16, sums in fp32.
-TEST(LinearBf16, RoundsOperandsAndSumsInFp32) {
-  Random random(4);
+void expect_rounded_operands(const at::Tensor& x, const at::Tensor& grad_y, const LinearWeights& w) {
   const auto rounded = [](const at::Tensor& t) { return t.to(at::kBFloat16).to(at::kDouble); };
-  const at::Tensor x = random.normal({65, 300}, at::kFloat), grad_y = random.normal({65, 70}, at::kFloat);
-  const LinearWeights w{random.normal({70, 300}, at::kFloat), random.normal({70}, at::kFloat)};
-  const LinearGrads grads{at::zeros_like(w.weight), at::zeros_like(w.bias)};
+  const at::Tensor rx = rounded(x), rg = rounded(grad_y);
+  const at::Tensor rw = w.transposed ? rounded(w.weight) : rounded(w.weight).t();  // [in, out]
   const at::Tensor y = linear_forward(x, w, ComputeDtype::kBf16);
   EXPECT_EQ(y.scalar_type(), at::kFloat);
-  expect_close(y, rounded(x).mm(rounded(w.weight).t()) + w.bias.to(at::kDouble), 2e-6, "y");
-  const at::Tensor grad_x = linear_backward(grad_y, x, w, grads, ComputeDtype::kBf16);
-  expect_close(grad_x, rounded(grad_y).mm(rounded(w.weight)), 2e-6, "grad x");
-  expect_close(grads.weight, rounded(grad_y).t().mm(rounded(x)), 2e-6, "grad weight");
+  expect_close(y, rx.mm(rw) + w.bias.to(at::kDouble), 2e-6, "y");
+  const LinearGrads grads{at::zeros_like(w.weight), at::zeros_like(w.bias)};
+  expect_close(linear_backward(grad_y, x, w, grads, ComputeDtype::kBf16), rg.mm(rw.t()), 2e-6, "grad x");
+  expect_close(grads.weight, w.transposed ? rx.t().mm(rg) : rg.t().mm(rx), 2e-6, "grad weight");
+  expect_close(grads.bias, grad_y.to(at::kDouble).sum(0), 2e-6, "grad bias");  // no product: not rounded
+}
+
+TEST(LinearBf16, RoundsOperandsAndSumsInFp32) {
+  Random random(4);
+  const at::Tensor x = random.normal({65, 300}, at::kFloat), grad_y = random.normal({65, 70}, at::kFloat);
+  const LinearWeights w{random.normal({70, 300}, at::kFloat), random.normal({70}, at::kFloat)};
+  expect_rounded_operands(x, grad_y, w);
+  const at::Tensor y = linear_forward(x, w, ComputeDtype::kBf16);
   EXPECT_TRUE(linear_forward(x, w, ComputeDtype::kBf16, /*round_result=*/true)
                   .equal(operand(y, ComputeDtype::kBf16)));
   // Weights that the engine already holds in bf16 give the same.
   const LinearWeights copies{w.weight.to(at::kBFloat16), w.bias};
   EXPECT_TRUE(linear_forward(x, copies, ComputeDtype::kBf16).equal(y));
 }
+
+class LinearBf16Shapes : public testing::TestWithParam<Case> {};
+
+TEST_P(LinearBf16Shapes, RoundsOperandsAndSumsInFp32) {
+  const Case& c = GetParam();
+  Random random(6);
+  const at::Tensor x = random.normal({c.tokens, c.in}, c.dtype);
+  const at::Tensor grad_y = random.normal({c.tokens, c.out}, c.dtype);
+  expect_rounded_operands(x, grad_y, weights(c, random));
+}
+
+// Odd sizes in both layouts.
+std::vector<Case> bf16_cases() {
+  std::vector<Case> all{{65, 300, 70, true, true, at::kFloat}};
+  for (const bool transposed : {false, true}) {
+    for (const int64_t tokens : {1, 3, 65}) {
+      for (const int64_t in : {48, 100, 129}) {
+        for (const int64_t out : {48, 100, 129})
+          all.push_back({tokens, in, out, true, transposed, at::kFloat});
+      }
+    }
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, LinearBf16Shapes, testing::ValuesIn(bf16_cases()));
 
 }  // namespace linear_test
 }  // namespace sft::ops

@@ -64,8 +64,8 @@ TEST_P(Norm, WithResidualMatchesAutograd) {
                       biased ? random.normal({c.features}, c.dtype) : at::Tensor()};
 
   const at::Tensor rx = leaf(x), rz = rx + residual.to(at::kDouble);
-  const at::Tensor ry =
-      reference(c.kind, rz, c.affine ? leaf(w.weight) : at::Tensor(), biased ? leaf(w.bias) : at::Tensor());
+  const at::Tensor rw = c.affine ? leaf(w.weight) : at::Tensor(), rb = biased ? leaf(w.bias) : at::Tensor();
+  const at::Tensor ry = reference(c.kind, rz, rw, rb);
   ((ry * grad_y.to(at::kDouble)).sum() + (rz * grad_past.to(at::kDouble)).sum()).backward();
 
   const double tolerance = tolerance_of(c.dtype);
@@ -75,6 +75,12 @@ TEST_P(Norm, WithResidualMatchesAutograd) {
   EXPECT_TRUE(z.equal(x + residual));
   const at::Tensor past = grad_past.clone();
   expect_close(norm_backward(c.kind, grad_y, z, w, stats, {}, past), rx.grad(), tolerance, "grad x");
+  const NormWeights grads{c.affine ? at::ones_like(w.weight) : at::Tensor(),
+                          biased ? at::ones_like(w.bias) : at::Tensor()};
+  expect_close(norm_backward(c.kind, grad_y, z, w, stats, grads, past), rx.grad(), tolerance,
+               "grad x beside those of the weights");
+  if (c.affine) expect_close(grads.weight, rw.grad() + 1.0, tolerance, "grad weight");
+  if (biased) expect_close(grads.bias, rb.grad() + 1.0, tolerance, "grad bias");
   EXPECT_TRUE(past.equal(grad_past)) << "the gradient past the norm is read only";
 }
 

@@ -28,61 +28,74 @@ at::Tensor reference(const at::Tensor& x, const Tables& t) {
   return x * cos + rotate_half * sin;
 }
 
-class Rotary : public testing::TestWithParam<at::ScalarType> {};
+struct Case {
+  at::ScalarType dtype;
+  int64_t tokens;
+};
+
+class Rotary : public testing::TestWithParam<Case> {};
 
 TEST_P(Rotary, MatchesTheFormulaAndItsGradient) {
+  const auto [dtype, tokens] = GetParam();
   Random random(9);
-  const Tables t = tables(13, 5);
+  const Tables t = tables(tokens, 5);
   // A view into a wider tensor, as q and k are.
-  const at::Tensor wide = random.normal({13, 7, 10}, GetParam());
+  const at::Tensor wide = random.normal({tokens, 7, 10}, dtype);
   at::Tensor x = wide.narrow(1, 2, 3);
   const at::Tensor before = wide.clone();
-  const at::Tensor rx = leaf(x), grad_y = random.normal({13, 3, 10}, GetParam());
+  const at::Tensor rx = leaf(x), grad_y = random.normal({tokens, 3, 10}, dtype);
   reference(rx, t).backward(grad_y.to(at::kDouble));
 
   rotary_inplace(x, t.cos, t.sin, /*inverse=*/false);
-  expect_close(x, reference(rx, t), tolerance_of(GetParam()), "rotated");
+  expect_close(x, reference(rx, t), tolerance_of(dtype), "rotated");
   EXPECT_TRUE(wide.narrow(1, 0, 2).equal(before.narrow(1, 0, 2))) << "neighbouring heads are not touched";
   EXPECT_TRUE(wide.narrow(1, 5, 2).equal(before.narrow(1, 5, 2)));
   at::Tensor grad = grad_y.clone();
   rotary_inplace(grad, t.cos, t.sin, /*inverse=*/true);
-  expect_close(grad, rx.grad(), tolerance_of(GetParam()), "gradient");
+  expect_close(grad, rx.grad(), tolerance_of(dtype), "gradient");
 }
 
 TEST_P(Rotary, LeavesFeaturesBehindTheRotatedPairsAlone) {
+  const auto [dtype, tokens] = GetParam();
   Random random(10);
-  const Tables t = tables(4, 2);
-  at::Tensor x = random.normal({4, 2, 10}, GetParam());
+  const Tables t = tables(tokens, 2);
+  at::Tensor x = random.normal({tokens, 2, 10}, dtype);
   const at::Tensor before = x.clone();
   rotary_inplace(x, t.cos, t.sin, /*inverse=*/false);
   EXPECT_TRUE(x.narrow(2, 4, 6).equal(before.narrow(2, 4, 6)));
   expect_close(x.narrow(2, 0, 4), reference(before.narrow(2, 0, 4).to(at::kDouble), t),
-               tolerance_of(GetParam()), "head");
+               tolerance_of(dtype), "head");
 }
 
 // GPT-J pairs neighbours: the same as halves of the features in another order.
 TEST_P(Rotary, InterleavedPairs) {
+  const auto [dtype, tokens] = GetParam();
   Random random(11);
-  const Tables t = tables(13, 3);
-  at::Tensor x = random.normal({13, 2, 8}, GetParam());
+  const Tables t = tables(tokens, 3);
+  at::Tensor x = random.normal({tokens, 2, 8}, dtype);
   const at::Tensor before = x.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
   const at::Tensor order = at::tensor({0, 2, 4, 1, 3, 5}, at::kLong);
   rotary_inplace(x, t.cos, t.sin, /*inverse=*/false, RotaryLayout::kInterleaved);
   expect_close(x.index_select(2, order), reference(before.index_select(2, order), t),
-               tolerance_of(GetParam()), "rotated");
+               tolerance_of(dtype), "rotated");
   EXPECT_TRUE(x.narrow(2, 6, 2).to(at::kDouble).equal(before.narrow(2, 6, 2)));
   rotary_inplace(x, t.cos, t.sin, /*inverse=*/true, RotaryLayout::kInterleaved);
   expect_close(x, before, 1e-6, "and back");  // cos and sin are rounded to fp32
 }
 
-TEST_P(Rotary, NoTokens) {
-  const Tables t = tables(0, 2);
-  at::Tensor x = Random(1).normal({0, 2, 4}, GetParam());
-  rotary_inplace(x, t.cos, t.sin, false);
-  EXPECT_EQ(x.numel(), 0);
-}
+// With 40 tokens several threads share the work.
+INSTANTIATE_TEST_SUITE_P(Cases, Rotary,
+                         testing::Values(Case{at::kFloat, 13}, Case{at::kFloat, 40}, Case{at::kDouble, 13},
+                                         Case{at::kDouble, 40}));
 
-INSTANTIATE_TEST_SUITE_P(Types, Rotary, testing::Values(at::kFloat, at::kDouble));
+TEST(RotaryEdge, NoTokens) {
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    const Tables t = tables(0, 2);
+    at::Tensor x = Random(1).normal({0, 2, 4}, dtype);
+    rotary_inplace(x, t.cos, t.sin, false);
+    EXPECT_EQ(x.numel(), 0);
+  }
+}
 
 }  // namespace rotary_test
 }  // namespace sft::ops
