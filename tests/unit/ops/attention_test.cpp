@@ -110,7 +110,8 @@ TEST_P(Attention, MatchesAutograd) {
   if (tokens == 0) return;
   // Rounding of sums over a row, or over a head's features, grows with their length.
   const double length = std::max(static_cast<double>(tokens) / 512, static_cast<double>(c.head_dim) / 128);
-  const double tolerance = tolerance_of(c.dtype) * std::max(1.0, std::sqrt(length));
+  const double torchs = c.head_dim % 16 == 0 ? 1 : 1.5;  // such heads go through LibTorch's attention
+  const double tolerance = torchs * tolerance_of(c.dtype) * std::max(1.0, std::sqrt(length));
   expect_close(out, expected, tolerance, "out");
   expect_close(grads.q, rq.grad(), tolerance, "grad q");
   expect_close(grads.k, rk.grad(), tolerance, "grad k");

@@ -112,11 +112,11 @@ TEST_F(Lifelines, ARankThatEndsIsToldToAllOthersOnce) {
 }
 
 TEST_F(Lifelines, WhoComesLaterIsToldOfThoseThatHaveEnded) {
-  start(4);
-  for (const int rank : {1, 2}) ready(rank).close();
-  EXPECT_EQ(losses[0].wait_for(2), (std::vector{1, 2}));
-  join(3);
-  EXPECT_EQ(losses[3].wait_for(2), (std::vector{1, 2}));
+  start(3);
+  ready(1).close();
+  EXPECT_EQ(losses[0].wait_for(1), (std::vector{1}));
+  join(2);
+  EXPECT_EQ(losses[2].wait_for(1), (std::vector{1}));
 }
 
 TEST_F(Lifelines, TheEndOfRank0IsTold) {
