@@ -1,6 +1,6 @@
-// checkpoint_tool save MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP    a model folder as checkpoint-STEP, by two
-// ranks (threads) checkpoint_tool background MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP   the same, written in
-// the background checkpoint_tool final MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP   the same as the final model
+// checkpoint_tool save|background|final MODEL_DIR OUTPUT_DIR MAX_SHARD_SIZE STEP [SAVE_TOTAL_LIMIT]
+//     writes a model folder by two ranks (threads): as checkpoint-STEP, in the foreground or in the
+//     background, or as the final model
 // checkpoint_tool newest OUTPUT_DIR...    prints the step of the newest valid checkpoint of each, or -1
 // The optimizer state exp_avg is half of each parameter, so that a reader can tell where it came from.
 #include <ATen/ops/empty.h>
@@ -56,6 +56,7 @@ void save(const std::vector<std::string>& arguments) {
   options.output_dir = arguments.at(2);
   options.max_shard_bytes = sft::checkpoint::parse_size(arguments.at(3));
   const int64_t step = std::stoll(arguments.at(4));
+  if (arguments.size() > 5) options.save_total_limit = std::stoll(arguments[5]);
   sft::test::run_ranks(2, [&](sft::parallel::Communicator& comm) {
     const auto store = sft::checkpoint::open_store(options, comm, hooks);
     const auto report = save_by(arguments[0], *store, read_model(arguments.at(1), step));
@@ -77,7 +78,7 @@ void print_newest(const std::filesystem::path& output_dir) {
 
 int main(int argc, char** argv) try {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (arguments.size() == 5 &&
+  if ((arguments.size() == 5 || arguments.size() == 6) &&
       (arguments[0] == "save" || arguments[0] == "background" || arguments[0] == "final")) {
     save(arguments);
   } else if (arguments.size() >= 2 && arguments[0] == "newest") {

@@ -1,13 +1,15 @@
 // LD_PRELOAD library: every write, sync, resize and rename of a path that begins with SFT_IO_ROOT, every
-// making of a file or folder there and every close of a file that was written gets a number, counted from 0,
-// and a line "call path" in the file SFT_IO_TRACE. With SFT_IO_FAIL=<number>:<errno> that call fails; with
-// <number>+:<errno> the same call on the same path later too; with always:<errno> all do; with <number>:kill
+// making of a file or folder there, every close of a file that was written and, with SFT_IO_REMOVALS, every
+// removal is a line "call path" in the file SFT_IO_TRACE. Those whose line matches the pattern SFT_IO_CALLS
+// (of a shell; all without it) are numbered from 0. With SFT_IO_FAIL=<number>:<errno> that call fails; with
+// <number>+:<errno> those after it too; with always:<errno> all do; with <number>:kill
 // the process dies there; with <number>:short a write does half. With SFT_IO_RANK only calls of that rank
 // count (as mpirun numbers them). While the file SFT_IO_HOLD exists, calls wait, but for those that make a
 // folder, by which a save is seen to have begun. With SFT_IO_NO_EXCHANGE
 // names cannot be exchanged, as on network file systems.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -17,7 +19,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <string>
 #include <utility>
 
@@ -36,44 +37,39 @@ bool counts(const char* path) {
   return root && std::strncmp(path, root, std::strlen(root)) == 0;
 }
 
-void trace(const char* call, const char* path) {
+void trace(const std::string& line) {
   const char* file = std::getenv("SFT_IO_TRACE");
   if (!file) return;
-  char line[4200];
-  const int length = std::snprintf(line, sizeof line, "%s %s\n", call, path);
+  const std::string text = line + "\n";
   const int descriptor = next<int(const char*, int, ...)>("open")(file, O_WRONLY | O_CREAT | O_APPEND, 0644);
-  [[maybe_unused]] const ssize_t written = ::write(descriptor, line, static_cast<size_t>(length));
+  [[maybe_unused]] const ssize_t written = ::write(descriptor, text.data(), text.size());
   next<int(int)>("close")(descriptor);
 }
 
 // What SFT_IO_FAIL says of this call: the text after the colon, or null.
-const char* verdict(long number, const std::string& call_and_path) {
+const char* verdict(const std::string& line) {
+  static std::atomic<long> count{0};
   const char* fail = std::getenv("SFT_IO_FAIL");
-  if (!fail) return nullptr;
+  const char* calls = std::getenv("SFT_IO_CALLS");
+  if (!fail || (calls && ::fnmatch(calls, line.c_str(), 0) != 0)) return nullptr;
   const char* colon = std::strchr(fail, ':');
-  if (std::strncmp(fail, "always", 6) == 0) return colon + 1;
-  static std::mutex mutex;
-  static std::string chosen;
-  const std::lock_guard lock(mutex);
-  if (std::strtol(fail, nullptr, 10) == number) {
-    if (colon[-1] == '+') chosen = call_and_path;
-    return colon + 1;
-  }
-  return chosen == call_and_path ? colon + 1 : nullptr;
+  const bool always = std::strncmp(fail, "always", 6) == 0;
+  const long number = count++, chosen = std::strtol(fail, nullptr, 10);
+  const bool later = number > chosen && colon[-1] == '+';
+  return always || number == chosen || later ? colon + 1 : nullptr;
 }
 
 thread_local bool is_short = false;
 
 // False: the call is to fail, errno is set.
 bool allow(const char* call, const char* path) {
-  static std::atomic<long> count{0};
   if (!counts(path)) return true;
-  const long number = count++;
-  trace(call, path);
+  const std::string line = std::string(call) + " " + path;
+  trace(line);
   const char* hold = std::getenv("SFT_IO_HOLD");
   if (std::strcmp(call, "mkdir") == 0) hold = nullptr;
   while (hold && ::access(hold, F_OK) == 0) ::usleep(2000);
-  const char* what = verdict(number, std::string(call) + " " + path);
+  const char* what = verdict(line);
   if (!what) return true;
   if (std::strcmp(what, "kill") == 0) ::kill(::getpid(), SIGKILL);
   if ((is_short = std::strcmp(what, "short") == 0)) return true;
@@ -81,12 +77,23 @@ bool allow(const char* call, const char* path) {
   return false;
 }
 
-bool allow(const char* call, int descriptor) {
-  char link[64], path[4096];
+using Path = char[4096];
+
+void read_path(int descriptor, Path& path) {
+  char link[64];
   std::snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
   const ssize_t length = ::readlink(link, path, sizeof path - 1);
   path[length > 0 ? length : 0] = '\0';
+}
+
+bool allow(const char* call, int descriptor) {
+  Path path;
+  read_path(descriptor, path);
   return allow(call, path);
+}
+
+bool allow_removal(const char* path) {
+  return !std::getenv("SFT_IO_REMOVALS") || allow("remove", path);
 }
 
 }  // namespace
@@ -133,6 +140,15 @@ int renameat2(int from_folder, const char* from, int to_folder, const char* to, 
     return -1;
   }
   return allow("exchange", from) ? next<Function>("renameat2")(from_folder, from, to_folder, to, flags) : -1;
+}
+int remove(const char* path) noexcept {
+  return allow_removal(path) ? next<int(const char*)>("remove")(path) : -1;
+}
+int unlinkat(int folder, const char* name, int flags) noexcept {
+  Path parent;
+  read_path(folder, parent);
+  const bool allowed = allow_removal(name[0] == '/' ? name : (std::string(parent) + "/" + name).c_str());
+  return allowed ? next<int(int, const char*, int)>("unlinkat")(folder, name, flags) : -1;
 }
 
 }  // extern "C"
