@@ -74,7 +74,7 @@ def test_storage_that_does_not_answer_ends_the_run(workspace, tmp_path, path, se
     """In the middle of a run, and where the final model is all that is left."""
     hold = tmp_path / "hold"
     hold.touch()
-    settings = workspace.six_rows(2, f"silent-{section}", watchdog_checkpoint_seconds=3, watchdog_step_seconds=1000)
+    settings = workspace.six_rows(2, f"silent-{section}", watchdog_step_seconds=1000, **{f"watchdog_{section}_seconds": 3})
     run = ours.run(settings, 2, check=False, env=shim(settings["output_dir"] / path, hold=hold))
     assert run.returncode == 86 and "(limit 3 s)" in run.output, run.output[-3000:]
     reports = [json.loads(file.read_text()) for file in run.output_dir.glob("diagnostics/hang-*/rank-*.json")]

@@ -6,7 +6,7 @@
 // the process dies there; with <number>:short a write does half. With SFT_IO_RANK only calls of that rank
 // count (as mpirun numbers them). While the file SFT_IO_HOLD exists, calls wait, but for those that make a
 // folder, by which a save is seen to have begun. With SFT_IO_NO_EXCHANGE
-// names cannot be exchanged, as on network file systems.
+// names cannot be exchanged, as on network file systems. With SFT_IO_SLOW every call takes so many milliseconds longer.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -66,6 +66,7 @@ bool allow(const char* call, const char* path) {
   if (!counts(path)) return true;
   const std::string line = std::string(call) + " " + path;
   trace(line);
+  if (const char* slow = std::getenv("SFT_IO_SLOW")) ::usleep(1000 * static_cast<useconds_t>(std::atoi(slow)));
   const char* hold = std::getenv("SFT_IO_HOLD");
   if (std::strcmp(call, "mkdir") == 0) hold = nullptr;
   while (hold && ::access(hold, F_OK) == 0) ::usleep(2000);
