@@ -23,8 +23,9 @@ FOLDER = Path(__file__).resolve().parent
 DONE, HANG, CONFIG = 0, 86, 92
 AT_ONCE = 16  # starts side by side
 GRACE_SECONDS = 10  # for the watchdog of the ranks, which says more
-TAKES_VALUE = {"-n", "-np", "-H", "--host", "--hostfile", "--interface", "--launcher"}
-FOR_MPIRUN = {"-H", "--host", "--hostfile", "--oversubscribe"}
+PLACES = {"-H", "--host", "--hosts"}
+TAKES_VALUE = PLACES | {"-n", "-np", "--hostfile", "--interface", "--launcher"}
+FOR_MPIRUN = PLACES | {"--hostfile", "--oversubscribe"}
 
 
 @dataclass
@@ -41,14 +42,17 @@ class Launch:
 
     def __init__(self, arguments: list[str]):
         self.options: dict[str, str] = {}
-        self.places: list[str] = []  # HOST:SLOTS of all -H and --host
+        self.places: list[str] = []  # HOST:SLOTS of all -H, --host and --hosts
         self.hostfiles: list[str] = []
         self.program_arguments: list[str] = []  # what launch/run hands on to sft-dist
         items = iter(arguments)
         for item in items:
+            given = None
+            if item.startswith("--hosts="):
+                item, _, given = item.partition("=")
             if item in TAKES_VALUE:
-                value = self.options[item] = next(items, "")
-                if item in ("-H", "--host"):
+                value = self.options[item] = next(items, "") if given is None else given
+                if item in PLACES:
                     self.places += value.split(",")
                 elif item == "--hostfile":
                     self.hostfiles.append(value)

@@ -119,6 +119,13 @@ def test_a_signal_before_the_ranks_exist_is_not_lost(start, tmp_path):
     assert process.wait(30) == 85, process.stdout.read()
 
 
+@pytest.mark.parametrize("options", [["-H", "localhost:2"], ["--host", "localhost:2"], ["--hosts", "localhost:2"], ["--hosts=localhost:2"]], ids=" ".join)
+def test_hosts_are_named_to_mpirun(start, tmp_path, options):
+    process = start("-n", "2", *options, "--args", "run.ini", **stub(tmp_path, "mpirun", 'echo "mpirun: $*"'))
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "mpirun: -q --host localhost:2 -np 2 " in said and f" {tmp_path}/sft-dist --args run.ini\n" in said, said
+
+
 def test_other_hosts_get_what_the_program_reads_of_the_environment(start, tmp_path):
     variables = {"HF_HOME": "/a b", "HUGGINGFACE_HUB_CACHE": "/c", "OMP_NUM_THREADS": "3", "NCCL_DEBUG": "WARN", "HF_TOKEN": "secret"}
     process = start("-H", "localhost:2", "-n", "2", **stub(tmp_path, "mpirun", 'echo "mpirun: $*"'), **variables)
@@ -140,6 +147,7 @@ def test_a_network_is_named_to_mpi_and_where_it_has_a_name_to_nccl(start, tmp_pa
 
 def test_bad_arguments(start):
     for arguments, message in ((["-n", "0"], "a positive number"), (["-n", "two"], "a positive number"), (["-n"], "-n needs a value"),
+                               (["--hosts"], "--hosts needs a value"), (["--hosts=", "-n", "1"], "--hosts needs a value"),
                                (["--launcher", "ssh"], "srun or mpirun is expected")):
         process = start(*arguments)
         assert message in process.communicate(timeout=60)[0] and process.returncode != 0
@@ -195,7 +203,7 @@ def test_a_slurm_that_cannot_start_mpi_is_named(start, tmp_path, types, code, st
 
 
 @pytest.mark.parametrize("script_name", ["run", "sft-run"])
-@pytest.mark.parametrize("options", [["-H", "node1:2"], ["--hostfile", "hosts"], ["--oversubscribe"]], ids=lambda options: options[0])
+@pytest.mark.parametrize("options", [["-H", "node1:2"], ["--hosts", "node1:2"], ["--hostfile", "hosts"], ["--oversubscribe"]], ids=lambda options: options[0])
 def test_options_for_mpirun_are_refused_where_srun_starts_the_ranks(start, tmp_path, script_name, options):
     process = start(*options, "--args", "run.ini", script_name=script_name, **stub(tmp_path, "srun", "exit 0"), SLURM_JOB_ID="7")
     said = process.communicate(timeout=60)[0]
@@ -212,6 +220,8 @@ def test_the_doctor_looks_at_all_hosts_that_are_named(source_dir, tmp_path, monk
         (tmp_path / name).write_text(f"# hosts\n{host} slots=2\n")
     files = ["--hostfile", str(tmp_path / "one"), "--hostfile", str(tmp_path / "two")]
     assert Launch(["-H", "a:2,b", "--host", "e:1", "-H", "a:1"]).hosts() == ["a", "b", "e"]
+    assert Launch(["--hosts", "a:2,b", "--hosts=e:1", "-H", "a:1"]).hosts() == ["a", "b", "e"]
+    assert Launch(["--hosts=a:2", "--hosts", "b:2", "-n", "4", "--args", "run.ini"]).program_arguments == ["--args", "run.ini"]
     assert Launch(files).hosts() == ["c", "d"]
     assert Launch([*files, "-H", "c:1"]).hosts() == ["c"]  # as mpirun: of the file those that are named
     assert Launch(["-n", "2"]).hosts() == []
