@@ -406,6 +406,15 @@ def test_index_that_points_elsewhere(workspace, target):
     refused(workspace.settings("index", model_name_or_path=folder, overwrite_output_dir=True), DATA, named)
 
 
+def test_index_whose_shard_is_a_link_out_of_the_folder(workspace):
+    index = {"metadata": {"total_size": 0}, "weight_map": dict.fromkeys(models.tensor_shapes(small.CONFIG), "model-00001-of-00001.safetensors")}
+    folder = model_with(workspace, "linked", index=index)
+    shard = folder / "model-00001-of-00001.safetensors"
+    outside = shard.rename(workspace.folder / "shard.safetensors")
+    shard.symlink_to(outside)
+    refused(workspace.settings("linked", model_name_or_path=folder), DATA, f"{shard} is a link to {outside}")
+
+
 def test_bad_config_json(workspace):
     for change, fragments in (({"model_type": "mamba"}, ["mamba"]), ({"num_attention_heads": 7}, ["num_attention_heads"]),
                               ({"hidden_size": 1 << 40}, ["hidden_size"]), ({"hidden_act": "softsign"}, ["softsign"])):
