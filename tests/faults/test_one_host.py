@@ -134,7 +134,10 @@ def saving(output_dir) -> bool:
     return any(".tmp" in entry.name for entry in output_dir.iterdir())
 
 
-@pytest.mark.parametrize("case", ["several signals", "during a save"])
+SIGNALS = {"several signals": (signal.SIGUSR1, signal.SIGTERM), "the same signal twice": (signal.SIGUSR1, signal.SIGUSR1), "during a save": (signal.SIGUSR1,)}
+
+
+@pytest.mark.parametrize("case", SIGNALS)
 def test_signals_lead_to_one_checkpoint_of_the_step_that_all_agree_on(workspace, undisturbed, case):
     settings = settings_of(workspace, case.replace(" ", "-"), LONG, save_steps=5 if case == "during a save" else LONG)
     process = small.start(settings, RANKS)
@@ -142,7 +145,7 @@ def test_signals_lead_to_one_checkpoint_of_the_step_that_all_agree_on(workspace,
         small.wait_for(lambda: small.last_step(settings["output_dir"]) >= 10, "step 10", process)
         if case == "during a save":
             small.wait_for(lambda: saving(settings["output_dir"]), "a save", process)
-        for number in (signal.SIGUSR1, signal.SIGTERM) if case == "several signals" else (signal.SIGUSR1,):
+        for number in SIGNALS[case]:
             for rank in small.ranks_of(process):
                 with contextlib.suppress(ProcessLookupError):  # it has heard the one before
                     os.kill(rank, number)
