@@ -160,18 +160,26 @@ def test_mpirun_explains_why_it_cannot_start(start):
     assert "rank 0" not in said
 
 
-# Options, environment, whether mpirun gets a folder, and what the run ends with.
+# Options, environment, whether mpirun gets a folder, and what the run ends with. ssh hands it to no other machine, Slurm's srun would.
 @pytest.mark.parametrize("options, environment, own, code", [
-    ([], {}, True, 7), (["-n", "0x"], {}, False, 92), ([], {"SLURM_JOB_NUM_NODES": "2"}, False, 7), (["-H", "localhost:1"], {}, False, 7),
-    ([], {"OMPI_MCA_orte_tmpdir_base": "/theirs"}, False, 7), (["-n", "2"], {"FAILS": "1"}, True, 93)])
-def test_each_mpirun_on_one_machine_has_a_folder_of_its_own(start, tmp_path, monkeypatch, options, environment, own, code):
+    ([], {}, True, 7), (["-n", "0x"], {}, False, 92), ([], {"SLURM_JOB_NUM_NODES": "2"}, False, 7), (["-H", "localhost:1"], {}, True, 7),
+    (["--hostfile", "hosts"], {}, True, 7), ([], {"OMPI_MCA_orte_tmpdir_base": "/theirs"}, False, 7), (["-n", "2"], {"FAILS": "1"}, True, 93)])
+def test_each_mpirun_has_a_folder_of_its_own(start, tmp_path, monkeypatch, options, environment, own, code):
     monkeypatch.delenv("OMPI_MCA_orte_tmpdir_base", raising=False)
     (tmp_path / "tmp").mkdir()
-    mpirun = f'echo "folder: $OMPI_MCA_orte_tmpdir_base"; ls -d {tmp_path}/tmp/sft.*; [ ${{@: -1}} = true ] && exit ${{FAILS:-0}}; exit 7'
+    mpirun = f'echo "folder: $TMPDIR $*"; ls -d {tmp_path}/tmp/sft.*; [ ${{@: -1}} = true ] && exit ${{FAILS:-0}}; exit 7'
     process = start("--launcher", "mpirun", *options, **stub(tmp_path, "mpirun", mpirun), TMPDIR=str(tmp_path / "tmp"), **environment)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == code and (f"folder: {tmp_path}/tmp/sft." in said and f"\n{tmp_path}/tmp/sft." in said) == own, said
-    assert not list((tmp_path / "tmp").iterdir())
+    assert "-x TMPDIR" not in said and not list((tmp_path / "tmp").iterdir())
+
+
+def test_open_mpi_keeps_its_files_in_that_folder(start, tmp_path, monkeypatch):
+    for name in ("OMPI_MCA_orte_tmpdir_base", "SLURM_JOB_NUM_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    program = script(tmp_path / "shows", '#!/bin/bash\necho "session: $OMPI_MCA_orte_top_session_dir"')
+    said = start("--hosts", "localhost:1", SFT_DIST=str(program), TMPDIR=str(tmp_path)).communicate(timeout=60)[0]
+    assert f"session: {tmp_path}/sft." in said and not list(tmp_path.glob("sft.*")), said
 
 
 def test_inside_an_allocation_srun_is_used(start, tmp_path):
