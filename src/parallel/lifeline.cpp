@@ -104,6 +104,7 @@ struct LifelineHub::Guest {
   explicit Guest(tcp::socket connection) : socket(std::move(connection)) {}
   tcp::socket socket;
   Hello hello{};
+  bool known = false;  // by its token
   int32_t message = 0;
 };
 
@@ -134,6 +135,7 @@ LifelineHub::LifelineHub(int world_size, std::string host, Lost lost, millisecon
 LifelineHub::~LifelineHub() {
   stop();
   if (!leaves_) return;
+  close_door();
   for (const auto& guest : ranks_) {
     if (guest) send(guest->socket, kFarewell);
   }
@@ -173,10 +175,10 @@ void LifelineHub::read_hello(const std::shared_ptr<Guest>& guest) {
   asio::async_read(guest->socket, asio::buffer(&guest->hello, sizeof(guest->hello)),
                    [this, guest](error_code error, std::size_t) {
                      const Hello& hello = guest->hello;
-                     const bool known =
-                         !error && std::memcmp(hello.token.data(), offer_.token.data(), kTokenBytes) == 0 &&
-                         hello.rank > 0 && hello.rank < world_size_;
-                     if (known) return welcome(guest);
+                     guest->known = !error &&
+                                    std::memcmp(hello.token.data(), offer_.token.data(), kTokenBytes) == 0 &&
+                                    hello.rank > 0 && hello.rank < world_size_;
+                     if (guest->known) return welcome(guest);
                      std::erase(coming_, guest);
                    });
 }
@@ -211,11 +213,15 @@ void LifelineHub::watch(const std::shared_ptr<Guest>& guest) {
                    });
 }
 
+// A rank that has just come would take an end without a word for this rank's.
 void LifelineHub::close_door() {
   error_code ignored;
   door_.close(ignored);
   patience_.cancel();
-  for (const auto& guest : coming_) guest->socket.close(ignored);
+  for (const auto& guest : coming_) {
+    if (guest->known) send(guest->socket, kFarewell);
+    guest->socket.close(ignored);
+  }
 }
 
 LifelineSpoke::LifelineSpoke(int rank, const std::string& host, LifelineOffer offer, Lost lost)

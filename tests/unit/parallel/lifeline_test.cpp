@@ -60,8 +60,8 @@ class Lifelines : public ::testing::Test {
     ranks.push_back(
         std::make_unique<LifelineSpoke>(rank, "here", offer, losses[static_cast<std::size_t>(rank)].hear()));
   }
-  // A connection that has come as far as a rank's does.
-  tcp::socket ready(int32_t rank) {
+  // Connections that have come as far as a rank's do.
+  tcp::socket welcomed(int32_t rank) {
     tcp::socket socket(io);
     socket.connect({boost::asio::ip::make_address("127.0.0.1"), offer.port});
     boost::asio::write(socket, boost::asio::buffer(offer.token));
@@ -69,7 +69,11 @@ class Lifelines : public ::testing::Test {
     int32_t message = 0;
     boost::asio::read(socket, boost::asio::buffer(&message, sizeof(message)));
     EXPECT_EQ(message, -2);
-    message = -3;
+    return socket;
+  }
+  tcp::socket ready(int32_t rank) {
+    tcp::socket socket = welcomed(rank);
+    const int32_t message = -3;
     boost::asio::write(socket, boost::asio::buffer(&message, sizeof(message)));
     return socket;
   }
@@ -186,14 +190,7 @@ TEST_F(Lifelines, WhoDoesNotKnowTheTokenIsTurnedAwayAndChangesNothing) {
   EXPECT_EQ(stranger("GET / HTTP/1.1\r\nHost: a host with a name\r\n\r\n"), turned_away);
   tcp::socket silent(io);
   silent.connect({boost::asio::ip::make_address("127.0.0.1"), offer.port});
-  {  // a rank that goes before it has answered is not there yet
-    tcp::socket hasty(io);
-    hasty.connect({boost::asio::ip::make_address("127.0.0.1"), offer.port});
-    boost::asio::write(hasty, boost::asio::buffer(offer.token + rank_1));
-    int32_t welcome = 0;
-    boost::asio::read(hasty, boost::asio::buffer(&welcome, sizeof(welcome)));
-    EXPECT_EQ(welcome, -2);
-  }
+  welcomed(1).close();  // a rank that goes before it has answered is not there yet
   EXPECT_TRUE(door_is_open());
   join(1);
   wait_until_door_is_closed();
@@ -220,7 +217,11 @@ TEST_F(Lifelines, ABrokenConnectionIsNoLoss) {
 TEST_F(Lifelines, TheDoorClosesWhenPatienceEndsAndWhoIsThereIsWatched) {
   start(3, milliseconds(1000));
   join(1);
+  tcp::socket late = welcomed(2);
   wait_until_door_is_closed();
+  int32_t message = 0;
+  boost::asio::read(late, boost::asio::buffer(&message, sizeof(message)));
+  EXPECT_EQ(message, -1) << "who was about to come does not take that for the end of rank 0";
   join(2);  // in vain
   ranks[1].reset();
   EXPECT_EQ(losses[0].wait_for(1), (std::vector{1}));
