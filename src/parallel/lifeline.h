@@ -103,7 +103,7 @@ class LifelineSpoke final : public Lifeline {
   int32_t heard_ = 0;
 };
 
-// Collective. Returns at once: connections are made on a thread.
+// Collective, of two ranks or more. Returns at once: connections are made on a thread.
 std::unique_ptr<Lifeline> make_lifeline(ControlPlane& world, const std::string& host, Lifeline::Lost lost);
 
 }  // namespace sft::parallel
